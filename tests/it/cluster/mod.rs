@@ -12,3 +12,4 @@ mod judge;
 mod outage;
 mod registrations;
 mod rounds;
+mod upgrade;

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use loangate::app;
+use loangate::clock::Clock;
+use loangate::config::Config;
 use serde_json::Value;
 
 use crate::support::Process;
@@ -20,6 +23,8 @@ pub(crate) struct ClusterGate {
 #[derive(Debug)]
 struct State {
     process: Option<Process>,
+    /// A gate in this process instead.
+    running: Option<app::Running>,
     base: String,
     admin: String,
 }
@@ -65,11 +70,27 @@ impl ClusterGate {
 
     /// Ends the process as an operator does.
     pub(super) async fn terminate(&self) {
-        let process = self.state.lock().unwrap().process.take();
+        let (process, running) = {
+            let mut state = self.state.lock().unwrap();
+            (state.process.take(), state.running.take())
+        };
         if let Some(mut process) = process {
             process.terminate();
             assert!(process.exit().await.success(), "gate {} failed to stop", self.number);
         }
+        if let Some(running) = running {
+            running.stop().await;
+        }
+    }
+
+    /// Stops the process, and starts a gate with this configuration in the test process. It may
+    /// have settings that no file has.
+    pub(crate) async fn replace(&self, config: Config) {
+        self.terminate().await;
+        let running = app::start(config, Clock::system()).await.unwrap();
+        let (base, admin) = (format!("https://{}", running.public), running.admin_url.clone());
+        let state = State { process: None, running: Some(running), base, admin };
+        *self.state.lock().unwrap() = state;
     }
 
     fn with_process(&self, action: impl FnOnce(&Process)) {
@@ -109,6 +130,6 @@ impl ClusterGate {
 impl State {
     fn of(process: Process) -> State {
         let (base, admin) = (process.ready_field("base_url"), process.ready_field("admin_url"));
-        State { process: Some(process), base, admin }
+        State { process: Some(process), running: None, base, admin }
     }
 }

@@ -171,6 +171,14 @@ impl Cluster {
     /// Heals the cluster, judges what happened and stops the gates.
     pub(crate) async fn end(&self) -> Evidence {
         self.heal().await;
+        let evidence = self.judge_and_stop().await;
+        // Each has head files of its own, with PostgreSQL.
+        self.gates.iter().for_each(|gate| verify_audit_trail(&gate.config));
+        evidence
+    }
+
+    /// Judges what happened and stops the gates.
+    pub(crate) async fn judge_and_stop(&self) -> Evidence {
         self.settle().await;
         let evidence = self.evidence().await;
         let findings = evidence.findings();
@@ -179,8 +187,6 @@ impl Cluster {
         for gate in &self.gates {
             gate.terminate().await;
         }
-        // Each has head files of its own, with PostgreSQL.
-        self.gates.iter().for_each(|gate| verify_audit_trail(&gate.config));
         evidence
     }
 
