@@ -24,6 +24,13 @@ const LISTED_FENCED_MS: i64 = 86_400_000;
 /// The time of the database, in milliseconds.
 pub(super) const DATABASE_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
+/// The statement of [`MemberTable::read`]. `now()` does not change in a statement, so that the index
+/// can be used.
+const READ: &str = "SELECT member, renewals, fenced IS NOT NULL, has_left, lease FROM members \
+     WHERE fenced IS NULL \
+     OR NOT has_left AND fenced > (extract(epoch FROM now()) * 1000)::bigint - $1 \
+     OR member = ANY($2) ORDER BY member";
+
 /// The columns of a [`Renewal`].
 fn renewal_columns() -> String {
     format!("{DATABASE_NOW}, renewals, {ARE_CLOSED}, {EPOCH}")
@@ -181,13 +188,9 @@ impl MemberTable for PostgresMembers {
     }
 
     async fn read(&mut self, ended: &[Uuid]) -> Result<Members, sqlx::Error> {
-        let sql = format!(
-            "SELECT member, renewals, fenced IS NOT NULL, has_left, lease FROM members \
-             WHERE fenced IS NULL OR NOT has_left AND fenced > {DATABASE_NOW} - $1 \
-             OR member = ANY($2) ORDER BY member"
-        );
         let mut members = Members::default();
-        for row in self.run(statement(sql).bind(LISTED_FENCED_MS).bind(ended)).await? {
+        let read = statement(READ.to_owned());
+        for row in self.run(read.bind(LISTED_FENCED_MS).bind(ended)).await? {
             let member = Member { id: row.try_get(0)?, renewals: row.try_get(1)? };
             let (has_ended, has_left): (bool, bool) = (row.try_get(2)?, row.try_get(3)?);
             match has_ended {
@@ -257,7 +260,9 @@ fn renewal_of(row: &PgRow) -> Result<Renewal, sqlx::Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::barrier::POLLS;
     use super::super::closed_begins;
+    use super::super::queries_tests::SCHEMA;
     use super::super::test_support::{settings, support};
     use super::*;
     use crate::clock::Clock;
@@ -389,6 +394,30 @@ mod tests {
         let members = table.read(&names).await.unwrap();
         assert_eq!((members.ended, members.fenced), (vec![member(2, 2)], Vec::new()));
         assert!(members.live.is_empty());
+    }
+
+    #[tokio::test]
+    async fn rows_of_a_month_are_not_scanned() {
+        let Some(server) = Postgres::shared().await else { return };
+        let database = server.database().await;
+        let mut admin = database.connect().await;
+        let fill = "INSERT INTO members (member, process, joined, lease, freshness, fenced) \
+             SELECT gen_random_uuid(), gen_random_uuid(), 0, 1, 1, CASE WHEN n > 3 THEN \
+             (extract(epoch FROM now()) * 1000)::bigint - n::bigint * 86400 END \
+             FROM generate_series(1, 30000) AS n";
+        for sql in [SCHEMA, fill, "ANALYZE members"] {
+            sqlx::raw_sql(sql).execute(&mut admin).await.unwrap();
+        }
+        let read = READ
+            .replace("$1", "86400000")
+            .replace("$2", "'{00000000-0000-0000-0000-000000000001}'");
+        for sql in [read.as_str(), POLLS, "SELECT process FROM members WHERE fenced IS NULL"] {
+            let explain = AssertSqlSafe(format!("EXPLAIN {sql}"));
+            let plan: Vec<String> =
+                sqlx::query_scalar(explain).fetch_all(&mut admin).await.unwrap();
+            let plan = plan.join("\n");
+            assert!(plan.contains("members_by_end") && !plan.contains("Seq Scan"), "{plan}");
+        }
     }
 
     #[tokio::test]

@@ -28,6 +28,8 @@ CREATE TABLE members (
     fenced   bigint,
     has_left boolean NOT NULL DEFAULT false
 );
+-- The rows of a month are many if a gate fails at each start, and few of them are read.
+CREATE INDEX members_by_end ON members (fenced);
 
 CREATE TABLE loans (
     library         text COLLATE "C" NOT NULL,
