@@ -35,6 +35,8 @@ const HEADS_RETENTION: Duration = Duration::from_secs(7 * 86_400);
 const MAX_HEADS_FILES: usize = 64;
 /// The age from which a temporary file belongs to no write under way.
 const LEFTOVER_AGE: Duration = Duration::from_secs(86_400);
+/// Above this difference between the clocks, a missing row proves nothing.
+const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(60);
 
 /// Compares the files of earlier processes with the database, and removes old ones of processes
 /// that have ended. `now` is the time of the machine.
@@ -51,7 +53,7 @@ pub(super) async fn compare(
     let unreadable = |source| LedgerError::File { file: directory.to_owned(), source };
     let heads = head_files::read(directory, ledger)?;
     let renewals = renewals_file::read_all(directory, ledger).map_err(unreadable)?;
-    let database = DatabaseState::read(connection).await.map_err(LedgerError::Server)?;
+    let database = DatabaseState::read(connection, now).await.map_err(LedgerError::Server)?;
     let files = EarlierFiles { heads, renewals };
     let Some(witness) = files.witness(connection, &database).await.map_err(LedgerError::Server)?
     else {
@@ -79,22 +81,28 @@ pub(super) async fn compare(
 struct DatabaseState {
     epoch: i64,
     begins_are_closed: bool,
-    /// The time in milliseconds.
-    now: i64,
+    /// The time in milliseconds; none if it differs from the one of this machine.
+    now: Option<i64>,
     /// The processes that nobody has fenced.
     alive: HashSet<Uuid>,
 }
 
 impl DatabaseState {
-    async fn read(connection: &mut PgConnection) -> Result<DatabaseState, sqlx::Error> {
+    async fn read(
+        connection: &mut PgConnection,
+        machine: Timestamp,
+    ) -> Result<DatabaseState, sqlx::Error> {
         let state = AssertSqlSafe(format!("SELECT {EPOCH}, {ARE_CLOSED}, {DATABASE_NOW}"));
         let row = sqlx::query(state).persistent(false).fetch_one(&mut *connection).await?;
         let alive = sqlx::query_scalar("SELECT process FROM members WHERE fenced IS NULL");
         let alive: Vec<Uuid> = alive.persistent(false).fetch_all(connection).await?;
+        let now: i64 = row.try_get(2)?;
+        let difference = now.abs_diff(machine.as_millisecond());
+        let agrees = difference <= MAX_CLOCK_DIFFERENCE.as_millis() as u64;
         Ok(DatabaseState {
             epoch: epoch_of(row.try_get(0)?)?,
             begins_are_closed: row.try_get(1)?,
-            now: row.try_get(2)?,
+            now: agrees.then_some(now),
             alive: alive.into_iter().collect(),
         })
     }
@@ -173,7 +181,7 @@ impl EarlierFiles {
 async fn has_lost(
     connection: &mut PgConnection,
     seen: &SeenRenewals,
-    now: i64,
+    now: Option<i64>,
 ) -> Result<bool, sqlx::Error> {
     let rows = sqlx::query_as("SELECT member, renewals FROM members WHERE member = ANY($1)");
     let rows: Vec<(Uuid, i64)> =

@@ -5,7 +5,9 @@
 //! process. It runs no SQL and reads no clock.
 //!
 //! While begins are closed, it records nothing: an operator may restore a newer state, which has
-//! nothing of the time between.
+//! nothing of the time between. While the clocks of this machine and of the database differ, it
+//! records nobody as alive, and a missing row proves nothing: a database whose clock was set by
+//! weeks deletes rows early, or makes members seem alive in the future.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +46,8 @@ pub(super) struct LossDetector {
     are_closed: bool,
     /// The time of the last renewal, by the clock of the database in milliseconds.
     now: i64,
+    /// Whether that agrees with the clock of this machine. Otherwise one of them was set.
+    is_certain: bool,
 }
 
 impl LossDetector {
@@ -54,7 +58,16 @@ impl LossDetector {
         heads: Option<Arc<ChainHeads>>,
     ) -> LossDetector {
         let KnownBefore { epoch, seen, has_lost, .. } = before;
-        LossDetector { file, heads, epoch, seen, has_lost, are_closed: false, now: 0 }
+        LossDetector {
+            file,
+            heads,
+            epoch,
+            seen,
+            has_lost,
+            are_closed: false,
+            now: 0,
+            is_certain: false,
+        }
     }
 
     /// Returns whether the database lost writes in this epoch.
@@ -78,8 +91,9 @@ impl LossDetector {
     }
 
     /// Compares a renewal of this process with the one before, and notices a new epoch.
-    pub(super) fn compare_renewal(&mut self, member: Uuid, renewal: Renewal) {
-        self.now = renewal.at.as_millisecond();
+    /// `clocks_agree` says whether this machine's clock agrees with that of the database.
+    pub(super) fn compare_renewal(&mut self, member: Uuid, renewal: Renewal, clocks_agree: bool) {
+        (self.now, self.is_certain) = (renewal.at.as_millisecond(), clocks_agree);
         self.are_closed = renewal.begins_are_closed;
         if renewal.epoch > self.epoch {
             self.begin_epoch(renewal.epoch);
@@ -89,22 +103,27 @@ impl LossDetector {
             self.has_lost = true;
         }
         let own = Member { id: member, renewals: renewal.renewals };
-        self.conclude(self.seen.lost_own(own, self.now));
-        if self.records() {
-            self.seen.record_live(&[own], self.now);
-        }
+        self.conclude(self.seen.lost_own(own));
+        self.record_live(&[own]);
     }
 
     /// Compares the members that were read after the last renewal.
     pub(super) fn compare(&mut self, members: &Members) {
         let live: Vec<Member> = members.live.iter().map(|live| live.member).collect();
         let rows = [live.as_slice(), &members.ended].concat();
-        self.conclude(self.seen.lost(&rows, self.now));
+        self.conclude(self.seen.lost(&rows, self.is_certain.then_some(self.now)));
+        self.record_live(&live);
         if self.records() {
-            self.seen.record_live(&live, self.now);
             self.seen.record_ended(&members.ended);
         }
         self.write();
+    }
+
+    fn record_live(&mut self, live: &[Member]) {
+        if self.records() {
+            let certain = if self.is_certain { live } else { &[] };
+            self.seen.record_live(certain, self.now);
+        }
     }
 
     /// Records that this process has left with this counter, and waits until the file is durable.
@@ -184,16 +203,16 @@ mod tests {
     #[test]
     fn loss_stays_until_the_next_epoch() {
         let (mut detector, me) = (detector(), Uuid::from_u128(1));
-        detector.compare_renewal(me, renewal(5, 2, false));
-        detector.compare_renewal(me, renewal(5, 3, false));
+        detector.compare_renewal(me, renewal(5, 2, false), true);
+        detector.compare_renewal(me, renewal(5, 3, false), true);
         detector.compare(&members(8));
         assert!(!detector.has_lost());
-        detector.compare_renewal(me, renewal(5, 2, false));
+        detector.compare_renewal(me, renewal(5, 2, false), true);
         assert!(detector.has_lost());
-        detector.compare_renewal(me, renewal(5, 9, false));
+        detector.compare_renewal(me, renewal(5, 9, false), true);
         detector.compare(&members(8));
         assert!(detector.has_lost(), "its own renewals have caught up");
-        detector.compare_renewal(me, renewal(6, 3, false));
+        detector.compare_renewal(me, renewal(6, 3, false), true);
         detector.compare(&members(1));
         assert!(!detector.has_lost());
         detector.compare(&members(0));
@@ -203,18 +222,51 @@ mod tests {
     #[test]
     fn database_of_an_older_epoch_has_lost_writes() {
         let mut detector = detector();
-        detector.compare_renewal(Uuid::from_u128(1), renewal(4, 3, false));
+        detector.compare_renewal(Uuid::from_u128(1), renewal(4, 3, false), true);
         assert!(detector.has_lost() && detector.epoch() == 5);
+    }
+
+    #[test]
+    fn step_of_the_clock_proves_no_loss() {
+        let (mut detector, me) = (detector(), Uuid::from_u128(1));
+        let renewed = |renewals, days: i64| {
+            let at = Timestamp::from_millisecond(1000 + days * 86_400_000).unwrap();
+            Renewal { at, ..renewal(5, renewals, false) }
+        };
+        detector.compare_renewal(me, renewed(9, 0), true);
+        detector.compare(&members(8));
+        // The clock of the database is set by 16 days, and a gate leaves before it is set back.
+        detector.compare_renewal(me, renewed(10, 16), false);
+        let mut with_third = members(8);
+        let third = Member { id: Uuid::from_u128(3), renewals: 4 };
+        with_third.live.push(LiveMember { member: third, lease: Duration::from_secs(30) });
+        detector.compare(&with_third);
+        let mut without = members(8);
+        without.live.truncate(1);
+        detector.compare(&without);
+        assert!(!detector.has_lost(), "a row may have been deleted early");
+        detector.compare_renewal(me, renewed(11, 0), true);
+        let members = |renewals| {
+            let mut members = members(renewals);
+            members.live[0].member.renewals = 11;
+            members
+        };
+        detector.compare(&members(8));
+        assert!(!detector.has_lost(), "the third was not seen at a certain time");
+        let mut without = members(8);
+        without.live.truncate(1);
+        detector.compare(&without);
+        assert!(detector.has_lost());
     }
 
     #[test]
     fn nothing_is_recorded_while_begins_are_closed() {
         let (mut detector, me) = (detector(), Uuid::from_u128(1));
-        detector.compare_renewal(me, renewal(5, 3, false));
-        detector.compare_renewal(me, renewal(5, 7, true));
+        detector.compare_renewal(me, renewal(5, 3, false), true);
+        detector.compare_renewal(me, renewal(5, 7, true), true);
         detector.compare(&members(8));
         // The newest state was restored.
-        detector.compare_renewal(me, renewal(5, 4, false));
+        detector.compare_renewal(me, renewal(5, 4, false), true);
         detector.compare(&members(1));
         assert!(!detector.has_lost());
     }

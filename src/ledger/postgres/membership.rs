@@ -25,6 +25,7 @@ use super::members_table::{JoiningProcess, MemberTable, Members, PostgresMembers
 use super::observer::{Member, Observer, RENEWALS_PER_LEASE};
 use super::standing::{BootTime, Standing};
 use crate::clock::{self, Clock};
+use crate::ledger::membership::Membership;
 use crate::supervise::supervise;
 use crate::telemetry::{FencedMember, LogLimit, Metrics, Task};
 
@@ -169,7 +170,9 @@ impl<T: MemberTable> Keeper<T> {
         }
         self.rounds = self.rounds.wrapping_add(1);
         let has_fenced = self.observe().await?;
-        if !has_fenced && self.rounds % ROUNDS_BETWEEN_DELETIONS == 1 {
+        let is_time = self.rounds % ROUNDS_BETWEEN_DELETIONS == 1;
+        // By a clock that is ahead, rows would be deleted that other gates look for.
+        if !has_fenced && is_time && self.standing.clocks_agree() {
             self.table.delete_old().await?;
         }
         Ok(())
@@ -181,7 +184,7 @@ impl<T: MemberTable> Keeper<T> {
         let (started, sent) = ((self.boot_time)(), self.clock.machine_now());
         if let Some(renewal) = self.table.renew(member).await? {
             self.compare_clocks(sent, renewal.at);
-            self.detector.compare_renewal(member, renewal);
+            self.detector.compare_renewal(member, renewal, self.standing.clocks_agree());
             self.note_begins(renewal);
             // From the start of the statement: others may see the renewal from then on.
             self.standing.hold(renewed(member, renewal), started + self.process.lease);
@@ -205,7 +208,7 @@ impl<T: MemberTable> Keeper<T> {
         let (started, sent) = ((self.boot_time)(), self.clock.machine_now());
         let renewal = self.table.join(member, self.process).await?;
         self.compare_clocks(sent, renewal.at);
-        self.detector.compare_renewal(member, renewal);
+        self.detector.compare_renewal(member, renewal, self.standing.clocks_agree());
         // Before the lease is held: the row of the former name may be lost and not fenced.
         let members = self.table.read(&self.detector.members()).await?;
         self.detector.compare(&members);

@@ -20,7 +20,8 @@ use super::pool::{BEGIN, TRANSACTION};
 use super::queries::Queries;
 use super::settings::PostgresSettings;
 use super::sql::statement;
-use crate::clock;
+use super::standing::ClockDifference;
+use crate::clock::{self, Clock};
 use crate::ledger::LedgerError;
 
 /// The deadline of all statements.
@@ -55,6 +56,12 @@ pub enum ReconcileError {
         /// When the balance may begin.
         earliest: Timestamp,
     },
+    /// The new epoch would be a time in the future, which later ones do not exceed.
+    #[error(
+        "the clocks of this machine and of the database differ by {0:.0} s; set them by NTP, and run \
+         the command again"
+    )]
+    ClocksDiffer(f64),
     /// The database did not respond in time.
     #[error("the database did not respond within {0:?}; look at /readyz of a gate and try again")]
     Silent(Duration),
@@ -124,6 +131,7 @@ async fn open_begins(
     if timestamp(compared_since)? > since || timestamp(at)? < earliest {
         return Err(ReconcileError::NotBalanced { since, closed, earliest });
     }
+    compare_clocks(&mut transaction).await?;
     // A time, so that it exceeds epochs that a restored database has forgotten.
     let next = format!(
         "UPDATE meta SET value = int8send(greatest($1, {DATABASE_NOW})) WHERE name = 'epoch'"
@@ -132,6 +140,19 @@ async fn open_begins(
     next.persistent(false).execute(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(closed)
+}
+
+/// Refuses a clock of the database that differs from this machine's.
+async fn compare_clocks(connection: &mut PgConnection) -> Result<(), ReconcileError> {
+    let (clock, now) = (Clock::system(), AssertSqlSafe(format!("SELECT {DATABASE_NOW}")));
+    let sent = clock.machine_now();
+    let row = sqlx::query(now).persistent(false).fetch_one(connection).await?;
+    let database = timestamp(&row.try_get::<i64, _>(0)?.to_be_bytes())?;
+    let difference = ClockDifference::between(sent, database, clock.machine_now());
+    match difference.is_too_large() {
+        true => Err(ReconcileError::ClocksDiffer(difference.seconds())),
+        false => Ok(()),
+    }
 }
 
 impl Queries {

@@ -5,7 +5,8 @@
 //! that is missing too early, proves that the database lost what was written since: it was restored
 //! from a backup, or a failover lost its last transactions.
 //!
-//! It knows no SQL and reads no clock. All times are those of the database, in milliseconds.
+//! It knows no SQL and reads no clock. All times are those of the database, in milliseconds. They
+//! decide only whether a row may be missing: a row that is there never counts back.
 
 use std::collections::HashMap;
 
@@ -67,19 +68,22 @@ impl SeenRenewals {
     }
 
     /// Returns whether the list proves that the database lost writes. `rows` has the rows of all
-    /// members in the list.
-    pub(super) fn lost(&self, rows: &[Member], now: i64) -> Option<LostRenewals> {
+    /// members in the list. Without a time that is certain, a missing row proves nothing.
+    pub(super) fn lost(&self, rows: &[Member], now: Option<i64>) -> Option<LostRenewals> {
         let found: HashMap<Uuid, i64> = rows.iter().map(|row| (row.id, row.renewals)).collect();
-        self.iter().filter(|(_, seen)| seen.is_recent(now)).find_map(|(member, seen)| {
+        self.iter().find_map(|(member, seen)| {
             let found = found.get(&member).copied();
-            let is_lost = found.is_none_or(|found| found < seen.renewals);
+            let is_lost = match found {
+                Some(found) => found < seen.renewals,
+                None => now.is_some_and(|now| seen.is_recent(now)),
+            };
             is_lost.then_some(LostRenewals { member, seen: seen.renewals, found })
         })
     }
 
     /// Returns whether this renewal of this process proves that. Each one exceeds the one before.
-    pub(super) fn lost_own(&self, own: Member, now: i64) -> Option<LostRenewals> {
-        let seen = self.0.get(&own.id).filter(|seen| seen.is_recent(now))?;
+    pub(super) fn lost_own(&self, own: Member) -> Option<LostRenewals> {
+        let seen = self.0.get(&own.id)?;
         let (member, found) = (own.id, Some(own.renewals));
         let is_lost = own.renewals <= seen.renewals;
         is_lost.then_some(LostRenewals { member, seen: seen.renewals, found })
@@ -132,27 +136,26 @@ mod tests {
     #[test]
     fn fewer_renewals_or_a_missing_row_prove_a_loss() {
         let seen = list(&[member(1, 7), member(2, 3)]);
-        assert_eq!(seen.lost(&[member(1, 7), member(2, 3), member(3, 0)], 1), None);
-        assert_eq!(seen.lost(&[member(1, 9), member(2, 4)], 1), None);
+        assert_eq!(seen.lost(&[member(1, 7), member(2, 3), member(3, 0)], Some(1)), None);
+        assert_eq!(seen.lost(&[member(1, 9), member(2, 4)], Some(1)), None);
         let fewer = LostRenewals { member: Uuid::from_u128(1), seen: 7, found: Some(6) };
-        assert_eq!(seen.lost(&[member(1, 6), member(2, 3)], 1), Some(fewer));
+        assert_eq!(seen.lost(&[member(1, 6), member(2, 3)], Some(1)), Some(fewer));
         let missing = LostRenewals { member: Uuid::from_u128(2), seen: 3, found: None };
-        assert_eq!(seen.lost(&[member(1, 7)], 1), Some(missing));
+        assert_eq!(seen.lost(&[member(1, 7)], Some(1)), Some(missing));
     }
 
     #[test]
     fn own_renewal_exceeds_the_one_before() {
         let seen = list(&[member(1, 7)]);
-        assert_eq!(seen.lost_own(member(1, 8), 1), None);
-        assert_eq!(seen.lost_own(member(2, 1), 1), None, "a new name");
-        assert!(seen.lost_own(member(1, 7), 1).is_some());
-        assert_eq!(seen.lost_own(member(1, 7), RETENTION_MS), None, "suspended for long");
+        assert_eq!(seen.lost_own(member(1, 8)), None);
+        assert_eq!(seen.lost_own(member(2, 1)), None, "a new name");
+        assert!(seen.lost_own(member(1, 7)).is_some());
     }
 
     #[test]
     fn row_may_be_missing_after_half_of_its_retention() {
         let seen = list(&[member(1, 2), member(2, 1)]);
-        let lost = |now| seen.lost(&[], now).map(|lost| lost.member.as_u128());
+        let lost = |now| seen.lost(&[], Some(now)).map(|lost| lost.member.as_u128());
         assert!(lost(SHORT_RETENTION_MS / 2).is_some());
         assert_eq!(lost(SHORT_RETENTION_MS / 2 + 1), Some(1), "the other one had a short life");
         assert_eq!(lost(RETENTION_MS / 2), Some(1));
@@ -160,10 +163,20 @@ mod tests {
     }
 
     #[test]
+    fn missing_row_proves_nothing_without_a_certain_time() {
+        let seen = list(&[member(1, 7)]);
+        assert!(seen.lost(&[], Some(1)).is_some());
+        assert_eq!(seen.lost(&[], None), None);
+        assert!(seen.lost(&[member(1, 6)], None).is_some());
+        let late = Some(RETENTION_MS);
+        assert!(seen.lost(&[member(1, 6)], late).is_some(), "a row never counts back");
+    }
+
+    #[test]
     fn ended_member_counts_from_the_time_it_was_alive() {
         let mut seen = list(&[member(1, 5)]);
         seen.record_ended(&[member(1, 6), member(2, 9)]);
-        assert!(seen.lost(&[member(1, 5)], 1).is_some(), "it left with one more renewal");
+        assert!(seen.lost(&[member(1, 5)], Some(1)).is_some(), "it left with one more renewal");
         assert_eq!(seen.members(), [Uuid::from_u128(1)], "the other was never seen alive");
         seen.record_live(&[], RETENTION_MS / 2 + 1);
         assert!(seen.members().is_empty());

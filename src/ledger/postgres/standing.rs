@@ -228,7 +228,11 @@ impl Standing {
 pub(super) struct ClockDifference(i64);
 
 impl ClockDifference {
-    fn between(sent: Timestamp, database: Timestamp, answered: Timestamp) -> ClockDifference {
+    pub(super) fn between(
+        sent: Timestamp,
+        database: Timestamp,
+        answered: Timestamp,
+    ) -> ClockDifference {
         let (earliest, latest) = (sent.min(answered), sent.max(answered));
         let database = database.as_millisecond();
         let ahead = (database - latest.as_millisecond()).max(0);

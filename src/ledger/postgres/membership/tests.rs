@@ -10,7 +10,6 @@ use super::super::loss_detector::KnownBefore;
 use super::super::members_table::Members;
 use super::super::observer::{LiveMember, Member};
 use super::*;
-use crate::ledger::membership::Membership;
 use crate::lock::lock;
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -30,6 +29,7 @@ struct Table {
     ahead: Arc<AtomicU64>,
     begins_are_closed: Arc<AtomicBool>,
     epoch: Arc<AtomicI64>,
+    deletions: usize,
 }
 
 impl Table {
@@ -110,6 +110,7 @@ impl MemberTable for Table {
     }
 
     async fn delete_old(&mut self) -> Result<(), sqlx::Error> {
+        self.deletions += 1;
         self.rows().map(drop)
     }
 
@@ -147,6 +148,7 @@ impl Process {
             ahead: ahead.clone(),
             begins_are_closed: begins_are_closed.clone(),
             epoch: epoch.clone(),
+            deletions: 0,
         };
         let boot = now.clone();
         let boot_time: BootTime =
@@ -352,6 +354,16 @@ async fn clock_of_the_database_is_compared_at_each_renewal() {
             lag <= Duration::from_secs(ahead)
                 && lag + Duration::from_secs(1) > Duration::from_secs(ahead)
         );
+    }
+}
+
+#[tokio::test]
+async fn rows_are_not_deleted_by_a_clock_that_differs() {
+    for (ahead, deletions) in [(0, 1), (16 * 86_400, 0)] {
+        let mut process = Process::join(&Rows::default()).await;
+        process.ahead.store(ahead, Ordering::SeqCst);
+        process.round().await.unwrap();
+        assert_eq!(process.keeper.table.deletions, deletions, "{ahead} s ahead");
     }
 }
 
