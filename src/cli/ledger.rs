@@ -108,7 +108,7 @@ fn say_verified(verified: &ledger::Verified, store: &StoreSettings) -> Result<()
     Ok(())
 }
 
-fn audit_key(config: &Config) -> Result<AuditKey, CliError> {
+pub(super) fn audit_key(config: &Config) -> Result<AuditKey, CliError> {
     let readers = Readers::new(&config.readers, Clock::system()).map_err(CliError::new)?;
     Ok(AuditKey::new(&readers.audit_key()))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::ledger::date;
+use super::ledger::{audit_key, date};
 use super::{CliError, say};
 use crate::ledger::{self, StoreSettings};
 
@@ -33,7 +33,8 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     // A begin may start until a gate's lease ends, and Bokbasen lists it after the settling time.
     let settling =
         CLOCK_DIFFERENCE + postgres.lease + config.lending.timeout + 2 * config.circulation.settle;
-    let reconciled = ledger::reconcile(postgres, args.balanced_since, settling).await;
+    let key = audit_key(&config)?;
+    let reconciled = ledger::reconcile(postgres, args.balanced_since, settling, &key).await;
     let closed = reconciled.map_err(CliError::new)?;
     say(&format!(
         "begins, which were closed at {closed}, are open; the gates notice it within a fifth of \

@@ -76,6 +76,15 @@ impl AuditKey {
         parts.sign()
     }
 
+    /// Returns the seal of an epoch of the ledger with this id.
+    pub(in crate::ledger) fn epoch_seal(&self, ledger: Uuid, epoch: i64) -> Vec<u8> {
+        let mut parts = MacInput::with_key(&self.0);
+        parts.add(Some(b"epoch"));
+        parts.add(Some(ledger.as_bytes()));
+        parts.add(Some(&epoch.to_be_bytes()));
+        parts.sign()
+    }
+
     /// Returns the seal of a chain that was closed at this time, in milliseconds, with this newest
     /// link.
     pub(in crate::ledger) fn closing_seal(

@@ -36,8 +36,8 @@ impl ExclusiveLedger {
                 Sqlite(ExclusiveFile::open(file, &keys.fingerprint, &keys.audit).await?)
             }
             StoreSettings::Postgres(settings) => {
-                let opened = Box::pin(ExclusiveDatabase::open(settings, &keys.fingerprint));
-                Postgres(Box::new(opened.await?))
+                let opened = ExclusiveDatabase::open(settings, &keys.fingerprint, &keys.audit);
+                Postgres(Box::new(Box::pin(opened).await?))
             }
         })
     }

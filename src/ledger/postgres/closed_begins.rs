@@ -14,21 +14,15 @@ use uuid::Uuid;
 
 /// The expression that says whether begins are closed.
 pub(super) const ARE_CLOSED: &str = "EXISTS (SELECT 1 FROM meta WHERE name = 'begins closed')";
-/// The expression of the epoch. [`epoch_of`] decodes it.
+/// The expression of the epoch. `EpochSeals` reads it.
 pub(super) const EPOCH: &str = "(SELECT value FROM meta WHERE name = 'epoch')";
+/// Closes begins in every epoch: its bytes follow those of all others.
+pub(super) const ANY_EPOCH: i64 = -1;
 /// The statement that opens begins in the same epoch.
 #[cfg(test)]
 pub(super) const OPEN: &str = "DELETE FROM meta WHERE name = 'begins closed'";
 /// What an operator must do. The end of a sentence.
 pub(super) const REMEDY: &str = "follow \"At night\" in docs/cluster.md";
-
-/// Decodes the epoch of a database. It is 0 until an operator reconciles the ledger.
-///
-/// # Errors
-/// An error if the value has another length.
-pub(super) fn epoch_of(value: &[u8]) -> Result<i64, sqlx::Error> {
-    value.try_into().map(i64::from_be_bytes).map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
 
 /// Closes the begins of all gates, unless the database has a newer epoch than this. `chain` is the
 /// name of the chains of the process that found the loss.
@@ -50,7 +44,7 @@ pub(super) async fn close(
 pub(super) const CLOSE: &str = "INSERT INTO meta (name, value) \
      SELECT 'begins closed', \
      $1 || int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) \
-     FROM meta WHERE name = 'epoch' AND value <= $2 FOR SHARE \
+     FROM meta WHERE name = 'epoch' AND substr(value, 1, 8) <= $2 FOR SHARE \
      ON CONFLICT (name) DO NOTHING";
 
 /// Discards what a transaction has written, and closes the begins of all gates instead.

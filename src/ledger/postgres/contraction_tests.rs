@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use super::super::epoch::EpochSeals;
 use super::super::members_table::{JoiningProcess, MemberTable, PostgresMembers};
 use super::super::migrations::{MIGRATIONS, SchemaTooNew, run};
 use super::super::test_support::support::{Database, Postgres};
 use super::super::test_support::{Node, settings, until};
 use super::*;
 use crate::ledger::Brake;
+use crate::ledger::test_support::audit_key;
 
 /// A program with three more versions of the schema.
 const NEXT: &[Migration] = &[
@@ -82,7 +84,8 @@ async fn join_waits_for_a_contraction_and_is_refused() {
     lock_version(&mut transaction).await.unwrap();
     let table = |program| {
         let connector = Connector::new(&settings(&database.url()));
-        PostgresMembers::new(connector, Duration::from_secs(60)).with_program(program)
+        let seals = EpochSeals::new(audit_key(), Uuid::nil());
+        PostgresMembers::new(connector, Duration::from_secs(60), seals).with_program(program)
     };
     let (mut older, mut newer) = (table(3), table(4));
     let joining = tokio::spawn(async move {

@@ -18,7 +18,8 @@ use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
-use super::closed_begins::{self, ARE_CLOSED, EPOCH, REMEDY, epoch_of};
+use super::closed_begins::{self, ANY_EPOCH, ARE_CLOSED, EPOCH, REMEDY};
+use super::epoch::{EpochSeals, FORGED, FORGED_SENTENCE};
 use super::head_files;
 use super::loss_detector::KnownBefore;
 use super::members_table::DATABASE_NOW;
@@ -44,17 +45,23 @@ const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// [`LedgerError::DatabaseOlder`] if the database lost steps and begins were open. They are closed
 /// then.
+/// The same for an epoch without a valid seal, with [`LedgerError::damaged`].
 pub(super) async fn compare(
     connection: &mut PgConnection,
     directory: &Path,
-    ledger: Uuid,
+    seals: &EpochSeals,
     now: Timestamp,
 ) -> Result<KnownBefore, LedgerError> {
+    let ledger = seals.ledger();
     let unreadable = |source| LedgerError::File { file: directory.to_owned(), source };
     let heads = head_files::read(directory, ledger)?;
     let renewals = renewals_file::read_all(directory, ledger).map_err(unreadable)?;
-    let database = DatabaseState::read(connection, now).await.map_err(LedgerError::Server)?;
+    let database = DatabaseState::read(connection, seals, now).await;
+    let database = database.map_err(LedgerError::Server)?;
     let files = EarlierFiles { heads, renewals };
+    if database.epoch == FORGED {
+        return refuse_forged_epoch(connection, &database, &files).await;
+    }
     let Some(witness) = files.witness(connection, &database).await.map_err(LedgerError::Server)?
     else {
         remove(&files.old_heads(&database, clock::before(now, HEADS_RETENTION)));
@@ -77,8 +84,27 @@ pub(super) async fn compare(
     Ok(KnownBefore { epoch, has_lost: true, ..KnownBefore::default() })
 }
 
+/// Refuses a database whose epoch is forged, as one that lost steps.
+async fn refuse_forged_epoch(
+    connection: &mut PgConnection,
+    database: &DatabaseState,
+    files: &EarlierFiles,
+) -> Result<KnownBefore, LedgerError> {
+    let closed = closed_begins::close(connection, Uuid::nil(), ANY_EPOCH).await;
+    if let Err(error) = closed {
+        tracing::error!(%error, "cannot close the begins of the other gates");
+    }
+    if !database.begins_are_closed {
+        return Err(LedgerError::damaged("?", &format!("{FORGED_SENTENCE}; {REMEDY}")));
+    }
+    tracing::error!("{FORGED_SENTENCE}; starting while begins are closed; {REMEDY}");
+    let epoch = files.newest_epoch();
+    Ok(KnownBefore { epoch, has_lost: true, ..KnownBefore::default() })
+}
+
 /// What the comparison needs of the database.
 struct DatabaseState {
+    /// [`FORGED`] if its seal is wrong.
     epoch: i64,
     begins_are_closed: bool,
     /// The time in milliseconds; none if it differs from the one of this machine.
@@ -90,6 +116,7 @@ struct DatabaseState {
 impl DatabaseState {
     async fn read(
         connection: &mut PgConnection,
+        seals: &EpochSeals,
         machine: Timestamp,
     ) -> Result<DatabaseState, sqlx::Error> {
         let state = AssertSqlSafe(format!("SELECT {EPOCH}, {ARE_CLOSED}, {DATABASE_NOW}"));
@@ -100,7 +127,7 @@ impl DatabaseState {
         let difference = now.abs_diff(machine.as_millisecond());
         let agrees = difference <= MAX_CLOCK_DIFFERENCE.as_millis() as u64;
         Ok(DatabaseState {
-            epoch: epoch_of(row.try_get(0)?)?,
+            epoch: seals.read(row.try_get(0)?),
             begins_are_closed: row.try_get(1)?,
             now: agrees.then_some(now),
             alive: alive.into_iter().collect(),

@@ -12,12 +12,14 @@ use uuid::Uuid;
 use super::closed_begins::ARE_CLOSED;
 use super::connect::{Connector, Purpose};
 use super::earlier_processes;
+use super::epoch::EpochSeals;
 use super::members_table::{MemberTable, PostgresMembers};
 use super::observer::{LiveMember, Observer, RENEWALS_PER_LEASE};
 use super::open::{in_time, prepare};
 use super::settings::PostgresSettings;
 use crate::clock::{self, Clock};
 use crate::ledger::LedgerError;
+use crate::ledger::audit::AuditKey;
 
 /// The deadline of a statement on the members.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -38,13 +40,15 @@ impl ExclusiveDatabase {
     pub(in crate::ledger) async fn open(
         settings: &PostgresSettings,
         key_fingerprint: &[u8; 32],
+        audit_key: &AuditKey,
     ) -> Result<ExclusiveDatabase, LedgerError> {
         let connector = Connector::new(settings);
         let (mut connection, ledger) =
             prepare(&connector, settings.migrations, key_fingerprint, Uuid::new_v4()).await?;
         let now = Clock::system().machine_now();
-        in_time(earlier_processes::compare(&mut connection, &settings.heads, ledger, now)).await?;
-        let members = PostgresMembers::new(connector, DEADLINE);
+        let seals = EpochSeals::new(audit_key.clone(), ledger);
+        in_time(earlier_processes::compare(&mut connection, &settings.heads, &seals, now)).await?;
+        let members = PostgresMembers::new(connector, DEADLINE, seals);
         Ok(ExclusiveDatabase { connection, settings: settings.clone(), members })
     }
 

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::closed_begins::ANY_EPOCH;
+use super::epoch::{FORGED, FORGED_SENTENCE};
 use super::members_table::{Members, Renewal};
 use super::observer::Member;
 use super::renewals_file::RenewalsFile;
@@ -42,6 +44,8 @@ pub(super) struct LossDetector {
     epoch: i64,
     seen: SeenRenewals,
     has_lost: bool,
+    /// Whether the last renewal had an epoch without a valid seal.
+    is_forged: bool,
     /// Whether the begins of all gates are closed, as of the last renewal.
     are_closed: bool,
     /// The time of the last renewal, by the clock of the database in milliseconds.
@@ -64,6 +68,7 @@ impl LossDetector {
             epoch,
             seen,
             has_lost,
+            is_forged: false,
             are_closed: false,
             now: 0,
             is_certain: false,
@@ -85,6 +90,11 @@ impl LossDetector {
         self.epoch
     }
 
+    /// Returns the epoch whose begins must be closed.
+    pub(super) fn closing_epoch(&self) -> i64 {
+        if self.is_forged { ANY_EPOCH } else { self.epoch }
+    }
+
     /// Returns the members whose rows [`LossDetector::compare`] needs.
     pub(super) fn members(&self) -> Vec<Uuid> {
         self.seen.members()
@@ -98,8 +108,12 @@ impl LossDetector {
         if renewal.epoch > self.epoch {
             self.begin_epoch(renewal.epoch);
         }
+        self.is_forged = renewal.epoch == FORGED;
         if renewal.epoch < self.epoch && !self.has_lost {
-            tracing::error!("{LOST}: an operator has reconciled it since");
+            match self.is_forged {
+                true => tracing::error!("{FORGED_SENTENCE}"),
+                false => tracing::error!("{LOST}: an operator has reconciled it since"),
+            }
             self.has_lost = true;
         }
         let own = Member { id: member, renewals: renewal.renewals };
@@ -257,6 +271,16 @@ mod tests {
         without.live.truncate(1);
         detector.compare(&without);
         assert!(detector.has_lost());
+    }
+
+    #[test]
+    fn forged_epoch_closes_begins_until_the_next_epoch() {
+        let (mut detector, me) = (detector(), Uuid::from_u128(1));
+        detector.compare_renewal(me, renewal(FORGED, 3, false), true);
+        assert!(detector.must_close());
+        assert_eq!((detector.epoch(), detector.closing_epoch()), (5, ANY_EPOCH));
+        detector.compare_renewal(me, renewal(6, 4, true), true);
+        assert_eq!((detector.has_lost(), detector.closing_epoch()), (false, 6));
     }
 
     #[test]

@@ -12,8 +12,9 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row};
 use uuid::Uuid;
 
-use super::closed_begins::{self, ARE_CLOSED, EPOCH, epoch_of};
+use super::closed_begins::{self, ARE_CLOSED, EPOCH};
 use super::connect::{Connector, Purpose, within};
+use super::epoch::EpochSeals;
 use super::migrations::SchemaTooNew;
 use super::observer::{LiveMember, Member};
 use super::pool::BEGIN;
@@ -93,6 +94,7 @@ pub(super) struct Renewal {
     pub(super) at: Timestamp,
     /// The counter of the member.
     pub(super) renewals: i64,
+    /// The epoch of the database; `epoch::FORGED` if its seal is wrong.
     pub(super) epoch: i64,
     /// Whether no gate may begin a loan: see `closed_begins`.
     pub(super) begins_are_closed: bool,
@@ -118,12 +120,17 @@ pub(super) struct PostgresMembers {
     connection: Option<PgConnection>,
     /// The deadline of a statement, including its connection.
     deadline: Duration,
+    seals: EpochSeals,
 }
 
 impl PostgresMembers {
     /// Creates the client of the table. Nothing connects yet.
-    pub(super) fn new(connector: Connector, deadline: Duration) -> PostgresMembers {
-        PostgresMembers { connector, program: 0, connection: None, deadline }
+    pub(super) fn new(
+        connector: Connector,
+        deadline: Duration,
+        seals: EpochSeals,
+    ) -> PostgresMembers {
+        PostgresMembers { connector, program: 0, connection: None, deadline, seals }
     }
 
     /// Sets the schema version that the program of this process knows, for [`MemberTable::join`].
@@ -175,7 +182,7 @@ impl MemberTable for PostgresMembers {
         let statement = statement.bind(millis(process.lease)).bind(millis(process.freshness));
         let rows = self.run(statement).await?;
         let too_new = || Err(sqlx::Error::Configuration(Box::new(SchemaTooNew)));
-        rows.first().map_or_else(too_new, renewal_of)
+        rows.first().map_or_else(too_new, |row| renewal_of(row, &self.seals))
     }
 
     async fn renew(&mut self, member: Uuid) -> Result<Option<Renewal>, sqlx::Error> {
@@ -184,7 +191,8 @@ impl MemberTable for PostgresMembers {
              RETURNING {}",
             renewal_columns()
         );
-        self.run(statement(sql).bind(member)).await?.first().map(renewal_of).transpose()
+        let rows = self.run(statement(sql).bind(member)).await?;
+        rows.first().map(|row| renewal_of(row, &self.seals)).transpose()
     }
 
     async fn read(&mut self, ended: &[Uuid]) -> Result<Members, sqlx::Error> {
@@ -251,11 +259,11 @@ pub(super) fn duration_of(millis: i64) -> Duration {
     Duration::from_millis(millis.unsigned_abs())
 }
 
-fn renewal_of(row: &PgRow) -> Result<Renewal, sqlx::Error> {
+fn renewal_of(row: &PgRow, seals: &EpochSeals) -> Result<Renewal, sqlx::Error> {
     let decoded = |error: jiff::Error| sqlx::Error::Decode(Box::new(error));
     let at = Timestamp::from_millisecond(row.try_get(0)?).map_err(decoded)?;
     let (renewals, begins_are_closed) = (row.try_get(1)?, row.try_get(2)?);
-    Ok(Renewal { at, renewals, epoch: epoch_of(row.try_get(3)?)?, begins_are_closed })
+    Ok(Renewal { at, renewals, epoch: seals.read(row.try_get(3)?), begins_are_closed })
 }
 
 #[cfg(test)]
@@ -266,6 +274,7 @@ mod tests {
     use super::super::test_support::{settings, support};
     use super::*;
     use crate::clock::Clock;
+    use crate::ledger::test_support::audit_key;
     use support::{Database, Postgres};
 
     const TABLE: &str = "CREATE TABLE meta (name text PRIMARY KEY, value bytea NOT NULL); \
@@ -294,7 +303,8 @@ mod tests {
 
     async fn table(database: &Database) -> PostgresMembers {
         let connector = Connector::new(&settings(&database.url()));
-        PostgresMembers::new(connector, Duration::from_secs(5)).with_program(2)
+        let seals = EpochSeals::new(audit_key(), Uuid::nil());
+        PostgresMembers::new(connector, Duration::from_secs(5), seals).with_program(2)
     }
 
     #[tokio::test]

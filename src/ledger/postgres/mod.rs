@@ -26,6 +26,7 @@
 //! | `membership` | joins the members, renews the lease and fences silent members |
 //! | `loss_detector`, `seen_renewals`, `renewals_file` | whether the database lost writes |
 //! | `closed_begins` | closes the begins of all gates when the database lost steps |
+//! | `epoch` | the sealed number of the times when an operator opened them |
 //! | `reconcile` | opens them after a comparison with Bokbasen |
 //! | `standing` | the result in memory: the name, the lease and the work of this process |
 //! | `observer` | decides which leases have expired |
@@ -51,6 +52,7 @@ mod details;
 mod doubts;
 mod earlier_processes;
 mod endpoint;
+mod epoch;
 mod exclusive;
 mod head_files;
 mod head_records;

@@ -13,7 +13,7 @@ use super::settings::PostgresSettings;
 use super::test_support::support::{Database, Postgres, TcpProxy};
 use super::test_support::{Node, settings, until};
 use crate::ledger::membership::{ADOPTED_INTENT, Lease};
-use crate::ledger::test_support::{by, loan};
+use crate::ledger::test_support::{audit_key, by, loan};
 use crate::ledger::{Brake, Intended, Ledger, LedgerError};
 use crate::loan::{Event, LoanId, LoanState, Terms};
 
@@ -84,6 +84,7 @@ async fn process_records_its_settings_under_each_of_its_names() {
     let mut table = PostgresMembers::new(
         Connector::new(&super::test_support::settings(&database.url())),
         seconds(5),
+        super::epoch::EpochSeals::new(audit_key(), uuid::Uuid::nil()),
     );
     for _ in 0..2 {
         let name = node.ledger.membership.name();

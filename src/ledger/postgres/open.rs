@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::connect::{Connector, Purpose, no_response, within};
 use super::earlier_processes;
+use super::epoch::EpochSeals;
 use super::head_records::HeadRecords;
 use super::index_builds;
 use super::lane::Lane;
@@ -65,9 +66,9 @@ pub(in crate::ledger) async fn open(
         prepare(&connector, settings.migrations, key_fingerprint, chain).await?;
     let missing_indexes = step(index_builds::missing(&mut connection, settings.migrations)).await?;
     in_time(refuse_half_copied(&mut connection)).await?;
-    let now = clock.machine_now();
+    let (seals, now) = (EpochSeals::new(audit_key.clone(), ledger), clock.machine_now());
     let mut before =
-        in_time(earlier_processes::compare(&mut connection, &settings.heads, ledger, now)).await?;
+        in_time(earlier_processes::compare(&mut connection, &settings.heads, &seals, now)).await?;
     step(remove_probes(&mut connection)).await?;
     let unusable = |source| LedgerError::File { file: settings.heads.clone(), source };
     let heads =
@@ -80,7 +81,7 @@ pub(in crate::ledger) async fn open(
     let PostgresSettings { lease, freshness, .. } = *settings;
     let process = JoiningProcess { id: chain, lease, freshness };
     let program = program_version(settings.migrations);
-    let joined = membership::join(connector.clone(), (process, program), detector, clocks);
+    let joined = membership::join(connector.clone(), (process, program), detector, seals, clocks);
     let membership = Box::pin(joined).await.map_err(join_error)?;
     // Again after the join: a copy that begins later finds this member.
     let refused = in_time(refuse_half_copied(&mut connection)).await;

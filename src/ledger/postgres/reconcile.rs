@@ -13,8 +13,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::closed_begins::epoch_of;
 use super::connect::{Connector, Purpose};
+use super::epoch::EpochSeals;
 use super::members_table::{DATABASE_NOW, duration_of};
 use super::pool::{BEGIN, TRANSACTION};
 use super::queries::Queries;
@@ -23,6 +23,7 @@ use super::sql::statement;
 use super::standing::ClockDifference;
 use crate::clock::{self, Clock};
 use crate::ledger::LedgerError;
+use crate::ledger::audit::AuditKey;
 
 /// The deadline of all statements.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -82,7 +83,7 @@ impl From<sqlx::Error> for ReconcileError {
 /// A gate that does not know yet that begins are closed may have a begin under way. `settling` is
 /// how long it takes until Bokbasen lists that, from the time when begins were closed, if each gate
 /// has the lease in `settings`. It includes the difference that the clocks of the database and of a
-/// gate may have. If a gate has a longer lease, it takes longer.
+/// gate may have. If a gate has a longer lease, it takes longer. `key` seals the epoch.
 ///
 /// # Errors
 /// [`ReconcileError`]; begins stay closed, unless only the response to the commit was lost.
@@ -90,10 +91,11 @@ pub async fn reconcile(
     settings: &PostgresSettings,
     since: Timestamp,
     settling: Duration,
+    key: &AuditKey,
 ) -> Result<Timestamp, ReconcileError> {
     let mut connection = Connector::new(settings).connect(Purpose::Command).await?;
-    let reconciled =
-        timeout(DEADLINE, open_begins(&mut connection, since, settings.lease, settling)).await;
+    let opened = open_begins(&mut connection, since, (settings.lease, settling), key);
+    let reconciled = timeout(DEADLINE, opened).await;
     let reconciled = reconciled.map_err(|_| ReconcileError::Silent(DEADLINE))?;
     let _ = timeout(DEADLINE, connection.close()).await;
     reconciled
@@ -102,8 +104,8 @@ pub async fn reconcile(
 async fn open_begins(
     connection: &mut PgConnection,
     since: Timestamp,
-    lease: Duration,
-    settling: Duration,
+    (lease, settling): (Duration, Duration),
+    key: &AuditKey,
 ) -> Result<Timestamp, ReconcileError> {
     // The epoch first: a gate that closes begins meanwhile waits for it, and then finds it newer.
     const LOCK_EPOCH: &str = "SELECT value FROM meta WHERE name = 'epoch' FOR UPDATE";
@@ -113,7 +115,6 @@ async fn open_begins(
     const LONGEST_LEASE: &str = "SELECT max(lease) FROM members";
     let mut transaction = connection.begin_with(BEGIN).await?;
     let epoch = value(&mut transaction, LOCK_EPOCH).await?.unwrap_or_default();
-    let epoch = epoch_of(&epoch)?;
     let closed = value(&mut transaction, OPEN).await?.ok_or(ReconcileError::BeginsOpen)?;
     let closed = timestamp(closed.get(size_of::<Uuid>()..).unwrap_or_default())?;
     if since >= closed {
@@ -132,12 +133,7 @@ async fn open_begins(
         return Err(ReconcileError::NotBalanced { since, closed, earliest });
     }
     compare_clocks(&mut transaction).await?;
-    // A time, so that it exceeds epochs that a restored database has forgotten.
-    let next = format!(
-        "UPDATE meta SET value = int8send(greatest($1, {DATABASE_NOW})) WHERE name = 'epoch'"
-    );
-    let next = sqlx::query(AssertSqlSafe(next)).bind(epoch.saturating_add(1));
-    next.persistent(false).execute(&mut *transaction).await?;
+    begin_epoch(&mut transaction, &epoch, key).await?;
     transaction.commit().await?;
     Ok(closed)
 }
@@ -153,6 +149,27 @@ async fn compare_clocks(connection: &mut PgConnection) -> Result<(), ReconcileEr
         true => Err(ReconcileError::ClocksDiffer(difference.seconds())),
         false => Ok(()),
     }
+}
+
+/// Begins the epoch after the one with this value.
+async fn begin_epoch(
+    connection: &mut PgConnection,
+    former: &[u8],
+    key: &AuditKey,
+) -> Result<(), ReconcileError> {
+    const LEDGER: &str = "SELECT value FROM meta WHERE name = 'ledger'";
+    const BEGIN_EPOCH: &str = "UPDATE meta SET value = $1 WHERE name = 'epoch'";
+    let ledger = value(connection, LEDGER).await?.unwrap_or_default();
+    let ledger = Uuid::from_slice(&ledger)
+        .map_err(|error| LedgerError::damaged("? (the id of the ledger)", &error))?;
+    let now = AssertSqlSafe(format!("SELECT {DATABASE_NOW}"));
+    let now: i64 = sqlx::query_scalar(now).persistent(false).fetch_one(&mut *connection).await?;
+    let seals = EpochSeals::new(key.clone(), ledger);
+    // A time, so that it exceeds epochs that a restored database has forgotten. A forged epoch is
+    // the lowest.
+    let next = seals.read(former).saturating_add(1).max(now);
+    statement(BEGIN_EPOCH).bind(seals.to_bytes(next)).execute(connection).await?;
+    Ok(())
 }
 
 impl Queries {

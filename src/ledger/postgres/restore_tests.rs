@@ -12,7 +12,7 @@ use super::test_support::support::{Database, Postgres};
 use super::test_support::{Node, settings, until};
 use super::{PostgresSettings, ReconcileError, reconcile};
 use crate::clock::Clock;
-use crate::ledger::test_support::{by, key, loan};
+use crate::ledger::test_support::{audit_key, by, key, loan};
 use crate::ledger::{Brake, Intended, Ledger, LedgerError};
 use crate::loan::{Loan, LoanKey};
 
@@ -87,7 +87,7 @@ fn remove(directory: &Path, suffix: &str) {
 async fn reconcile_with_balance(ledger: &Ledger, database: &Database) {
     let since = Timestamp::from_second(1_000_000).unwrap();
     ledger.record_balance(since, now()).await.unwrap();
-    reconcile(&short(database), since, Duration::ZERO).await.unwrap();
+    reconcile(&short(database), since, Duration::ZERO, &audit_key()).await.unwrap();
 }
 
 /// Waits until begins are open, and checks that they stay open for some renewals.
@@ -260,7 +260,7 @@ async fn database_that_forgot_a_reconciliation_lost_writes() {
     restart(&database, &heads).await.unwrap_err();
     let ledger = restart(&database, &heads).await.unwrap();
     ledger.record_balance(since, now()).await.unwrap();
-    reconcile(&short(&database), since, Duration::ZERO).await.unwrap();
+    reconcile(&short(&database), since, Duration::ZERO, &audit_key()).await.unwrap();
     assert_open(&[&ledger], &mut connection).await;
     ledger.close().await;
 }
@@ -275,7 +275,7 @@ async fn reconcile_requires_closed_begins_and_a_balance_after_that() {
     let before = |seconds: i64| started - jiff::SignedDuration::from_secs(seconds);
     let (day, week) = (before(86_400), before(7 * 86_400));
     let reconcile_after =
-        async |since, settling| reconcile(&short(&database), since, settling).await;
+        async |since, settling| reconcile(&short(&database), since, settling, &audit_key()).await;
     let reconcile = async |since| reconcile_after(since, Duration::ZERO).await;
     node.ledger.record_balance(week, before(60)).await.unwrap();
     assert!(matches!(reconcile(week).await, Err(ReconcileError::BeginsOpen)));
@@ -325,4 +325,36 @@ async fn confirmed_heads_of_ended_processes_are_stored_for_a_week() {
     file.set_modified(written - Duration::from_secs(8 * 86_400)).unwrap();
     restart(&database, &heads).await.unwrap().close().await;
     assert_eq!((count(&heads, ".heads"), count(&heads, ".renewals")), (0, 1));
+}
+
+/// A person who restores an older database must not hide that with a raised epoch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raised_epoch_does_not_hide_a_restore() {
+    const RAISE: &str = "UPDATE meta SET value = int8send(99999999999999) || substr(value, 9) \
+         WHERE name = 'epoch'";
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    let node = start(&database).await;
+    back_up(&mut connection).await;
+    write(&node.ledger, 1).await;
+    let heads = node.close().await;
+    restore(&mut connection).await;
+    run(&mut connection, RAISE).await;
+    let store = PostgresSettings { heads: heads.path().to_owned(), ..short(&database) };
+    let verified = super::verify(&store, &audit_key()).await.unwrap();
+    let is_found = |part| verified.findings.iter().any(|found| found.contains(part));
+    assert!(is_found("no valid seal") && is_found("does not have step 1"), "{verified:?}");
+    let refused = restart(&database, &heads).await.unwrap_err();
+    assert!(refused.to_string().contains("no valid seal"), "{refused}");
+    let ledger = restart(&database, &heads).await.unwrap();
+    assert!(!ledger.lease().is_held() && are_closed(&mut connection).await);
+    reconcile_with_balance(&ledger, &database).await;
+    assert_open(&[&ledger], &mut connection).await;
+    // A running gate notices it too, and closes the begins of all gates.
+    run(&mut connection, RAISE).await;
+    until("begins are closed", async || are_closed(&mut connection).await).await;
+    reconcile_with_balance(&ledger, &database).await;
+    assert_open(&[&ledger], &mut connection).await;
+    ledger.close().await;
 }

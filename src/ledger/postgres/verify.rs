@@ -18,7 +18,8 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, FromRow, PgConnection, Row};
 use uuid::Uuid;
 
-use super::closed_begins::{EPOCH, epoch_of};
+use super::closed_begins::EPOCH;
+use super::epoch::{EpochSeals, FORGED, FORGED_SENTENCE};
 use super::recorded_heads::RecordedHeads;
 use super::settings::PostgresSettings;
 use super::sql::statement;
@@ -79,7 +80,7 @@ pub(super) async fn verify_ledger(
     key: &AuditKey,
 ) -> Result<Verified, LedgerError> {
     let mut verified = Verified::default();
-    let head_files = compare_with_head_files(ledger, heads, &mut verified).await?;
+    let head_files = compare_with_head_files(ledger, heads, key, &mut verified).await?;
     let mut extent = Chains { head_files, ..Chains::default() };
     for name in ledger.libraries().await? {
         extent.libraries += 1;
@@ -120,18 +121,24 @@ fn absorb(verified: &mut Verified, part: Verified) {
 async fn compare_with_head_files(
     ledger: &WholeLedger,
     directory: &Path,
+    key: &AuditKey,
     verified: &mut Verified,
 ) -> Result<u64, LedgerError> {
     let files = head_files::read(directory, ledger.id)?;
+    let seals = EpochSeals::new(key.clone(), ledger.id);
     let missing = ledger.snapshot(async |connection| {
         let sql = AssertSqlSafe(format!("SELECT {EPOCH}"));
         let epoch = sqlx::query_scalar::<_, Vec<u8>>(sql).persistent(false);
-        let epoch = epoch_of(&epoch.fetch_one(&mut *connection).await?)?;
+        let epoch = seals.read(&epoch.fetch_one(&mut *connection).await?);
         // An operator has settled what files of older epochs name.
         let current = files.iter().filter(|file| file.epoch >= epoch);
-        Ok((head_files::missing(connection, current.clone()).await?, current.count()))
+        let missing = head_files::missing(connection, current.clone()).await?;
+        Ok((missing, current.count(), epoch == FORGED))
     });
-    let (missing, compared) = missing.await?;
+    let (missing, compared, is_forged) = missing.await?;
+    if is_forged {
+        verified.report(FORGED_SENTENCE.to_owned());
+    }
     for file in &files {
         for stored in &file.heads {
             let (library, chain) = (&stored.library, stored.chain);

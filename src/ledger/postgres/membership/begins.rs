@@ -18,7 +18,8 @@ impl<T: MemberTable> Keeper<T> {
         if !self.detector.must_close() {
             return;
         }
-        let closed = self.table.close_begins(self.process.id, self.detector.epoch()).await;
+        let (process, epoch) = (self.process.id, self.detector.closing_epoch());
+        let closed = self.table.close_begins(process, epoch).await;
         if let Err(error) = closed
             && let Some(suppressed) = LIMIT.permit("close begins")
         {

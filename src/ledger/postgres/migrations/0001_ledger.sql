@@ -8,7 +8,8 @@ CREATE TABLE meta (
     value bytea NOT NULL
 );
 
--- Grows when an operator reconciles a ledger that lost steps. A bigint in network byte order.
+-- Grows when an operator reconciles a ledger that lost steps. A bigint in network byte order, and
+-- its seal after the first one.
 INSERT INTO meta (name, value) VALUES ('epoch', int8send(0));
 
 CREATE TABLE members (

@@ -1,0 +1,69 @@
+//! The epoch of a ledger, with a seal: a person who writes to the database cannot change it.
+//!
+//! What gates and their files have seen in an older epoch proves no loss. So a raised number would
+//! hide that the database lost steps.
+
+use uuid::Uuid;
+
+use crate::ledger::audit::AuditKey;
+
+/// The epoch that stands for one whose seal is wrong. It is older than all others, so each gate
+/// finds that the database lost writes.
+pub(super) const FORGED: i64 = i64::MIN;
+/// What happened to it, for sentences.
+pub(super) const FORGED_SENTENCE: &str =
+    "the epoch in the table meta has no valid seal: it was changed without the audit key";
+
+/// Seals the epochs of one ledger.
+#[derive(Clone, Debug)]
+pub(super) struct EpochSeals {
+    key: AuditKey,
+    ledger: Uuid,
+}
+
+impl EpochSeals {
+    pub(super) fn new(key: AuditKey, ledger: Uuid) -> EpochSeals {
+        EpochSeals { key, ledger }
+    }
+
+    /// Returns the id of the ledger.
+    pub(super) fn ledger(&self) -> Uuid {
+        self.ledger
+    }
+
+    /// Returns the value of a row with this epoch.
+    pub(super) fn to_bytes(&self, epoch: i64) -> Vec<u8> {
+        [&epoch.to_be_bytes(), self.key.epoch_seal(self.ledger, epoch).as_slice()].concat()
+    }
+
+    /// Reads the value of a row; [`FORGED`] if its seal is wrong. The first epoch is 0, has no
+    /// seal, and lasts until an operator reconciles the ledger.
+    pub(super) fn read(&self, value: &[u8]) -> i64 {
+        let epoch = value.first_chunk().copied().map(i64::from_be_bytes);
+        match epoch {
+            Some(0) if value.len() == size_of::<i64>() => 0,
+            Some(epoch) if value == self.to_bytes(epoch) => epoch,
+            _ => FORGED,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epoch_without_its_seal_is_forged() {
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let seals = |key, ledger| EpochSeals::new(AuditKey::new(&[key; 32]), ledger);
+        let sealed = seals(2, one).to_bytes(7);
+        assert_eq!(seals(2, one).read(&sealed), 7);
+        assert_eq!(seals(2, one).read(&0_i64.to_be_bytes()), 0);
+        let raised = [&8_i64.to_be_bytes(), &sealed[8..]].concat();
+        for forged in [&raised, &sealed[..8], &sealed[..39], &7_i64.to_be_bytes(), b"", b"x"] {
+            assert_eq!(seals(2, one).read(forged), FORGED);
+        }
+        assert_eq!(seals(3, one).read(&sealed), FORGED, "of another key");
+        assert_eq!(seals(2, other).read(&sealed), FORGED, "of another ledger");
+    }
+}
