@@ -57,6 +57,9 @@
 //! * **decision**: the cached result for a reader and a title. **flight**: one lookup of a
 //!   decision, shared by all requests that wait for it. **permit**: a positive decision, which
 //!   [`delivery`] requires.
+//! * **chain**: steps of loans, linked by keyed hashes. **head**: its newest link. **anchor**: what
+//!   replaces pruned steps in a chain. **head record**: a step in which a chain names the heads of
+//!   the other chains of its library. **seal**: a keyed hash of a row that is no step.
 //! * **origin**, **representation**, **range**, **validator**: as in RFC 9110.
 
 // The map above names private modules too. `cargo docs` documents them.
