@@ -113,9 +113,10 @@ pub(in crate::ledger) fn read_files(
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use super::*;
+    use crate::clock::{self, Clock};
 
     #[test]
     fn only_old_temporary_files_of_this_ledger_are_leftovers() {
@@ -131,14 +132,14 @@ mod tests {
             format!("{other}.{process}.heads.new"),
             "notes.heads.new".to_owned(),
         ];
-        let (now, day) = (SystemTime::now(), Duration::from_secs(86_400));
+        let (now, day) = (Clock::system().machine_now(), Duration::from_secs(86_400));
         for name in stays.iter().chain([&left]) {
             let file = File::create(directory.path().join(name)).unwrap();
             // The first is recent.
             let age = if *name == stays[0] { day / 2 } else { day * 2 };
-            file.set_modified(now - age).unwrap();
+            file.set_modified(clock::before(now, age).into()).unwrap();
         }
-        let before = Timestamp::try_from(now - day).unwrap();
+        let before = clock::before(now, day);
         remove_leftovers(directory.path(), ledger, &[".heads", ".renewals"], before);
         for name in &stays {
             assert!(directory.path().join(name).exists(), "{name}");
