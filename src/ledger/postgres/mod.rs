@@ -17,7 +17,7 @@
 //! | `whole_ledger` | pages of a whole ledger, for support commands |
 //! | `chain_seals` | closes the chains of processes that have ended |
 //! | `head_records` | records the heads of other chains in the own chains |
-//! | `verify`, `last_steps` | the verification of the audit trail |
+//! | `verify`, `chain_walk`, `last_steps` | the verification of the audit trail |
 //! | `head_files`, `recorded_heads` | what the chains are compared with |
 //! | `check` | the check of every row |
 //! | `prune`, `prunable`, `anchors` | the removal of old loans with their steps |
@@ -41,6 +41,7 @@ mod barrier;
 mod buckets;
 mod chain;
 mod chain_seals;
+mod chain_walk;
 mod check;
 mod closed;
 mod closed_begins;

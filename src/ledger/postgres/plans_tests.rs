@@ -13,8 +13,8 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use super::queries_tests::SCHEMA;
 use super::test_support::support::Postgres;
 use super::{
-    anchors, barrier, chain, chain_seals, check, closed, delivered, details, doubts, head_records,
-    last_steps, listing, loans, prunable, prune, queries, recorded_heads, retention, verify,
+    anchors, barrier, chain, chain_seals, chain_walk, check, closed, delivered, details, doubts,
+    head_records, last_steps, listing, loans, prunable, prune, queries, recorded_heads, retention,
     whole_ledger, worklist,
 };
 use crate::ledger::brake::{Count, Counted};
@@ -180,9 +180,9 @@ fn maintenance() -> Vec<(String, Reach, String)> {
     let mut all: Vec<(String, Reach, String)> = [
         (whole_ledger::FIRST_LIBRARY, All, String::new()),
         (whole_ledger::NEXT_LIBRARY, All, LIBRARY.to_owned()),
-        (verify::ROW, One, chain.clone()),
-        (verify::ANCHORS, One, format!("{chain}, 0, 2000")),
-        (verify::STEPS, One, format!("{chain}, 0, 2000")),
+        (chain_walk::ROW, One, chain.clone()),
+        (chain_walk::ANCHORS, One, format!("{chain}, 0, 2000")),
+        (chain_walk::STEPS, One, format!("{chain}, 0, 2000")),
         (recorded_heads::RECORDS, One, format!("{LIBRARY}, {ID}, 0, {ID}, 0, 2000")),
         (chain_seals::ENDED, All, format!("'', {ID}, 200")),
         (head_records::OTHERS, All, format!("ARRAY[{LIBRARY}], {ID}")),
@@ -191,7 +191,7 @@ fn maintenance() -> Vec<(String, Reach, String)> {
         (&whole_ledger::CHAINS, One, format!("{LIBRARY}, {ID}, 2000")),
         (&last_steps::PAGE, One, format!("{LIBRARY}, {ID}, 100")),
         (check::STEPS, One, format!("{LIBRARY}, {ID}, 0, 100")),
-        (verify::STEP_MAC, One, format!("{chain}, 7")),
+        (chain_walk::STEP_MAC, One, format!("{chain}, 7")),
         (&last_steps::BY_IDS, One, ids.clone()),
         (check::DELIVERED, One, format!("{LIBRARY}, {ID}, '', 100")),
         (prune::CHAINS_OF, One, ids.clone()),

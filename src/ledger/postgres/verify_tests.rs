@@ -8,9 +8,10 @@ use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::chain_walk::ChainWalk;
 use super::test_support::support::{Database, PgBouncer, Postgres, TcpProxy};
 use super::test_support::{Node, settings};
-use super::verify::{ChainWalk, verify, verify_ledger};
+use super::verify::{verify, verify_ledger};
 use super::whole_ledger::WholeLedger;
 use crate::clock::{self, Clock};
 use crate::ledger::audit::{Chains, Verified};
