@@ -52,7 +52,12 @@ async fn one_of_two_nodes_builds_and_both_work_meanwhile() {
     for (borrower, node) in (1..).zip([&first, &second]) {
         accepted(&node.ledger, borrower).await;
     }
-    assert_eq!(builds(&mut observer).await.len(), 1);
+    let third = build_missing(&mut observer, Uuid::new_v4(), &[INDEX]).await.unwrap();
+    assert_eq!(third, Attempt::Elsewhere);
+    let statements = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+         AND state = 'active' AND query ~ '^(CREATE|DROP) INDEX'";
+    let statements: i64 = sqlx::query_scalar(statements).fetch_one(&mut observer).await.unwrap();
+    assert_eq!(statements, 1);
     writer.execute("COMMIT").await.unwrap();
     until("the index is valid", async || is_valid(&mut observer).await == Some(true)).await;
     until("the claim is released", async || {
