@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -45,6 +46,14 @@ fn skipped(name: &str, package: &str) {
     assert!(!all, "{sentence}");
     // The test harness captures `print!` of passing tests.
     let _ = writeln!(std::io::stderr(), "{sentence}");
+}
+
+/// Returns the first of this number of free ports, below the ephemeral range.
+pub(crate) fn free_ports(number: u16) -> u16 {
+    let is_free = |first: &u16| {
+        (*first..*first + number).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+    };
+    std::iter::repeat_with(|| fastrand::u16(16_000..32_000)).find(is_free).unwrap()
 }
 
 /// Returns a command that ignores proxy settings and so connects to the gate directly.

@@ -3,7 +3,6 @@
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -13,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::support::external_program::{direct, output_text, system_file};
+use crate::support::external_program::{direct, free_ports, output_text, system_file};
 use crate::support::{Postgres, metric, program};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/examples/cluster.sh");
@@ -121,14 +120,6 @@ impl Drop for Example {
     }
 }
 
-/// Returns the first of several free ports below the ephemeral range.
-fn free_ports() -> u16 {
-    let is_free = |first: &u16| {
-        (*first..*first + PORTS).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-    };
-    std::iter::repeat_with(|| fastrand::u16(16_000..32_000)).find(is_free).unwrap()
-}
-
 #[tokio::test]
 async fn lines_of_the_example_do_what_they_say_and_nothing_remains() {
     let programs = [system_file("/usr/sbin/haproxy", "haproxy"), program("curl", "curl")];
@@ -138,7 +129,7 @@ async fn lines_of_the_example_do_what_they_say_and_nothing_remains() {
     let parent = tempfile::tempdir().unwrap();
     // The user of PostgreSQL reaches its own directory inside.
     fs::set_permissions(parent.path(), Permissions::from_mode(0o711)).unwrap();
-    let (directory, port) = (parent.path().join("cluster"), free_ports());
+    let (directory, port) = (parent.path().join("cluster"), free_ports(PORTS));
 
     let mut example = Example::start(&directory, port);
     example.until_prints(1, "200").await;

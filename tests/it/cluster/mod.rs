@@ -7,6 +7,7 @@
 mod ends;
 mod example;
 mod expiries;
+mod failover;
 mod faults;
 mod judge;
 mod outage;

@@ -6,6 +6,7 @@
 
 mod gate;
 pub(crate) mod judge;
+mod patroni;
 mod requests;
 mod store;
 
@@ -86,7 +87,7 @@ impl Cluster {
         let scene = Scene::without_gate(setting).await;
         let store = StoreServer::start(plan.store, scene.dir.path(), plan.gates).await?;
         let configs: Vec<_> = (0..plan.gates)
-            .map(|number| write_config(&scene, &plan, number, &store.url(number)))
+            .map(|number| write_config(&scene, &plan, number, &store.lines(number)))
             .collect();
         let gates = futures_util::future::join_all(
             configs.into_iter().enumerate().map(|(number, file)| ClusterGate::start(number, file)),
@@ -202,12 +203,12 @@ impl Cluster {
 }
 
 /// Writes the configuration of one gate into a directory of its own.
-fn write_config(scene: &Scene, plan: &Plan, number: usize, url: &str) -> PathBuf {
+fn write_config(scene: &Scene, plan: &Plan, number: usize, ledger: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let directory = scene.dir.path().join(format!("gate-{number}"));
     std::fs::create_dir_all(&directory).unwrap();
-    let mut lines = format!("[ledger]\nurl = \"{url}\"\n");
-    if plan.store == Store::Postgres {
+    let mut lines = format!("[ledger]\n{ledger}");
+    if plan.store != Store::Sqlite {
         lines += &format!("lease = \"{}s\"\n", LEASE.as_secs());
     }
     let text = std::fs::read_to_string(scene.config_file()).unwrap();
@@ -215,7 +216,7 @@ fn write_config(scene: &Scene, plan: &Plan, number: usize, url: &str) -> PathBuf
         .replace("[ledger]\nurl = \"sqlite:data/loangate.db\"\n", &lines)
         .replace("\"certs/", "\"../certs/")
         .replace("timeout = \"2s\"", "timeout = \"1s\"");
-    assert!(text.contains(url), "{text}");
+    assert!(text.contains(ledger), "{text}");
     // All readers of a test have one address, as behind a load balancer.
     let more = format!(
         "\n[gate]\nfreshness = \"{}ms\"\n\n[limits]\nexempt_networks = [\"127.0.0.0/8\"]\n",

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::patroni::Patroni;
 use crate::support::postgres::Database;
 use crate::support::tcp_proxy::Link;
 use crate::support::{Postgres, TcpProxy};
@@ -14,6 +15,8 @@ pub(crate) enum Store {
     Sqlite,
     /// One PostgreSQL server of the cluster's own.
     Postgres,
+    /// Two PostgreSQL servers that Patroni manages.
+    Patroni,
 }
 
 impl Store {
@@ -24,7 +27,7 @@ impl Store {
     pub(super) fn stale_bound(self, freshness: Duration) -> Duration {
         match self {
             Store::Sqlite => freshness + Duration::from_secs(1),
-            Store::Postgres => Duration::ZERO,
+            Store::Postgres | Store::Patroni => Duration::ZERO,
         }
     }
 }
@@ -34,6 +37,7 @@ impl Store {
 pub(crate) enum StoreServer {
     Sqlite { url: String },
     Postgres(Box<PostgresStore>),
+    Patroni(Box<Patroni>),
 }
 
 /// A server, and a proxy in front of it for each gate.
@@ -51,6 +55,9 @@ impl StoreServer {
             let url = format!("sqlite:{}", directory.join("data/loangate.db").display());
             return Some(StoreServer::Sqlite { url });
         }
+        if kind == Store::Patroni {
+            return Some(StoreServer::Patroni(Box::new(Patroni::start().await?)));
+        }
         let server = Postgres::start().await?;
         let database = server.database().await;
         let address = ([127, 0, 0, 1], server.port()).into();
@@ -59,20 +66,29 @@ impl StoreServer {
         Some(StoreServer::Postgres(Box::new(PostgresStore { links, database, server })))
     }
 
-    /// Returns `[ledger] url` of a gate.
-    pub(super) fn url(&self, gate: usize) -> String {
+    /// Returns the lines of `[ledger]` that say where the ledger is, for a gate.
+    pub(super) fn lines(&self, gate: usize) -> String {
         match self {
-            StoreServer::Sqlite { url } => url.clone(),
+            StoreServer::Sqlite { url } => format!("url = \"{url}\"\n"),
             StoreServer::Postgres(store) => {
-                format!("{}?sslmode=disable", store.database.url_at(store.links[gate].port()))
+                let url = store.database.url_at(store.links[gate].port());
+                format!("url = \"{url}?sslmode=disable\"\n")
             }
+            StoreServer::Patroni(patroni) => patroni.lines(gate).to_owned(),
         }
     }
 
     pub(crate) fn postgres(&self) -> Option<&PostgresStore> {
         match self {
-            StoreServer::Sqlite { .. } => None,
             StoreServer::Postgres(store) => Some(store),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn patroni(&self) -> Option<&Patroni> {
+        match self {
+            StoreServer::Patroni(patroni) => Some(patroni),
+            _ => None,
         }
     }
 
