@@ -15,13 +15,13 @@ umask 077
 dir=${HA_DIR:-${TMPDIR:-/tmp}/loangate-ha}
 port=${HA_PORT:-8450} # of etcd
 etcd_peer_port=$((port + 1))
-node_port=$((port + 1))   # of PostgreSQL: node N has this port + N
-rest_port=$((port + 3))   # of Patroni
+node_port=$((port + 1))    # of PostgreSQL: node N has this port + N
+rest_port=$((port + 3))    # of Patroni
 bouncer_port=$((port + 5)) # of PgBouncer
 etcd=http://127.0.0.1:$port
 services='etcd node-1 node-2 pgbouncer-1 pgbouncer-2'
-RESTART_DELAY=5       # seconds, so that the effect of a kill can be seen
-FAILOVER_TIMEOUT=60   # seconds that a killed primary waits until the standby is primary
+RESTART_DELAY=5     # seconds, so that the effect of a kill can be seen
+FAILOVER_TIMEOUT=60 # seconds that a killed primary waits until the standby is primary
 START_TIMEOUT=120
 
 fail() {

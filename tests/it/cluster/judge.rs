@@ -42,7 +42,7 @@ fn exchange(kind: Kind, sent: u64, status: StatusCode) -> Exchange {
 }
 
 /// Returns a loan that was begun at 10, read at 20, returned at 30 and ended at 35.
-fn clean() -> Evidence {
+pub(super) fn clean() -> Evidence {
     Evidence {
         books: vec![booked("L1", 10, "RETURNED", Some(35))],
         ledger: vec![json!({ "lending_id": "L1", "state": "ended" })],

@@ -41,7 +41,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 pub(crate) struct Patroni {
     watchdog: Child,
     control: Option<ChildStdin>,
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
     directory: TempDir,
     port: u16,
     /// The lines of `[ledger]` that the script prints, one text for each kind of connection.
@@ -52,12 +52,13 @@ pub(crate) struct Patroni {
 impl Patroni {
     /// Starts the servers. Returns `None` where a program of them is not installed.
     pub(super) async fn start() -> Option<Patroni> {
-        let programs = [("patroni", "patroni"), ("etcd", "etcd-server"), ("curl", "curl")];
-        let bouncer = ("pgbouncer", "pgbouncer");
-        let missing = programs
-            .into_iter()
-            .chain([bouncer])
-            .any(|(name, package)| program(name, package).is_none());
+        let packages = [
+            ("patroni", "patroni"),
+            ("etcd", "etcd-server"),
+            ("pgbouncer", "pgbouncer"),
+            ("curl", "curl"),
+        ];
+        let missing = packages.iter().any(|(name, package)| program(name, package).is_none());
         if missing || !Postgres::is_installed() {
             return None;
         }
@@ -76,7 +77,7 @@ impl Patroni {
         let mut watchdog = command.spawn().unwrap();
         let mut patroni = Patroni {
             control: watchdog.stdin.take(),
-            _stdout: BufReader::new(watchdog.stdout.take().unwrap()),
+            stdout: BufReader::new(watchdog.stdout.take().unwrap()),
             watchdog,
             directory,
             port,
@@ -92,7 +93,7 @@ impl Patroni {
         let mut is_ledger = false;
         loop {
             let mut line = String::new();
-            let read = self._stdout.read_line(&mut line).unwrap();
+            let read = self.stdout.read_line(&mut line).unwrap();
             assert!(read > 0, "the script of Patroni ended");
             if line.starts_with("[ledger]") {
                 self.ledgers.push(String::new());
