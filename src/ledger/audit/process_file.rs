@@ -137,7 +137,8 @@ mod tests {
             let file = File::create(directory.path().join(name)).unwrap();
             // The first is recent.
             let age = if *name == stays[0] { day / 2 } else { day * 2 };
-            file.set_modified(clock::before(now, age).into()).unwrap();
+            let written = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(written - age).unwrap();
         }
         let before = clock::before(now, day);
         remove_leftovers(directory.path(), ledger, &[".heads", ".renewals"], before);
