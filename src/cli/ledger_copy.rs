@@ -21,8 +21,12 @@ pub(super) struct Args {
     #[arg(long, value_name = "URL")]
     from: String,
     /// The new ledger, of the other kind: a new file or an empty database.
-    #[arg(long, value_name = "URL")]
-    to: String,
+    #[arg(long, value_name = "URL", required_unless_present = "release_source")]
+    to: Option<String>,
+    /// Copy nothing, but let gates use the ledger of --from again after a copy. Only if no gate has
+    /// run on the new ledger.
+    #[arg(long, conflicts_with = "to")]
+    release_source: bool,
     /// Configuration with the pseudonym key, and with the password of a database that its [ledger]
     /// names.
     #[arg(long, default_value = "config.toml")]
@@ -32,11 +36,13 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let config = super::load(&args.config)?;
     let store = |option: &str, url: &str| read_url(option, url, &config, &args.config);
-    let (from, to) = (store("--from", &args.from)?, store("--to", &args.to)?);
+    let from = store("--from", &args.from)?;
     let clock = Clock::system();
     let readers = Readers::new(&config.readers, clock.clone()).map_err(CliError::new)?;
     let keys =
         Keys { fingerprint: readers.key_fingerprint(), audit: AuditKey::new(&readers.audit_key()) };
+    let Some(to) = args.to else { return release(&from, &keys).await };
+    let to = store("--to", &to)?;
     let mut reporter = Reporter::default();
     let mut report = |progress| reporter.report(progress);
     let copied = ledger::copy(&from, &to, &keys, clock.now(), &mut report).await;
@@ -49,7 +55,17 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         say(&format!("{covered} loans had no hash of their row and now have one"))?;
     }
     say(&format!("the destination is complete and equal, {origin}"))?;
-    say("next: set [ledger] url to the destination, and start no gate on the source any more")
+    say("next: set [ledger] url to the destination; gates refuse the source from now on")
+}
+
+/// Lets gates use a source again.
+async fn release(from: &StoreSettings, keys: &Keys) -> Result<(), CliError> {
+    // Boxed: connecting takes much memory, which a caller's future would reserve.
+    let released = Box::pin(ledger::release_source(from, keys)).await;
+    match released.map_err(CliError::new)? {
+        Some(to) => say(&format!("gates may use {from} again; start none on {to}")),
+        None => say(&format!("{from} has no mark of a copy, so there is nothing to release")),
+    }
 }
 
 fn read_url(

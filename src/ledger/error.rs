@@ -49,6 +49,26 @@ pub enum LedgerError {
          --to until it succeeds, or name the ledger that it was copied from"
     )]
     HalfCopied,
+    /// A complete copy has taken the place of this ledger, and may have newer loans.
+    #[error(
+        "the ledger was moved to {to}, which may have newer loans; set [ledger] url to that one. \
+         To go back, copy it with `loangate ledger copy` to a new file or an empty database. If no \
+         gate has run on it, `loangate ledger copy --release-source` lets gates use this one again"
+    )]
+    Moved {
+        /// The ledger that took its place.
+        to: String,
+    },
+    /// A copy of this ledger is unfinished, so its loans must not be removed.
+    #[error(
+        "the ledger is being copied to {to}, so nothing is pruned; run `loangate ledger copy` again \
+         until it succeeds. To give up an interrupted copy, start a gate on this ledger, or run \
+         `loangate ledger copy --release-source`"
+    )]
+    BeingCopied {
+        /// The destination of the copy.
+        to: String,
+    },
     /// The file cannot be created or locked.
     #[error("the ledger file {file} cannot be used: {source}; check its directory and its owner")]
     File {

@@ -68,6 +68,15 @@ async fn demo_continues_in_postgresql_and_back_in_a_file() {
         assert!(copied.contains("1 loans in state accepted"), "{copied}");
         assert!(copied.contains("copied from SQLite at "), "{copied}");
     }
+    // The configuration of the demo names the file, which was moved.
+    let prune = ["ledger", "prune", "--before", "2020-01-01"];
+    let refused = text(&loangate(&demo, &prune).stderr);
+    assert!(refused.contains("was moved to the database"), "{refused}");
+    let release = ["ledger", "copy", "--from", &file, "--release-source"];
+    let released = succeeds(&loangate(&demo, &release));
+    assert!(released.contains("gates may use"), "{released}");
+    succeeds(&loangate(&demo, &prune));
+    succeeds(&loangate(&demo, &there));
     let mut demo = demo.restart_with(&["--ledger", &postgres]);
     assert_eq!(get_book(&demo).await, StatusCode::OK);
     assert_eq!(loan_ids(&demo).await, loans);

@@ -83,8 +83,7 @@ fn step_row(row: &impl StoredRow, library: LibraryId, loan: Uuid) -> Result<Step
         version: row.number("version")?,
         salt: row.optional_bytes("salt")?,
         loan_mac: row.optional_bytes("loan_mac")?,
-        chain: row.id("chain")?.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-        number: row.number("number")?,
+        place: row.number("number")?,
     })
 }
 

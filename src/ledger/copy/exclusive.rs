@@ -3,19 +3,19 @@
 use aws_lc_rs::digest::{Context, SHA256};
 use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row as _};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::Keys;
-use super::read::{Rows, postgres_rows, sqlite_rows};
+use super::read_postgres::postgres_rows;
+use super::read_sqlite::{Rows, sqlite_rows};
 use super::rows::{Position, Table};
 use crate::ledger::audit::{AuditKey, Head, Verified};
-use crate::ledger::postgres::ExclusiveDatabase;
+use crate::ledger::postgres::{
+    ATTEMPTS, Deadlines, ExclusiveDatabase, RETRY_PAUSE, is_of_connection,
+};
 use crate::ledger::sqlite::{self, ExclusiveFile, read_head};
 use crate::ledger::{LedgerError, StoreSettings, postgres};
-
-/// A snapshot for as long as the tables are large.
-const POSTGRES_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-     SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
 
 /// A ledger that no gate uses.
 pub(super) enum ExclusiveLedger {
@@ -26,17 +26,29 @@ pub(super) enum ExclusiveLedger {
 use ExclusiveLedger::{Postgres, Sqlite};
 
 impl ExclusiveLedger {
+    /// Returns whether a file or a database has a ledger. Creates nothing.
+    pub(super) async fn exists(store: &StoreSettings) -> Result<bool, LedgerError> {
+        match store {
+            StoreSettings::Sqlite(file) => Ok(file.exists()),
+            StoreSettings::Postgres(settings) => {
+                ExclusiveDatabase::has_ledger(settings).await.map_err(LedgerError::Server)
+            }
+        }
+    }
+
     /// Opens a ledger as a gate does, but also a half copied one. Creates a missing one.
     pub(super) async fn open(
         store: &StoreSettings,
         keys: &Keys,
+        deadlines: Deadlines,
     ) -> Result<ExclusiveLedger, LedgerError> {
         Ok(match store {
             StoreSettings::Sqlite(file) => {
                 Sqlite(ExclusiveFile::open(file, &keys.fingerprint, &keys.audit).await?)
             }
             StoreSettings::Postgres(settings) => {
-                let opened = ExclusiveDatabase::open(settings, &keys.fingerprint, &keys.audit);
+                let opened =
+                    ExclusiveDatabase::open(settings, &keys.fingerprint, &keys.audit, deadlines);
                 Postgres(Box::new(Box::pin(opened).await?))
             }
         })
@@ -61,12 +73,21 @@ impl ExclusiveLedger {
     /// Returns whether no gate uses the ledger. Waits for gates that were killed.
     pub(super) async fn is_alone(
         &mut self,
-        on_wait: impl FnMut(usize),
+        mut on_wait: impl FnMut(usize),
     ) -> Result<bool, LedgerError> {
-        match self {
-            Sqlite(file) => Ok(file.is_alone()),
-            Postgres(database) => {
-                Box::pin(database.is_alone(on_wait)).await.map_err(LedgerError::Server)
+        let database = match self {
+            Sqlite(file) => return Ok(file.is_alone()),
+            Postgres(database) => database,
+        };
+        // The connection may have been idle for so long that it is lost.
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match Box::pin(database.is_alone(&mut on_wait)).await {
+                Err(error) if is_of_connection(&error) && attempts < ATTEMPTS => {
+                    sleep(RETRY_PAUSE).await;
+                }
+                read => return read.map_err(LedgerError::Server),
             }
         }
     }
@@ -92,7 +113,7 @@ impl ExclusiveLedger {
     pub(super) async fn head(&mut self) -> Result<Head, LedgerError> {
         let head = match self {
             Sqlite(file) => read_head(&mut file.connection).await,
-            Postgres(database) => head_of_chains(&mut database.connection).await,
+            Postgres(database) => database.read_table(head_of_chains).await,
         };
         head.map_err(|source| self.failed(source))
     }
@@ -106,8 +127,10 @@ impl ExclusiveLedger {
         match self {
             Sqlite(_) => Ok(()),
             Postgres(database) => {
-                let sealed = postgres::seal_copied(&mut database.connection, chain, key).await;
-                sealed.map_err(LedgerError::Server)
+                let seal = async |connection: &mut PgConnection| {
+                    postgres::seal_copied(connection, chain, key).await
+                };
+                database.write(seal).await.map_err(LedgerError::Server)
             }
         }
     }
@@ -121,46 +144,47 @@ impl ExclusiveLedger {
     }
 
     pub(super) async fn count(&mut self, table: Table) -> Result<u64, LedgerError> {
-        let sql = AssertSqlSafe(format!("SELECT count(*) FROM {}", table.sql_name()));
+        let sql = format!("SELECT count(*) FROM {}", table.sql_name());
         let count: Result<i64, sqlx::Error> = match self {
-            Sqlite(file) => sqlx::query_scalar(sql).fetch_one(&mut file.connection).await,
+            Sqlite(file) => {
+                let query = sqlx::query_scalar(AssertSqlSafe(sql));
+                query.fetch_one(&mut file.connection).await
+            }
             Postgres(database) => {
-                let query = sqlx::query_scalar(sql).persistent(false);
-                query.fetch_one(&mut database.connection).await
+                let count = async |connection: &mut PgConnection| {
+                    let query = sqlx::query_scalar(AssertSqlSafe(sql.clone())).persistent(false);
+                    query.fetch_one(connection).await
+                };
+                database.read_table(count).await
             }
         };
         count.map(i64::unsigned_abs).map_err(|source| self.failed(source))
     }
 
-    /// Begins a snapshot for [`ExclusiveLedger::rows`].
+    /// Begins a snapshot for [`ExclusiveLedger::rows`], in SQLite.
     pub(super) async fn begin_reading(&mut self) -> Result<(), LedgerError> {
-        self.execute("BEGIN", POSTGRES_READ).await
+        self.execute("BEGIN").await
     }
 
     /// Ends the snapshot.
     pub(super) async fn end_reading(&mut self) -> Result<(), LedgerError> {
-        self.execute("ROLLBACK", "ROLLBACK").await
+        self.execute("ROLLBACK").await
     }
 
-    async fn execute(
-        &mut self,
-        sqlite: &'static str,
-        postgres: &'static str,
-    ) -> Result<(), LedgerError> {
+    async fn execute(&mut self, sqlite: &'static str) -> Result<(), LedgerError> {
         let executed = match self {
             Sqlite(file) => sqlx::raw_sql(sqlite).execute(&mut file.connection).await.map(drop),
-            Postgres(database) => {
-                sqlx::raw_sql(postgres).execute(&mut database.connection).await.map(drop)
-            }
+            Postgres(_) => Ok(()),
         };
         executed.map_err(|source| self.failed(source))
     }
 
-    /// Reads the rows of a table after a position.
+    /// Reads the rows of a table after a position. PostgreSQL returns pages of `page` rows.
     pub(super) fn rows<'a>(
         &'a mut self,
         table: Table,
         after: &Position,
+        page: usize,
         key: &'a AuditKey,
     ) -> Rows<'a> {
         match self {
@@ -169,16 +193,16 @@ impl ExclusiveLedger {
                 let failed = move |source| LedgerError::Database { file: path.clone(), source };
                 sqlite_rows(&mut file.connection, failed, table, after, key)
             }
-            Postgres(database) => postgres_rows(&mut database.connection, table, after, key),
+            Postgres(database) => postgres_rows(database, table, after, page, key),
         }
     }
 
     /// Closes the connection, with which SQLite checkpoints its log.
     pub(super) async fn close(self) {
-        let _ = match self {
-            Sqlite(file) => file.connection.close().await,
-            Postgres(database) => database.connection.close().await,
-        };
+        match self {
+            Sqlite(file) => drop(file.connection.close().await),
+            Postgres(database) => database.close().await,
+        }
     }
 }
 

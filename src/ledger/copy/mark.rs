@@ -14,8 +14,8 @@ pub(super) struct Mark {
     /// The newest link of the source when the copy began.
     source_number: i64,
     source_mac: String,
-    /// The name of the destination's chains, if each library has one.
-    chain: String,
+    /// The name of this copy, and of the destination's chains if each library has one.
+    pub(super) chain: String,
     /// The table that is copied; none when all are.
     pub(super) table: Option<Table>,
     /// The last row of the table that was copied.

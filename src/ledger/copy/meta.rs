@@ -1,4 +1,4 @@
-//! The rows of `meta` that a copy reads and writes: the mark, and the origins.
+//! The rows of `meta` that a copy reads and writes, in both stores: the marks, and the origins.
 
 use sqlx::{Connection, PgConnection, SqliteConnection};
 
@@ -6,9 +6,86 @@ use super::exclusive::ExclusiveLedger;
 use super::exclusive::ExclusiveLedger::{Postgres, Sqlite};
 use super::mark::Mark;
 use super::origin::{self, Origin};
-use super::write::POSTGRES_BEGIN;
-use crate::ledger::copy_mark::{COPIED_FROM, IN_PROGRESS};
+use crate::ledger::copy_mark::{BEING_COPIED, COPIED_FROM, IN_PROGRESS, MOVED};
+use crate::ledger::postgres::lock_to_mark;
 use crate::ledger::{LedgerError, sqlite};
+
+/// SQLite also reads parameters of this form.
+const FIND: &str = "SELECT value FROM meta WHERE name = $1";
+const INSERT: &str = "INSERT INTO meta (name, value) VALUES ($1, $2)";
+const REPLACE: &str = "UPDATE meta SET value = $3 WHERE name = $1 AND value = $2";
+const REMOVE: &str = "DELETE FROM meta WHERE name = $1 AND value = $2";
+
+/// The table in a transaction that writes.
+pub(super) enum Meta<'a> {
+    Sqlite(&'a mut SqliteConnection),
+    Postgres(&'a mut PgConnection),
+}
+
+impl Meta<'_> {
+    pub(super) async fn find(&mut self, name: &str) -> Result<Option<Vec<u8>>, sqlx::Error> {
+        match self {
+            Meta::Sqlite(connection) => {
+                let query = sqlx::query_scalar(FIND).bind(name);
+                query.fetch_optional(&mut **connection).await
+            }
+            Meta::Postgres(connection) => {
+                let query = sqlx::query_scalar(FIND).bind(name).persistent(false);
+                query.fetch_optional(&mut **connection).await
+            }
+        }
+    }
+
+    pub(super) async fn insert(&mut self, name: &str, value: &[u8]) -> Result<(), sqlx::Error> {
+        self.execute(INSERT, name, &[value]).await.map(drop)
+    }
+
+    /// Replaces a row that has the value `old`. Returns whether it had.
+    pub(super) async fn replace(
+        &mut self,
+        name: &str,
+        [old, new]: [&[u8]; 2],
+    ) -> Result<bool, sqlx::Error> {
+        self.execute(REPLACE, name, &[old, new]).await.map(|rows| rows > 0)
+    }
+
+    /// Removes a row that has this value. Returns whether it had.
+    pub(super) async fn remove(&mut self, name: &str, value: &[u8]) -> Result<bool, sqlx::Error> {
+        self.execute(REMOVE, name, &[value]).await.map(|rows| rows > 0)
+    }
+
+    /// Removes a row, whatever its value is. Returns the value.
+    pub(super) async fn take(&mut self, name: &str) -> Result<Option<Vec<u8>>, sqlx::Error> {
+        let value = self.find(name).await?;
+        if let Some(value) = &value {
+            self.remove(name, value).await?;
+        }
+        Ok(value)
+    }
+
+    async fn execute(
+        &mut self,
+        sql: &'static str,
+        name: &str,
+        values: &[&[u8]],
+    ) -> Result<u64, sqlx::Error> {
+        match self {
+            Meta::Sqlite(connection) => {
+                let query = values
+                    .iter()
+                    .fold(sqlx::query(sql).bind(name), |query, value| query.bind(*value));
+                query.execute(&mut **connection).await.map(|done| done.rows_affected())
+            }
+            Meta::Postgres(connection) => {
+                let query = values
+                    .iter()
+                    .fold(sqlx::query(sql).bind(name), |query, value| query.bind(*value));
+                let query = query.persistent(false);
+                query.execute(&mut **connection).await.map(|done| done.rows_affected())
+            }
+        }
+    }
+}
 
 impl ExclusiveLedger {
     /// Returns the mark of a copy into this ledger.
@@ -30,95 +107,81 @@ impl ExclusiveLedger {
                 rows.and_then(|rows| rows.iter().map(origin::named).collect())
             }
             Postgres(database) => {
-                let query = sqlx::query(origin::POSTGRES_ROWS).bind(like).persistent(false);
-                let rows = query.fetch_all(&mut database.connection).await;
-                rows.and_then(|rows| rows.iter().map(origin::named).collect())
+                let read = async |connection: &mut PgConnection| {
+                    let query = sqlx::query(origin::POSTGRES_ROWS).bind(like).persistent(false);
+                    let rows = query.fetch_all(connection).await?;
+                    rows.iter().map(origin::named).collect()
+                };
+                database.read(read).await
             }
         };
         rows.map_err(|source| self.failed(source))
     }
 
-    /// Inserts the first mark. From then on no gate opens the ledger.
-    pub(super) async fn insert_mark(&mut self, mark: &Mark) -> Result<(), LedgerError> {
-        let value = mark.to_bytes();
-        let inserted = match self {
-            Sqlite(file) => insert_sqlite(&mut file.connection, IN_PROGRESS, value).await,
+    /// Changes `meta` in one transaction, while nothing is pruned.
+    pub(super) async fn change_meta<T>(
+        &mut self,
+        work: impl AsyncFn(&mut Meta<'_>) -> Result<T, sqlx::Error>,
+    ) -> Result<T, LedgerError> {
+        let changed = match self {
+            Sqlite(file) => change_sqlite(&mut file.connection, work).await,
             Postgres(database) => {
-                insert_postgres(&mut database.connection, IN_PROGRESS, value).await
+                let change = async |connection: &mut PgConnection| {
+                    lock_to_mark(connection).await?;
+                    work(&mut Meta::Postgres(connection)).await
+                };
+                database.write(change).await
             }
         };
-        inserted.map_err(|source| self.failed(source))
+        changed.map_err(|source| self.failed(source))
     }
 
-    /// Removes the mark of a copy that has written nothing.
-    pub(super) async fn remove_mark(&mut self) -> Result<(), LedgerError> {
-        let removed = match self {
-            Sqlite(file) => remove_sqlite(&mut file.connection).await,
-            Postgres(database) => remove_postgres(&mut database.connection).await,
-        };
-        removed.map_err(|source| self.failed(source))
+    /// Inserts the first mark. From then on no gate opens the ledger. An empty ledger may have been
+    /// the source of an earlier copy.
+    pub(super) async fn insert_mark(&mut self, mark: &Mark) -> Result<(), LedgerError> {
+        self.change_meta(async |meta| {
+            meta.insert(IN_PROGRESS, &mark.to_bytes()).await?;
+            meta.take(BEING_COPIED).await?;
+            meta.take(MOVED).await.map(drop)
+        })
+        .await
     }
 
-    /// Replaces the mark by the origins of this ledger: gates may open it.
-    pub(super) async fn complete(&mut self, origins: &[Origin]) -> Result<(), LedgerError> {
-        let completed = match self {
-            Sqlite(file) => complete_sqlite(&mut file.connection, origins).await,
-            Postgres(database) => complete_postgres(&mut database.connection, origins).await,
-        };
-        completed.map_err(|source| self.failed(source))
+    /// Removes the mark of a copy that has written nothing, unless another copy has replaced it.
+    pub(super) async fn remove_mark(&mut self, mark: &Mark) -> Result<(), LedgerError> {
+        let remove =
+            self.change_meta(async |meta| meta.remove(IN_PROGRESS, &mark.to_bytes()).await);
+        remove.await.map(drop)
+    }
+
+    /// Replaces the mark by the origins of this ledger: gates may open it. Returns false if another
+    /// copy has replaced the mark.
+    pub(super) async fn complete(
+        &mut self,
+        mark: &Mark,
+        origins: &[Origin],
+    ) -> Result<bool, LedgerError> {
+        self.change_meta(async |meta| {
+            if !meta.remove(IN_PROGRESS, &mark.to_bytes()).await? {
+                return Ok(false);
+            }
+            for (name, origin) in numbered(origins) {
+                meta.insert(&name, &origin.to_bytes()).await?;
+            }
+            Ok(true)
+        })
+        .await
     }
 }
 
-async fn insert_sqlite(
+async fn change_sqlite<T>(
     connection: &mut SqliteConnection,
-    name: &str,
-    value: Vec<u8>,
-) -> Result<(), sqlx::Error> {
-    let insert = sqlx::query("INSERT INTO meta (name, value) VALUES (?, ?)");
-    insert.bind(name).bind(value).execute(connection).await.map(drop)
-}
-
-async fn insert_postgres(
-    connection: &mut PgConnection,
-    name: &str,
-    value: Vec<u8>,
-) -> Result<(), sqlx::Error> {
-    let insert = sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2)");
-    insert.bind(name).bind(value).persistent(false).execute(connection).await.map(drop)
-}
-
-async fn complete_sqlite(
-    connection: &mut SqliteConnection,
-    origins: &[Origin],
-) -> Result<(), sqlx::Error> {
+    work: impl AsyncFn(&mut Meta<'_>) -> Result<T, sqlx::Error>,
+) -> Result<T, sqlx::Error> {
     let mut transaction = connection.begin_with(sqlite::BEGIN).await?;
-    for (name, origin) in numbered(origins) {
-        insert_sqlite(&mut transaction, &name, origin.to_bytes()).await?;
-    }
-    remove_sqlite(&mut transaction).await?;
-    transaction.commit().await
-}
-
-async fn remove_sqlite(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    let delete = sqlx::query("DELETE FROM meta WHERE name = ?").bind(IN_PROGRESS);
-    delete.execute(connection).await.map(drop)
-}
-
-async fn remove_postgres(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let delete = sqlx::query("DELETE FROM meta WHERE name = $1").bind(IN_PROGRESS);
-    delete.persistent(false).execute(connection).await.map(drop)
-}
-
-async fn complete_postgres(
-    connection: &mut PgConnection,
-    origins: &[Origin],
-) -> Result<(), sqlx::Error> {
-    let mut transaction = connection.begin_with(POSTGRES_BEGIN).await?;
-    for (name, origin) in numbered(origins) {
-        insert_postgres(&mut transaction, &name, origin.to_bytes()).await?;
-    }
-    remove_postgres(&mut transaction).await?;
-    transaction.commit().await
+    let changed = work(&mut Meta::Sqlite(&mut transaction)).await?;
+    transaction.commit().await?;
+    Ok(changed)
 }
 
 fn numbered(origins: &[Origin]) -> impl Iterator<Item = (String, &Origin)> {

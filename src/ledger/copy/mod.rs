@@ -1,8 +1,8 @@
 //! Copies a ledger from SQLite to PostgreSQL or back, for `loangate ledger copy`.
 //!
 //! No gate may run during a copy. The source is opened as by a gate and verified, and its loans and
-//! steps are not changed. The destination has a mark in `meta` until the copy is complete, and no
-//! gate opens it before. Each transaction writes a batch and replaces the mark, so a killed copy
+//! steps are not changed. It gets a mark in `meta`, and no gate opens it after the copy. The
+//! destination has a mark until the copy is complete, and no gate opens it before. Each transaction writes a batch and replaces the mark, so a killed copy
 //! continues where it ended. At the end, all rows of both sides are compared, and both audit trails
 //! are verified.
 //!
@@ -13,9 +13,12 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `run` | the steps of a copy |
+//! | `run`, `start` | the steps of a copy |
+//! | `source` | the mark of the source, which no gate opens after the copy |
 //! | `exclusive` | a ledger of either store while no gate runs |
-//! | `rows`, `convert`, `read` | the rows of the tables, and streams of them |
+//! | `rows`, `convert` | the rows of the tables |
+//! | `read_sqlite`, `read_postgres` | streams of rows |
+//! | `order` | the order of a loan's steps in several chains |
 //! | `write` | the transactions |
 //! | `write_sqlite`, `write_postgres` | the statements that insert rows |
 //! | `mark`, `origin`, `meta` | the rows of `meta` during and after a copy |
@@ -25,11 +28,15 @@ mod convert;
 mod exclusive;
 mod mark;
 mod meta;
+mod order;
 mod origin;
 mod progress;
-mod read;
+mod read_postgres;
+mod read_sqlite;
 mod rows;
 mod run;
+mod source;
+mod start;
 mod summary;
 mod write;
 mod write_postgres;
@@ -40,10 +47,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::audit::AuditKey;
+use super::postgres::Deadlines;
 use super::{LedgerError, StoreSettings};
 pub use origin::{Origin, copied_from};
 pub use progress::CopyProgress;
 use run::Copy;
+pub use source::release_source;
 
 /// The number of rows that one transaction writes.
 const BATCH: usize = 4000;
@@ -73,7 +82,10 @@ pub struct Copied {
 pub enum CopyError {
     /// One of the ledgers failed.
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Ledger(LedgerError),
+    /// The server of PostgreSQL failed or did not respond in time. The copy can be continued.
+    #[error("{0}. Then run the same command again: it continues the copy")]
+    Interrupted(LedgerError),
     /// Something must be changed before the ledger can be copied.
     #[error("{0}")]
     Refused(String),
@@ -82,11 +94,21 @@ pub enum CopyError {
     Findings(Vec<String>),
 }
 
+impl From<LedgerError> for CopyError {
+    fn from(error: LedgerError) -> CopyError {
+        match error {
+            LedgerError::Server(_) => CopyError::Interrupted(error),
+            other => CopyError::Ledger(other),
+        }
+    }
+}
+
 /// Copies the ledger in `from` to `to`, or continues an interrupted copy. Calls `report` after each
 /// batch. `now` is the time that the destination stores.
 ///
 /// # Errors
 /// [`CopyError`]. Loans and steps of the source are unchanged, and no gate opens the destination.
+/// Gates may open the source, unless only the destination was left to be completed.
 pub async fn copy(
     from: &StoreSettings,
     to: &StoreSettings,
@@ -95,7 +117,8 @@ pub async fn copy(
     report: &mut (dyn FnMut(CopyProgress) + Send),
 ) -> Result<Copied, CopyError> {
     // Boxed: it holds the state of both stores.
-    Box::pin(Copy { keys, batch: BATCH, now, report }.run(from, to)).await
+    let deadlines = Deadlines::default();
+    Box::pin(Copy { keys, batch: BATCH, deadlines, now, report }.run(from, to)).await
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! with the audit key, so that the two can be compared later.
 
 use std::fmt;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
@@ -13,8 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::CopyError;
 use crate::ledger::audit::{AuditKey, Head};
 use crate::ledger::copy_mark::COPIED_FROM;
-use crate::ledger::postgres::{Connector, Purpose};
+use crate::ledger::postgres::{Connector, Purpose, within};
 use crate::ledger::{LedgerError, StoreSettings, sqlite};
+
+/// The deadline of reading the origins of a database, including its connection.
+const READ_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A ledger from which another one was copied.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -125,7 +129,7 @@ pub async fn copied_from(store: &StoreSettings, key: &AuditKey) -> Result<Vec<Or
                 let rows = query.fetch_all(&mut connection).await?;
                 rows.iter().map(named).collect::<Result<Vec<_>, _>>()
             };
-            read.await.map_err(LedgerError::Server)?
+            within(READ_DEADLINE, read).await.map_err(LedgerError::Server)?
         }
     };
     read_origins(&rows, key)

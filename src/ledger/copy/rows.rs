@@ -50,9 +50,8 @@ impl Table {
 /// the fields.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Position {
-    pub(super) at: i64,
     pub(super) library: String,
-    /// The UUID of the loan, or of the chain of a step.
+    /// The UUID of the loan.
     pub(super) id: String,
     pub(super) number: i64,
     pub(super) file: String,
@@ -62,7 +61,7 @@ impl Position {
     /// Returns the position before the first row.
     pub(super) fn start() -> Position {
         let (library, id, file) = Default::default();
-        Position { at: i64::MIN, library, id, number: 0, file }
+        Position { library, id, number: 0, file }
     }
 
     /// Returns `id` as a UUID, the nil UUID at the start.
@@ -118,9 +117,8 @@ pub(super) struct StepRow {
     pub(super) version: i64,
     pub(super) salt: Option<Vec<u8>>,
     pub(super) loan_mac: Option<Vec<u8>>,
-    /// The chain in the source; nil in SQLite, which has one.
-    pub(super) chain: Uuid,
-    pub(super) number: i64,
+    /// The number in the chain of SQLite; in PostgreSQL, the place among the steps of the loan.
+    pub(super) place: i64,
 }
 
 impl StepRow {
@@ -187,9 +185,7 @@ impl Row {
         };
         match self {
             Row::Loan(loan) => of(loan.library, loan.id),
-            Row::Step(step) => {
-                Position { at: step.at, number: step.number, ..of(step.library, step.chain) }
-            }
+            Row::Step(step) => Position { number: step.place, ..of(step.library, step.loan) },
             Row::Delivered(row) => Position { file: row.file.clone(), ..of(row.library, row.loan) },
             Row::Doubt(doubt) => of(doubt.library, doubt.loan),
         }

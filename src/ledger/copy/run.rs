@@ -1,4 +1,4 @@
-//! The steps of a copy, in their order.
+//! The steps of a copy, in their order. `start` has those before the first row.
 
 use std::time::Instant;
 
@@ -9,26 +9,26 @@ use super::exclusive::ExclusiveLedger;
 use super::mark::Mark;
 use super::origin::{self, Origin};
 use super::rows::{Position, Table};
+use super::source::source_mark;
+use super::start::Start;
 use super::summary::Summary;
-use super::{Copied, CopyError, CopyProgress, Keys};
-use crate::ledger::audit::{Head, Verified};
-use crate::ledger::postgres::ExclusiveDatabase;
+use super::write::OTHER_COPY;
+use super::{Copied, CopyError, CopyProgress, Deadlines, Keys};
+use crate::ledger::audit::Head;
 use crate::ledger::{LedgerError, StoreSettings};
+
+/// A gate has opened the source, or another copy of it has begun.
+const SOURCE_CHANGED: &str = "the source has changed during the copy, or a gate or another copy has \
+     opened it; stop them, empty the destination, and copy again";
 
 /// A running copy.
 pub(super) struct Copy<'a> {
     pub(super) keys: &'a Keys,
     /// The number of rows of a transaction.
     pub(super) batch: usize,
+    pub(super) deadlines: Deadlines,
     pub(super) now: Timestamp,
     pub(super) report: &'a mut (dyn FnMut(CopyProgress) + Send),
-}
-
-/// Where a copy begins.
-enum Start {
-    At(Mark),
-    /// It is complete, and only compares.
-    Complete(Origin),
 }
 
 impl Copy<'_> {
@@ -39,118 +39,64 @@ impl Copy<'_> {
         to: &StoreSettings,
     ) -> Result<Copied, CopyError> {
         let mut source = self.open_source(from, to).await?;
-        let mut destination = ExclusiveLedger::open(to, self.keys).await?;
+        let opened = ExclusiveLedger::open(to, self.keys, self.deadlines);
+        let mut destination = opened.await?;
         self.require_alone(&mut destination, "--to").await?;
-        (self.report)(CopyProgress::Verifying("source"));
-        let verified = sound("source", source.verify(&self.keys.audit).await?)?;
         let head = source.head().await?;
-        let mut origins = origin::read_origins(&source.origins().await?, &self.keys.audit)?;
-        let (summary, origin) = match self.begin(&mut destination, &head).await? {
+        let copied = match self.start(&mut destination, &head).await? {
             Start::Complete(origin) => {
-                (self.compare(&mut source, &mut destination, &head).await?, origin)
-            }
-            Start::At(mark) => {
-                let mark = self.copy_tables(&mut source, &mut destination, mark).await?;
-                destination.seal_chains(mark.chain(), &self.keys.audit).await?;
+                let verified = self.verify(&mut source, "source").await?;
                 let summary = self.compare(&mut source, &mut destination, &head).await?;
-                let counts = [Table::Loans, Table::Steps].map(|table| summary.count(table));
-                let last = (verified.pruned, self.now);
-                let origin = Origin::new(source.store(), &head, counts, last, &self.keys.audit);
-                origins.push(origin.clone());
-                destination.complete(&origins).await?;
-                (summary, origin)
+                // The mark may have been removed since.
+                source.mark_moved_before(&source_mark(&Mark::new(&head).chain, to)).await?;
+                Copied { counts: summary.counts(), covered: verified.uncovered, origin }
+            }
+            Start::At(mark, is_new) => {
+                let ends = (&mut source, &mut destination);
+                self.copy_from(ends, (mark, is_new), &head, to).await?
             }
         };
         source.close().await;
         destination.close().await;
-        Ok(Copied { counts: summary.counts(), covered: verified.uncovered, origin })
+        Ok(copied)
     }
 
-    async fn open_source(
+    /// Copies what follows the mark, and completes the destination.
+    async fn copy_from(
         &mut self,
-        from: &StoreSettings,
+        (source, destination): (&mut ExclusiveLedger, &mut ExclusiveLedger),
+        (mark, is_new): (Mark, bool),
+        head: &Head,
         to: &StoreSettings,
-    ) -> Result<ExclusiveLedger, CopyError> {
-        use StoreSettings::{Postgres, Sqlite};
-        let exists = match (from, to) {
-            (Sqlite(file), Postgres(_)) => file.exists(),
-            (Postgres(settings), Sqlite(_)) => {
-                ExclusiveDatabase::has_ledger(settings).await.map_err(LedgerError::Server)?
-            }
-            _ => {
-                let sentence = "--from and --to must be a SQLite file and a PostgreSQL database, \
-                     in either order";
-                return Err(CopyError::Refused(sentence.to_owned()));
-            }
-        };
-        if !exists {
-            return Err(CopyError::Refused("--from names no ledger; check its path".to_owned()));
+    ) -> Result<Copied, CopyError> {
+        if let Some(to) = source.moved_elsewhere(Some(&mark.chain)).await? {
+            return Err(LedgerError::Moved { to }.into());
         }
-        let mut source = ExclusiveLedger::open(from, self.keys).await?;
-        if source.mark().await?.is_some() {
-            return Err(LedgerError::HalfCopied.into());
+        let of_source = source_mark(&mark.chain, to);
+        // First: what is verified now must not be pruned later.
+        source.mark_source(&of_source).await?;
+        let begun = self.begin(source, destination, (&mark, is_new)).await;
+        if begun.is_err() && is_new {
+            source.unmark_source(&of_source).await?;
         }
-        if source.begins_are_closed().await? {
-            let sentence = "the database of --from lacks steps, so its begins are closed; follow \
-                 \"At night\" in docs/cluster.md first";
-            return Err(CopyError::Refused(sentence.to_owned()));
+        let verified = begun?;
+        let mut origins = origin::read_origins(&source.origins().await?, &self.keys.audit)?;
+        let mark = self.copy_tables(source, destination, mark).await?;
+        destination.seal_chains(mark.chain(), &self.keys.audit).await?;
+        let summary = self.compare(source, destination, head).await?;
+        let counts = [Table::Loans, Table::Steps].map(|table| summary.count(table));
+        let last = (verified.pruned, self.now);
+        let origin = Origin::new(source.store(), head, counts, last, &self.keys.audit);
+        origins.push(origin.clone());
+        if !source.mark_moved(&of_source).await? {
+            return Err(CopyError::Refused(SOURCE_CHANGED.to_owned()));
         }
-        self.require_alone(&mut source, "--from").await?;
-        Ok(source)
-    }
-
-    /// Refuses a ledger that a gate uses.
-    async fn require_alone(
-        &mut self,
-        ledger: &mut ExclusiveLedger,
-        option: &str,
-    ) -> Result<(), CopyError> {
-        let report = &mut self.report;
-        if ledger.is_alone(|gates| report(CopyProgress::Waiting(gates))).await? {
-            return Ok(());
+        // Again: a gate that was suspended may have joined before the mark was there.
+        self.require_alone(source, "--from").await?;
+        if !destination.complete(&mark, &origins).await? {
+            return Err(CopyError::Refused(OTHER_COPY.to_owned()));
         }
-        Err(CopyError::Refused(format!(
-            "a gate has the ledger of {option} open; stop all gates, and copy again"
-        )))
-    }
-
-    /// Returns where the copy begins or continues.
-    async fn begin(
-        &mut self,
-        destination: &mut ExclusiveLedger,
-        source: &Head,
-    ) -> Result<Start, CopyError> {
-        if let Some(stored) = destination.mark().await? {
-            return match Mark::parse(&stored).filter(|mark| mark.is_of(source)) {
-                Some(mark) => Ok(Start::At(mark)),
-                None => Err(CopyError::Refused(
-                    "the destination has a part of another ledger, or the source has changed \
-                     since the copy began; empty the destination, and copy again"
-                        .to_owned(),
-                )),
-            };
-        }
-        let mut origins = origin::read_origins(&destination.origins().await?, &self.keys.audit)?;
-        if let Some(origin) = origins.pop_if(|origin| origin.is_of(source)) {
-            return Ok(Start::Complete(origin));
-        }
-        for table in Table::ALL {
-            if destination.count(table).await? > 0 {
-                return Err(CopyError::Refused(format!(
-                    "the destination has {} that are not of this copy; name an empty database or \
-                     a new file",
-                    table.name()
-                )));
-            }
-        }
-        let mark = Mark::new(source);
-        destination.insert_mark(&mark).await?;
-        // A gate that started before the mark was there may have not seen it.
-        if let Err(error) = self.require_alone(destination, "--to").await {
-            destination.remove_mark().await?;
-            return Err(error);
-        }
-        Ok(Start::At(mark))
+        Ok(Copied { counts: summary.counts(), covered: verified.uncovered, origin })
     }
 
     /// Copies the tables from the mark on. Returns the last mark.
@@ -179,7 +125,8 @@ impl Copy<'_> {
     ) -> Result<Mark, CopyError> {
         let (started, former) = (Instant::now(), mark.done);
         source.begin_reading().await?;
-        let mut rows = source.rows(table, &mark.after, &self.keys.audit).try_chunks(self.batch);
+        let rows = source.rows(table, &mark.after, self.batch, &self.keys.audit);
+        let mut rows = rows.try_chunks(self.batch);
         while let Some(batch) = rows.try_next().await.map_err(|error| error.1)? {
             let Some(last) = batch.last() else { continue };
             let next = mark.advance(batch.len(), last.position());
@@ -210,18 +157,14 @@ impl Copy<'_> {
             differences.push("empty the destination, and copy again".to_owned());
             return Err(CopyError::Findings(differences));
         }
-        (self.report)(CopyProgress::Verifying("destination"));
         destination.write_head_file().await?;
-        sound("destination", destination.verify(&self.keys.audit).await?)?;
+        self.verify(destination, "destination").await?;
         // Again: what was copied must be what was verified, also if somebody changed rows since.
-        (self.report)(CopyProgress::Verifying("source"));
-        sound("source", source.verify(&self.keys.audit).await?)?;
+        self.verify(source, "source").await?;
         self.require_alone(source, "--from").await?;
         self.require_alone(destination, "--to").await?;
         if source.head().await? != *head {
-            let sentence = "the source has changed during the copy; stop all gates, empty the \
-                 destination, and copy again";
-            return Err(CopyError::Refused(sentence.to_owned()));
+            return Err(CopyError::Refused(SOURCE_CHANGED.to_owned()));
         }
         Ok(summary)
     }
@@ -230,7 +173,7 @@ impl Copy<'_> {
         let mut summary = Summary::default();
         ledger.begin_reading().await?;
         for table in Table::ALL {
-            let mut rows = ledger.rows(table, &Position::start(), &self.keys.audit);
+            let mut rows = ledger.rows(table, &Position::start(), self.batch, &self.keys.audit);
             while let Some(row) = rows.try_next().await? {
                 summary.add(table, &row);
             }
@@ -238,13 +181,4 @@ impl Copy<'_> {
         ledger.end_reading().await?;
         Ok(summary)
     }
-}
-
-/// Returns the result of a verification that found nothing.
-fn sound(side: &str, verified: Verified) -> Result<Verified, CopyError> {
-    if verified.findings.is_empty() {
-        return Ok(verified);
-    }
-    let findings = verified.findings.iter().map(|finding| format!("{side}: {finding}"));
-    Err(CopyError::Findings(findings.collect()))
 }

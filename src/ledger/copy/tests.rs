@@ -1,5 +1,9 @@
 //! Tests of copies between a SQLite file and a PostgreSQL database.
 
+mod marks;
+mod network;
+mod order;
+
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnectOptions;
@@ -45,7 +49,8 @@ async fn copy_until(
         }
     };
     let keys = keys();
-    let running = Copy { keys: &keys, batch: 2, now: second(5000), report: &mut report };
+    let deadlines = Deadlines::default();
+    let running = Copy { keys: &keys, batch: 2, deadlines, now: second(5000), report: &mut report };
     let (from, to) = (from.settings(), to.settings());
     tokio::select! {
         biased;
@@ -95,6 +100,11 @@ async fn write_loans(ledger: &Ledger) {
     ledger.intend(Loan::intend(key, second(3)), None, by("reader")).await.unwrap();
     let doubts = Doubts { library: open.library(), absent: vec![open], run: now() };
     ledger.replace_doubts(doubts).await.unwrap();
+}
+
+/// Lets gates use the source of a copy again.
+async fn release(store: &TestStore) {
+    assert!(release_source(&store.settings(), &keys()).await.unwrap().is_some());
 }
 
 /// Closes a ledger, and with it the file that shows that its process lives.
@@ -186,6 +196,8 @@ async fn ledger_of_every_state_is_the_same_there_and_back() {
     let verified = verify(&first.settings(), &audit_key()).await.unwrap();
     assert_eq!((origins[0].step, origins[0].pruned), (verified.head.number, verified.pruned));
 
+    release(&first).await;
+    release(&there).await;
     let (first, there) = (first.open().await, there.open().await);
     assert_eq!(all_loans(&first).await, all_loans(&there).await);
     for loan in all_loans(&first).await {
@@ -204,6 +216,7 @@ async fn gates_adopt_undecided_loans_of_a_copy() {
     write_ledger(&first).await;
     copy_all(&first, &there).await.unwrap();
     copy_all(&there, &back).await.unwrap();
+    release(&there).await;
     for store in [&there, &back] {
         let ledger = store.open().await;
         let orphans = ledger.orphans(None).await.unwrap();
@@ -243,6 +256,7 @@ async fn dropped_copy_continues_and_its_destination_opens_only_when_complete() {
         );
     }
     assert_eq!(dump_all(&first).await, dump_all(&back).await);
+    release(&there).await;
     there.open().await.close().await;
 }
 
@@ -313,6 +327,7 @@ async fn changed_source_is_refused() {
     there.execute("", &format!("{change} AND library = 'NO-0301000'")).await;
     let sentence = refused(copy_all(&there, &back).await);
     assert!(sentence.contains("step 30") && sentence.contains("was changed"), "{sentence}");
+    release(&first).await;
     first.execute(change, "").await;
     let sentence = refused(copy_all(&first, &TestStore::postgres().await.unwrap()).await);
     assert!(sentence.contains("step 30") && sentence.contains("was changed"), "{sentence}");

@@ -257,7 +257,7 @@ pub(super) fn phrase(error: &sqlx::Error) -> String {
 }
 
 /// Runs a future with a deadline. Dropping an unfinished one closes its connection.
-pub(super) async fn within<T>(
+pub(in crate::ledger) async fn within<T>(
     limit: Duration,
     future: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {

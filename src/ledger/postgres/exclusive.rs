@@ -1,21 +1,29 @@
 //! A ledger in PostgreSQL while no gate runs. Only `copy` uses it.
 //!
+//! A copy takes hours, and waits on one side while it works on the other. So it reads pages and
+//! writes batches in short transactions of a pool, which notices a lost connection, and each has a
+//! deadline. No gate writes, so all pages are of one state.
+//!
 //! A gate that was killed leaves its row in `members`. It is dead when it has not renewed its lease
 //! for longer than that, and is fenced here as any gate would do.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::closed_begins::ARE_CLOSED;
-use super::connect::{Connector, Purpose};
+use super::connect::{Connector, Purpose, within};
 use super::earlier_processes;
 use super::epoch::EpochSeals;
 use super::members_table::{MemberTable, PostgresMembers};
 use super::observer::{LiveMember, Observer, RENEWALS_PER_LEASE};
-use super::open::{in_time, prepare};
+use super::open::prepare;
+use super::pool::Pool;
+use super::server_error::is_of_connection;
 use super::settings::PostgresSettings;
 use crate::clock::{self, Clock};
 use crate::ledger::LedgerError;
@@ -23,12 +31,45 @@ use crate::ledger::audit::AuditKey;
 
 /// The deadline of a statement on the members.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// The deadline of opening: migrations take as long as the tables are large.
+const OPENING_DEADLINE: Duration = Duration::from_secs(600);
+/// The attempts at a transaction whose connection fails, and the pause between two of them.
+pub(in crate::ledger) const ATTEMPTS: u32 = 4;
+pub(in crate::ledger) const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// The server ends what this process has given up.
+const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+    SET LOCAL statement_timeout = '600s'; \
+    SET LOCAL lock_timeout = '10s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '60s'";
+const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+    SET LOCAL statement_timeout = '120s'; \
+    SET LOCAL lock_timeout = '10s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '60s'";
 
-/// A database with one connection.
+/// The deadlines of transactions. A test has shorter ones.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::ledger) struct Deadlines {
+    /// Of a read of one page or of some rows.
+    pub(in crate::ledger) page: Duration,
+    /// Of a read of a whole table.
+    pub(in crate::ledger) table: Duration,
+    /// Of a batch that is written.
+    pub(in crate::ledger) batch: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Deadlines {
+        let [page, table, batch] = [60, 600, 120].map(Duration::from_secs);
+        Deadlines { page, table, batch }
+    }
+}
+
+/// A database, with a connection for reads and writes.
 pub(in crate::ledger) struct ExclusiveDatabase {
-    pub(in crate::ledger) connection: PgConnection,
     pub(in crate::ledger) settings: PostgresSettings,
+    pool: Pool,
     members: PostgresMembers,
+    deadlines: Deadlines,
 }
 
 impl ExclusiveDatabase {
@@ -41,30 +82,115 @@ impl ExclusiveDatabase {
         settings: &PostgresSettings,
         key_fingerprint: &[u8; 32],
         audit_key: &AuditKey,
+        deadlines: Deadlines,
     ) -> Result<ExclusiveDatabase, LedgerError> {
         let connector = Connector::new(settings);
-        let (mut connection, ledger) =
-            prepare(&connector, settings.migrations, key_fingerprint, Uuid::new_v4()).await?;
         let now = Clock::system().machine_now();
-        let seals = EpochSeals::new(audit_key.clone(), ledger);
-        in_time(earlier_processes::compare(&mut connection, &settings.heads, &seals, now)).await?;
+        let opening = async {
+            let (candidate, migrations) = (Uuid::new_v4(), settings.migrations);
+            let (mut connection, ledger) =
+                prepare(&connector, migrations, key_fingerprint, candidate).await?;
+            let seals = EpochSeals::new(audit_key.clone(), ledger);
+            earlier_processes::compare(&mut connection, &settings.heads, &seals, now).await?;
+            let _ = connection.close().await;
+            Ok::<_, LedgerError>(seals)
+        };
+        let opened = Box::pin(within(OPENING_DEADLINE, async { Ok(opening.await) })).await;
+        let seals = opened.map_err(LedgerError::Server)??;
+        let pool = Pool::new(connector.clone(), Purpose::Command, 1);
         let members = PostgresMembers::new(connector, DEADLINE, seals);
-        Ok(ExclusiveDatabase { connection, settings: settings.clone(), members })
+        Ok(ExclusiveDatabase { settings: settings.clone(), pool, members, deadlines })
     }
 
     /// Returns whether the database has the tables of a ledger.
     pub(in crate::ledger) async fn has_ledger(
         settings: &PostgresSettings,
     ) -> Result<bool, sqlx::Error> {
-        let mut connection = Connector::new(settings).connect(Purpose::Command).await?;
-        let query = sqlx::query_scalar("SELECT to_regclass('loans') IS NOT NULL");
-        query.persistent(false).fetch_one(&mut connection).await
+        let connector = Connector::new(settings);
+        let searching = async {
+            let mut connection = connector.connect(Purpose::Command).await?;
+            let query = sqlx::query_scalar("SELECT to_regclass('loans') IS NOT NULL");
+            let has_ledger = query.persistent(false).fetch_one(&mut connection).await?;
+            let _ = connection.close().await;
+            Ok(has_ledger)
+        };
+        within(Deadlines::default().page, searching).await
+    }
+
+    /// Reads a page or some rows. A read whose connection fails is tried again.
+    pub(in crate::ledger) async fn read<T>(
+        &self,
+        work: impl AsyncFn(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        self.read_within(self.deadlines.page, work).await
+    }
+
+    /// Reads a whole table with one statement. A read whose connection fails is tried again.
+    pub(in crate::ledger) async fn read_table<T>(
+        &self,
+        work: impl AsyncFn(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        self.read_within(self.deadlines.table, work).await
+    }
+
+    async fn read_within<T>(
+        &self,
+        deadline: Duration,
+        work: impl AsyncFn(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            // Boxed: connecting takes much memory, which a caller's future would reserve.
+            match Box::pin(self.pool.transaction(BEGIN_READ, deadline, &work)).await {
+                Err(error) if is_of_connection(&error) && attempts < ATTEMPTS => {
+                    sleep(RETRY_PAUSE).await;
+                }
+                read => return read,
+            }
+        }
+    }
+
+    /// Writes in one transaction. If no connection can be opened, it is tried again.
+    pub(in crate::ledger) async fn write<T>(
+        &self,
+        work: impl AsyncFn(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        // A commit may have succeeded although its connection failed, so only the caller can
+        // decide whether to repeat it.
+        let has_begun = AtomicBool::new(false);
+        let work = async |connection: &mut PgConnection| {
+            has_begun.store(true, Ordering::Relaxed);
+            work(connection).await
+        };
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let written = self.pool.transaction(BEGIN_WRITE, self.deadlines.batch, &work);
+            match Box::pin(written).await {
+                Err(error)
+                    if is_of_connection(&error)
+                        && !has_begun.load(Ordering::Relaxed)
+                        && attempts < ATTEMPTS =>
+                {
+                    sleep(RETRY_PAUSE).await;
+                }
+                written => return written,
+            }
+        }
     }
 
     /// Returns whether begins are closed, since the database lost steps.
-    pub(in crate::ledger) async fn begins_are_closed(&mut self) -> Result<bool, sqlx::Error> {
-        let sql = sqlx::AssertSqlSafe(format!("SELECT {ARE_CLOSED}"));
-        sqlx::query_scalar(sql).persistent(false).fetch_one(&mut self.connection).await
+    pub(in crate::ledger) async fn begins_are_closed(&self) -> Result<bool, sqlx::Error> {
+        self.read(async |connection| {
+            let sql = sqlx::AssertSqlSafe(format!("SELECT {ARE_CLOSED}"));
+            sqlx::query_scalar(sql).persistent(false).fetch_one(connection).await
+        })
+        .await
+    }
+
+    pub(in crate::ledger) async fn close(&self) {
+        self.pool.close().await;
     }
 
     /// Returns whether no gate is a member. Waits for one that does not renew its lease, and fences
@@ -94,7 +220,7 @@ impl ExclusiveDatabase {
             for expired in observer.record(&live, clock::since_boot()) {
                 self.members.fence(expired).await?;
             }
-            tokio::time::sleep(interval).await;
+            sleep(interval).await;
         }
     }
 }

@@ -14,11 +14,13 @@ use uuid::Uuid;
 
 use super::closed_begins::{self, ARE_CLOSED, EPOCH};
 use super::connect::{Connector, Purpose, within};
+use super::copy_marks;
 use super::epoch::EpochSeals;
 use super::migrations::SchemaTooNew;
 use super::observer::{LiveMember, Member};
 use super::pool::BEGIN;
 use super::seen_renewals::{RETENTION_MS, SHORT_LIFE_RENEWALS, SHORT_RETENTION_MS};
+use crate::ledger::copy_mark::MARKS;
 
 /// How long a fenced member is dead for [`Members::fenced`], in milliseconds.
 const LISTED_FENCED_MS: i64 = 86_400_000;
@@ -138,6 +140,20 @@ impl PostgresMembers {
         PostgresMembers { program, ..self }
     }
 
+    /// Leaves a ledger that was moved or is only half copied. A process that was suspended for longer
+    /// than its lease may join again after a copy. Read after the join: a copy marks the ledger
+    /// first, and then finds this member.
+    async fn leave_if_copied(&mut self, member: Uuid) -> Result<(), sqlx::Error> {
+        let marks = copy_marks::of_rows(&self.run(statement(MARKS.to_owned())).await?)?;
+        match marks.allow_gate() {
+            Ok(()) => Ok(()),
+            Err(refused) => {
+                self.leave(member).await?;
+                Err(sqlx::Error::Io(std::io::Error::other(refused)))
+            }
+        }
+    }
+
     /// Runs one statement in a transaction of its own, and commits it. Returns its rows.
     async fn run(&mut self, statement: Statement<'_>) -> Result<Vec<PgRow>, sqlx::Error> {
         let taken = self.connection.take();
@@ -181,6 +197,7 @@ impl MemberTable for PostgresMembers {
         let statement = statement(sql).bind(member).bind(process.id).bind(self.program);
         let statement = statement.bind(millis(process.lease)).bind(millis(process.freshness));
         let rows = self.run(statement).await?;
+        self.leave_if_copied(member).await?;
         let too_new = || Err(sqlx::Error::Configuration(Box::new(SchemaTooNew)));
         rows.first().map_or_else(too_new, |row| renewal_of(row, &self.seals))
     }
@@ -427,6 +444,23 @@ mod tests {
                 sqlx::query_scalar(explain).fetch_all(&mut admin).await.unwrap();
             let plan = plan.join("\n");
             assert!(plan.contains("members_by_end") && !plan.contains("Seq Scan"), "{plan}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_joins_a_ledger_that_was_moved() {
+        let Some(server) = Postgres::shared().await else { return };
+        let database = server.database().await;
+        let mut admin = database.connect().await;
+        sqlx::raw_sql(TABLE).execute(&mut admin).await.unwrap();
+        let mut table = table(&database).await;
+        for (name, sentence) in [("moved", "was moved to"), ("copy in progress", "half copied")] {
+            let mark = sqlx::query("INSERT INTO meta VALUES ($1, '')").bind(name);
+            mark.execute(&mut admin).await.unwrap();
+            let refused = table.join(Uuid::from_u128(1), process(9)).await.unwrap_err();
+            assert!(refused.to_string().contains(sentence), "{refused}");
+            assert!(table.read(&[]).await.unwrap().live.is_empty());
+            sqlx::raw_sql("DELETE FROM members").execute(&mut admin).await.unwrap();
         }
     }
 

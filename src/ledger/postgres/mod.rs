@@ -21,7 +21,7 @@
 //! | `head_files`, `recorded_heads` | what the chains are compared with |
 //! | `check` | the check of every row |
 //! | `prune`, `prunable`, `anchors` | the removal of old loans with their steps |
-//! | `exclusive` | a ledger while no gate runs, for `copy` |
+//! | `exclusive`, `copy_marks` | a ledger while no gate runs, and the marks of a copy |
 //! | `earlier_processes` | compares the files of earlier processes with the database |
 //! | `membership` | joins the members, renews the lease and fences silent members |
 //! | `loss_detector`, `seen_renewals`, `renewals_file` | whether the database lost writes |
@@ -48,6 +48,7 @@ mod closed_begins;
 mod connect;
 mod connection_url;
 mod contraction;
+mod copy_marks;
 mod delivered;
 mod details;
 mod doubts;
@@ -98,17 +99,18 @@ pub(super) use buckets::bucket_of;
 pub(super) use chain_seals::seal_copied;
 pub(super) use check::check;
 pub(super) use closed::{ClosedFeed, DEADLINE as FEED_DEADLINE};
-pub(super) use connect::{Connector, Purpose};
+pub(super) use connect::{Connector, Purpose, within};
 pub use contraction::{ContractError, ContractionPlan, Obstacle, contract, plan_contraction};
+pub(super) use copy_marks::lock_to_mark;
 pub use endpoint::{Endpoint, ReadEndpoint, Sources};
-pub(super) use exclusive::ExclusiveDatabase;
+pub(super) use exclusive::{ATTEMPTS, Deadlines, ExclusiveDatabase, RETRY_PAUSE};
 pub use migrations::{MIGRATIONS, Migration};
 pub(super) use open::{Opened, open};
 pub use open_check::{DatabaseFinding, DatabaseFindings, check_database};
 pub(super) use prune::prune;
 pub(super) use queries::Queries;
 pub use reconcile::{ReconcileError, reconcile};
-pub(super) use server_error::is_of_server;
+pub(super) use server_error::{is_of_connection, is_of_server};
 pub use settings::{ConnectionShares, PostgresSettings, longest_call};
 pub(super) use verify::verify;
 

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::connect::{Connector, Purpose, no_response, within};
+use super::copy_marks;
 use super::earlier_processes;
 use super::epoch::EpochSeals;
 use super::head_records::HeadRecords;
@@ -29,7 +30,6 @@ use crate::clock::Clock;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::AuditKey;
 use crate::ledger::audit::chain_heads::ChainHeads;
-use crate::ledger::copy_mark;
 use crate::ledger::damaged_rows::DamagedRows;
 use crate::ledger::membership::Membership;
 use crate::ledger::store::LedgerStore;
@@ -65,7 +65,7 @@ pub(in crate::ledger) async fn open(
     let (mut connection, ledger) =
         prepare(&connector, settings.migrations, key_fingerprint, chain).await?;
     let missing_indexes = step(index_builds::missing(&mut connection, settings.migrations)).await?;
-    in_time(refuse_half_copied(&mut connection)).await?;
+    in_time(refuse_copied(&mut connection)).await?;
     let (seals, now) = (EpochSeals::new(audit_key.clone(), ledger), clock.machine_now());
     let mut before =
         in_time(earlier_processes::compare(&mut connection, &settings.heads, &seals, now)).await?;
@@ -84,7 +84,7 @@ pub(in crate::ledger) async fn open(
     let joined = membership::join(connector.clone(), (process, program), detector, seals, clocks);
     let membership = Box::pin(joined).await.map_err(join_error)?;
     // Again after the join: a copy that begins later finds this member.
-    let refused = in_time(refuse_half_copied(&mut connection)).await;
+    let refused = in_time(give_up_copy(&mut connection)).await;
     let _ = step(connection.close()).await;
     if let Err(error) = refused {
         membership.leave().await;
@@ -171,14 +171,19 @@ fn join_error(error: sqlx::Error) -> LedgerError {
     }
 }
 
-/// Refuses a ledger into which a copy is unfinished.
-async fn refuse_half_copied(connection: &mut PgConnection) -> Result<(), LedgerError> {
-    let mark = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM meta WHERE name = $1)");
-    let mark = mark.bind(copy_mark::IN_PROGRESS).persistent(false);
-    match mark.fetch_one(connection).await.map_err(LedgerError::Server)? {
-        true => Err(LedgerError::HalfCopied),
-        false => Ok(()),
+/// Refuses a ledger into which a copy is unfinished, or that was moved.
+async fn refuse_copied(connection: &mut PgConnection) -> Result<bool, LedgerError> {
+    let marks = copy_marks::read(connection).await.map_err(LedgerError::Server)?;
+    marks.allow_gate().map(|()| marks.is_being_copied())
+}
+
+/// Ends an unfinished copy of this ledger. Then refuses as [`refuse_copied`], in this order.
+async fn give_up_copy(connection: &mut PgConnection) -> Result<(), LedgerError> {
+    if refuse_copied(connection).await? {
+        tracing::warn!("an unfinished copy of the ledger ends, since a gate opens the ledger");
+        copy_marks::give_up_copy(connection).await.map_err(LedgerError::Server)?;
     }
+    refuse_copied(connection).await.map(drop)
 }
 
 /// Returns the values that the database has for these names. The first process stores its own.

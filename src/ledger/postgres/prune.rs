@@ -7,7 +7,8 @@
 //! have steps of these loans, in the order of their names, as a writer locks its own. So no step is
 //! written between an anchor and the end of its chain. Then it locks the loans. It verifies
 //! everything before it removes anything, and never removes the newest step of a chain, because the
-//! next step continues from it.
+//! next step continues from it. It reads the marks of a copy first, under a lock, so that nothing is
+//! removed while the ledger is copied.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::anchors::{self, StepsByChain};
+use super::copy_marks;
 use super::last_steps::{self, LoanRow};
 use super::pool::{BEGIN, Pool, TRANSACTION};
 use super::prunable::search;
@@ -57,6 +59,10 @@ pub(in crate::ledger) async fn prune(
     which: Prunable,
 ) -> Result<Pruned, LedgerError> {
     let ledger = WholeLedger::open(settings).await?;
+    ledger
+        .snapshot(async |connection| copy_marks::read(connection).await)
+        .await?
+        .allow_pruning()?;
     let pruned = prune_buckets(&ledger.pool, key, which, None).await;
     ledger.pool.close().await;
     pruned
@@ -136,6 +142,9 @@ async fn remove_loans(
     library: LibraryId,
     loans: &[Uuid],
 ) -> Result<Result<Batch, LedgerError>, sqlx::Error> {
+    if let Err(refused) = copy_marks::read_to_prune(connection).await?.allow_pruning() {
+        return Ok(Err(refused));
+    }
     let ends = lock_chains(connection, library, loans).await?;
     let loans = lock_loans(connection, which, library, loans).await?;
     let mut batch = Batch::default();

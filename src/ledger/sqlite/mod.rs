@@ -8,6 +8,7 @@ mod anchors;
 mod brake_counts;
 mod chain;
 mod connection;
+mod copy_marks;
 mod delivered;
 mod doubts;
 mod exclusive;

@@ -8,13 +8,12 @@ use std::sync::Arc;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{Connection, SqlSafeStr, SqliteConnection};
 
-use super::chain;
 use super::connection::{SqliteStore, WriteHandle, write_options};
 use super::process::{OpeningLock, Process};
 use super::queries::Queries;
+use super::{chain, copy_marks};
 use crate::ledger::LedgerError;
 use crate::ledger::audit::{AuditKey, Head, head_file};
-use crate::ledger::copy_mark;
 use crate::ledger::damaged_rows::DamagedRows;
 use crate::ledger::membership::Membership;
 use crate::telemetry::Metrics;
@@ -56,8 +55,11 @@ pub(in crate::ledger) async fn open(
     let unusable = |source| LedgerError::File { file: file.to_owned(), source };
     let failed = |source| LedgerError::Database { file: file.to_owned(), source };
     let (opening, mut connection) = prepare(file, key_fingerprint).await?;
-    if is_half_copied(&mut connection).await.map_err(failed)? {
-        return Err(LedgerError::HalfCopied);
+    let marks = copy_marks::read(&mut connection).await.map_err(failed)?;
+    marks.allow_gate()?;
+    if marks.is_being_copied() {
+        tracing::warn!("an unfinished copy of the ledger ends, since a gate opens the ledger");
+        copy_marks::give_up_copy(&mut connection).await.map_err(failed)?;
     }
     chain::fill_in_hashes(&mut connection, audit_key).await.map_err(failed)?;
     let head = chain::check_head_file(&mut connection, file).await?;
@@ -102,12 +104,6 @@ pub(super) async fn prepare(
         .then_some(())
         .ok_or(LedgerError::OtherPseudonymKey)?;
     Ok((opening, connection))
-}
-
-/// Returns whether a copy into this ledger is unfinished.
-pub(super) async fn is_half_copied(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-    let mark = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM meta WHERE name = ?)");
-    mark.bind(copy_mark::IN_PROGRESS).fetch_one(connection).await
 }
 
 /// Creates the file with access for its owner only, since it shows who reads what.

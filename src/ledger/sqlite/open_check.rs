@@ -12,8 +12,9 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use uuid::Uuid;
 
-use super::open::is_half_copied;
+use super::copy_marks;
 use crate::ledger::LedgerError;
+use crate::ledger::copy_mark::Marks;
 
 /// The number of bytes written to test the disk: one page of SQLite.
 const PAGE: usize = 4096;
@@ -49,12 +50,14 @@ pub async fn probe(file: &Path, key_fingerprint: &[u8; 32]) -> Result<(), Ledger
             .map_err(failed)?,
         _ => None,
     };
-    let is_half_copied = tables == 2 && is_half_copied(&mut connection).await.map_err(failed)?;
+    let marks = match tables {
+        2 => copy_marks::read(&mut connection).await.map_err(failed)?,
+        _ => Marks::default(),
+    };
     let _ = connection.close().await;
     match known {
         Some(known) if known != key_fingerprint => Err(LedgerError::OtherPseudonymKey),
-        _ if is_half_copied => Err(LedgerError::HalfCopied),
-        _ => Ok(()),
+        _ => marks.allow_gate(),
     }
 }
 

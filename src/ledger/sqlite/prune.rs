@@ -20,8 +20,8 @@ use sqlx::{
 use super::anchors::anchor_steps;
 use super::chain::read_head;
 use super::connection::{BEGIN, write_options};
-use super::maintenance;
 use super::verify::{LOANS_WITH_LAST_STEP, row_matches};
+use super::{copy_marks, maintenance};
 use crate::ledger::audit::AuditKey;
 use crate::ledger::findings;
 use crate::ledger::states::{is_refusal_active, prunable, prunable_age};
@@ -45,6 +45,7 @@ pub(in crate::ledger) async fn prune(
 ) -> Result<Pruned, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     let mut reading = maintenance::open(ledger).await?;
+    copy_marks::read(&mut reading).await.map_err(failed)?.allow_pruning()?;
     let mut candidates = candidates(&mut reading, which, "").await.map_err(failed)?;
     let mut pruned = Pruned::default();
     if candidates.is_empty() {
@@ -91,6 +92,8 @@ async fn prune_batch(
     candidates: &[String],
     pruned: &mut Pruned,
 ) -> Result<(), WorkError> {
+    // Again: a copy may have begun, and this transaction has the lock of writers.
+    copy_marks::read(&mut *connection).await?.allow_pruning()?;
     let newest = read_head(&mut *connection).await?.number;
     let mut loans = Vec::new();
     for row in rows(&mut *connection, which, candidates).await? {

@@ -1,0 +1,107 @@
+//! The mark of the source, so that a ledger is not used in two places after a copy.
+//!
+//! While the copy runs, the source has a mark with which nothing is pruned. After the comparison,
+//! the copy replaces it by one with which no gate opens the source, and only then completes the
+//! destination. If it is killed between the two, no gate opens either ledger, and running it again
+//! completes the destination.
+
+use super::exclusive::ExclusiveLedger;
+use super::{CopyError, Deadlines, Keys};
+use crate::ledger::copy_mark::{BEING_COPIED, MOVED, SourceMark, destination_in};
+use crate::ledger::{LedgerError, StoreSettings};
+
+/// Creates the mark for a copy of this name.
+pub(super) fn source_mark(copy: &str, to: &StoreSettings) -> SourceMark {
+    let to = match to {
+        StoreSettings::Sqlite(file) => {
+            std::path::absolute(file).unwrap_or_else(|_| file.clone()).display().to_string()
+        }
+        database @ StoreSettings::Postgres(_) => database.to_string(),
+    };
+    SourceMark { copy: copy.to_owned(), to }
+}
+
+impl ExclusiveLedger {
+    /// Returns where the ledger was moved to by another copy than the one with this name.
+    pub(super) async fn moved_elsewhere(
+        &mut self,
+        copy: Option<&str>,
+    ) -> Result<Option<String>, LedgerError> {
+        let moved = self.change_meta(async |meta| meta.find(MOVED).await).await?;
+        let is_other = |value: &Vec<u8>| {
+            let mark: Option<SourceMark> = serde_json::from_slice(value).ok();
+            mark.is_none_or(|mark| Some(mark.copy.as_str()) != copy)
+        };
+        Ok(moved.filter(is_other).map(|value| destination_in(&value)))
+    }
+
+    /// Marks the ledger as the source of a running copy. An older mark is of a copy that was given
+    /// up: if it still runs, it fails.
+    pub(super) async fn mark_source(&mut self, mark: &SourceMark) -> Result<(), LedgerError> {
+        self.change_meta(async |meta| {
+            meta.take(BEING_COPIED).await?;
+            // The copy of this name was killed when it was almost complete.
+            match meta.find(MOVED).await? {
+                Some(_) => Ok(()),
+                None => meta.insert(BEING_COPIED, &mark.to_bytes()).await,
+            }
+        })
+        .await
+    }
+
+    /// Removes the mark of a copy that was refused before it wrote anything.
+    pub(super) async fn unmark_source(&mut self, mark: &SourceMark) -> Result<(), LedgerError> {
+        let mark = mark.to_bytes();
+        self.change_meta(async |meta| meta.remove(BEING_COPIED, &mark).await).await.map(drop)
+    }
+
+    /// Marks the ledger as moved. Returns false if the mark of the running copy is not there.
+    pub(super) async fn mark_moved(&mut self, mark: &SourceMark) -> Result<bool, LedgerError> {
+        let mark = mark.to_bytes();
+        self.change_meta(async |meta| {
+            if meta.find(MOVED).await?.is_some_and(|moved| moved == mark) {
+                return Ok(true);
+            }
+            if !meta.remove(BEING_COPIED, &mark).await? {
+                return Ok(false);
+            }
+            meta.insert(MOVED, &mark).await.map(|()| true)
+        })
+        .await
+    }
+
+    /// Marks the ledger as moved by a copy that was completed before, unless it has such a mark.
+    pub(super) async fn mark_moved_before(&mut self, mark: &SourceMark) -> Result<(), LedgerError> {
+        self.change_meta(async |meta| {
+            meta.take(BEING_COPIED).await?;
+            match meta.find(MOVED).await? {
+                Some(_) => Ok(()),
+                None => meta.insert(MOVED, &mark.to_bytes()).await,
+            }
+        })
+        .await
+    }
+}
+
+/// Removes the marks that copies have left on a source, so that gates may open it. Returns where it
+/// was or should have been copied to; none if it has no such mark.
+///
+/// # Errors
+/// [`CopyError`]. The ledger is unchanged then.
+pub async fn release_source(
+    from: &StoreSettings,
+    keys: &Keys,
+) -> Result<Option<String>, CopyError> {
+    if !ExclusiveLedger::exists(from).await? {
+        return Err(CopyError::Refused("--from names no ledger; check its path".to_owned()));
+    }
+    let opened = ExclusiveLedger::open(from, keys, Deadlines::default());
+    let mut ledger = Box::pin(opened).await?;
+    let released = ledger.change_meta(async |meta| {
+        let (copied, moved) = (meta.take(BEING_COPIED).await?, meta.take(MOVED).await?);
+        Ok(moved.or(copied))
+    });
+    let released = released.await?;
+    ledger.close().await;
+    Ok(released.map(|value| destination_in(&value)))
+}

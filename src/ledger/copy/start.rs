@@ -1,0 +1,128 @@
+//! The beginning of a copy: the tests of both ledgers, and the mark of the destination.
+
+use super::exclusive::ExclusiveLedger;
+use super::mark::Mark;
+use super::origin::{self, Origin};
+use super::rows::Table;
+use super::run::Copy;
+use super::{CopyError, CopyProgress};
+use crate::ledger::audit::{Head, Verified};
+use crate::ledger::{LedgerError, StoreSettings};
+
+/// Where a copy begins.
+pub(super) enum Start {
+    /// At this mark, and whether it is a new one, which the destination does not have yet.
+    At(Mark, bool),
+    /// It is complete, and only compares.
+    Complete(Origin),
+}
+
+impl Copy<'_> {
+    pub(super) async fn open_source(
+        &mut self,
+        from: &StoreSettings,
+        to: &StoreSettings,
+    ) -> Result<ExclusiveLedger, CopyError> {
+        use StoreSettings::{Postgres, Sqlite};
+        if let (Sqlite(_), Sqlite(_)) | (Postgres(_), Postgres(_)) = (from, to) {
+            let sentence = "--from and --to must be a SQLite file and a PostgreSQL database, \
+                 in either order";
+            return Err(CopyError::Refused(sentence.to_owned()));
+        }
+        if !ExclusiveLedger::exists(from).await? {
+            return Err(CopyError::Refused("--from names no ledger; check its path".to_owned()));
+        }
+        let mut source = ExclusiveLedger::open(from, self.keys, self.deadlines).await?;
+        if source.mark().await?.is_some() {
+            return Err(LedgerError::HalfCopied.into());
+        }
+        if source.begins_are_closed().await? {
+            let sentence = "the database of --from lacks steps, so its begins are closed; follow \
+                 \"At night\" in docs/cluster.md first";
+            return Err(CopyError::Refused(sentence.to_owned()));
+        }
+        self.require_alone(&mut source, "--from").await?;
+        Ok(source)
+    }
+
+    /// Refuses a ledger that a gate uses.
+    pub(super) async fn require_alone(
+        &mut self,
+        ledger: &mut ExclusiveLedger,
+        option: &str,
+    ) -> Result<(), CopyError> {
+        let report = &mut self.report;
+        if ledger.is_alone(|gates| report(CopyProgress::Waiting(gates))).await? {
+            return Ok(());
+        }
+        Err(CopyError::Refused(format!(
+            "a gate has the ledger of {option} open; stop all gates, and copy again"
+        )))
+    }
+
+    /// Returns where the copy begins or continues. Changes nothing.
+    pub(super) async fn start(
+        &mut self,
+        destination: &mut ExclusiveLedger,
+        source: &Head,
+    ) -> Result<Start, CopyError> {
+        if let Some(stored) = destination.mark().await? {
+            return match Mark::parse(&stored).filter(|mark| mark.is_of(source)) {
+                Some(mark) => Ok(Start::At(mark, false)),
+                None => Err(CopyError::Refused(
+                    "the destination has a part of another ledger, or the source has changed \
+                     since the copy began; empty the destination, and copy again"
+                        .to_owned(),
+                )),
+            };
+        }
+        let mut origins = origin::read_origins(&destination.origins().await?, &self.keys.audit)?;
+        if let Some(origin) = origins.pop_if(|origin| origin.is_of(source)) {
+            return Ok(Start::Complete(origin));
+        }
+        for table in Table::ALL {
+            if destination.count(table).await? > 0 {
+                return Err(CopyError::Refused(format!(
+                    "the destination has {} that are not of this copy; name an empty database or \
+                     a new file",
+                    table.name()
+                )));
+            }
+        }
+        Ok(Start::At(Mark::new(source), true))
+    }
+
+    /// Verifies the source, and inserts a new mark into the destination.
+    pub(super) async fn begin(
+        &mut self,
+        source: &mut ExclusiveLedger,
+        destination: &mut ExclusiveLedger,
+        (mark, is_new): (&Mark, bool),
+    ) -> Result<Verified, CopyError> {
+        let verified = self.verify(source, "source").await?;
+        if is_new {
+            destination.insert_mark(mark).await?;
+            // A gate that started before the mark was there may have not seen it.
+            if let Err(error) = self.require_alone(destination, "--to").await {
+                destination.remove_mark(mark).await?;
+                return Err(error);
+            }
+        }
+        Ok(verified)
+    }
+
+    /// Verifies the audit trail of one side.
+    pub(super) async fn verify(
+        &mut self,
+        ledger: &mut ExclusiveLedger,
+        side: &'static str,
+    ) -> Result<Verified, CopyError> {
+        (self.report)(CopyProgress::Verifying(side));
+        let verified = ledger.verify(&self.keys.audit).await?;
+        if verified.findings.is_empty() {
+            return Ok(verified);
+        }
+        let findings = verified.findings.iter().map(|finding| format!("{side}: {finding}"));
+        Err(CopyError::Findings(findings.collect()))
+    }
+}

@@ -1,0 +1,203 @@
+//! The marks of a copy: pruning, and gates on the source.
+
+use super::*;
+use crate::ledger::copy::exclusive::ExclusiveLedger;
+use crate::ledger::copy::mark::Mark;
+use crate::ledger::copy_mark::{BEING_COPIED, IN_PROGRESS, SourceMark};
+use crate::ledger::{Head, Pruned};
+
+async fn prune_ended(store: &TestStore) -> Result<Pruned, LedgerError> {
+    prune(&store.settings(), &audit_key(), Prunable::Ended { before: Timestamp::MAX }).await
+}
+
+async fn try_gate(store: &TestStore) -> Result<(), LedgerError> {
+    store.try_open(&KEY, Brake::default()).await?.close().await;
+    Ok(())
+}
+
+/// Runs a future in a callback that is not asynchronous.
+fn wait_for<T>(future: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(future))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn moved_source_opens_only_after_its_release() {
+    let Some((first, there, back)) = stores().await else { return };
+    write_ledger(&first).await;
+    assert_eq!(release_source(&first.settings(), &keys()).await.unwrap(), None);
+    for (from, to, name) in
+        [(&first, &there, "the database".to_owned()), (&there, &back, "loans.db".to_owned())]
+    {
+        copy_all(from, to).await.unwrap();
+        let sentence = try_gate(from).await.unwrap_err().to_string();
+        assert!(sentence.contains("was moved to ") && sentence.contains(&name), "{sentence}");
+        assert!(sentence.contains("--release-source"), "{sentence}");
+        if let Some(file) = from.file() {
+            let probed = probe(&file, &KEY).await;
+            assert!(matches!(probed, Err(LedgerError::Moved { .. })), "{probed:?}");
+        }
+        let pruned = prune_ended(from).await;
+        assert!(matches!(pruned, Err(LedgerError::Moved { .. })), "{pruned:?}");
+        from.assert_sound().await;
+        // Compares only.
+        copy_all(from, to).await.unwrap();
+        let other = to.another().await;
+        let sentence = refused(copy_all(from, &other).await);
+        assert!(sentence.contains("was moved to "), "{sentence}");
+        let released = release_source(&from.settings(), &keys()).await.unwrap();
+        assert!(released.is_some_and(|to| to.contains(&name)));
+        try_gate(from).await.unwrap();
+        // Whoever copies again means it.
+        copy_all(from, to).await.unwrap();
+        try_gate(from).await.unwrap_err();
+    }
+    try_gate(&back).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_killed_before_its_last_commit_leaves_no_ledger_open() {
+    let Some((first, there, back)) = stores().await else { return };
+    write_ledger(&first).await;
+    for (from, to) in [(&first, &there), (&there, &back)] {
+        to.open().await.close().await;
+        let sqlite = "CREATE TRIGGER stop BEFORE INSERT ON meta WHEN NEW.name LIKE 'copied from%' \
+             BEGIN SELECT RAISE(ABORT, 'stopped'); END";
+        let postgres = "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN RAISE 'stopped'; END $$; \
+             CREATE TRIGGER stop BEFORE INSERT ON meta FOR EACH ROW \
+             WHEN (NEW.name LIKE 'copied from%') EXECUTE FUNCTION stop()";
+        to.execute(sqlite, postgres).await;
+        let sentence = refused(copy_all(from, to).await);
+        assert!(sentence.contains("stopped"), "{sentence}");
+        let opened = (try_gate(from).await, try_gate(to).await);
+        assert!(
+            matches!(opened, (Err(LedgerError::Moved { .. }), Err(LedgerError::HalfCopied))),
+            "{opened:?}"
+        );
+        to.execute("DROP TRIGGER stop", "DROP TRIGGER stop ON meta").await;
+        copy_all(from, to).await.unwrap();
+        try_gate(from).await.unwrap_err();
+        try_gate(to).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_pruned_while_a_copy_is_unfinished() {
+    let Some((first, there, back)) = stores().await else { return };
+    write_ledger(&first).await;
+    for (from, to) in [(&first, &there), (&there, &back)] {
+        assert!(copy_until(from, to, 2).await.is_none());
+        let pruned = (prune_ended(from).await, prune_ended(to).await);
+        assert!(
+            matches!(pruned, (Err(LedgerError::BeingCopied { .. }), Err(LedgerError::HalfCopied))),
+            "{pruned:?}"
+        );
+        // A gate gives the copy up. Until something changes, it can still be continued.
+        try_gate(from).await.unwrap();
+        assert!(copy_until(from, to, 1).await.is_none());
+        assert!(release_source(&from.settings(), &keys()).await.unwrap().is_some());
+        copy_all(from, to).await.unwrap();
+    }
+    assert!(prune_ended(&back).await.unwrap().loans > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_that_begins_stops_a_running_prune() {
+    let Some((first, there, _)) = stores().await else { return };
+    for store in [&first, &there] {
+        let ledger = store.open().await;
+        for borrower in 0..120 {
+            end(&ledger, accepted(&ledger, borrower).await).await;
+        }
+        while ledger.forget(Timestamp::MAX, 500).await.unwrap() > 0 {}
+        close(ledger).await;
+        // The first batch is removed while the copy begins.
+        let sqlite = "CREATE TRIGGER begin_copy AFTER DELETE ON loans \
+             BEGIN INSERT OR IGNORE INTO meta VALUES ('being copied', x'00'); END";
+        let postgres = "CREATE FUNCTION begin_copy() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN INSERT INTO meta VALUES ('being copied', '') ON CONFLICT DO NOTHING; \
+             RETURN NULL; END $$; \
+             CREATE TRIGGER begin_copy AFTER DELETE ON loans EXECUTE FUNCTION begin_copy()";
+        store.execute(sqlite, postgres).await;
+        let pruned = prune_ended(store).await;
+        assert!(matches!(pruned, Err(LedgerError::BeingCopied { .. })), "{pruned:?}");
+        let ledger = store.open().await;
+        let left = all_loans(&ledger).await.len();
+        assert!((1..120).contains(&left), "{left}");
+        close(ledger).await;
+    }
+}
+
+/// A prune and a mark that is not committed yet exclude each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prune_waits_for_a_copy_that_begins() {
+    let Some((_, there, _)) = stores().await else { return };
+    write_ledger(&there).await;
+    let settings = there.settings();
+    let opened = ExclusiveLedger::open(&settings, &keys(), Deadlines::default()).await;
+    let Ok(ExclusiveLedger::Postgres(database)) = opened else { panic!("PostgreSQL") };
+    let mark = SourceMark { copy: "1".into(), to: "2".into() }.to_bytes();
+    let marking = database.write(async |connection| {
+        crate::ledger::postgres::lock_to_mark(connection).await?;
+        let insert = sqlx::query("INSERT INTO meta VALUES ($1, $2)").bind(BEING_COPIED);
+        insert.bind(&mark).persistent(false).execute(&mut *connection).await?;
+        let store = there.settings();
+        let pruning = tokio::spawn(async move {
+            prune(&store, &audit_key(), Prunable::Ended { before: Timestamp::MAX }).await
+        });
+        const WAITS: &str = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted \
+             AND pg_backend_pid() = ANY(pg_blocking_pids(pid)))";
+        while !sqlx::query_scalar::<_, bool>(WAITS)
+            .persistent(false)
+            .fetch_one(&mut *connection)
+            .await?
+        {
+            assert!(!pruning.is_finished(), "it does not wait for the mark");
+            tokio::task::yield_now().await;
+        }
+        Ok(pruning)
+    });
+    let pruned = marking.await.unwrap().await.unwrap();
+    assert!(matches!(pruned, Err(LedgerError::BeingCopied { .. })), "{pruned:?}");
+    database.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_that_opened_the_source_during_the_copy_fails_it() {
+    let Some((first, there, back)) = stores().await else { return };
+    write_ledger(&first).await;
+    copy_all(&first, &there).await.unwrap();
+    let mut is_opened = false;
+    let mut open_gate = |progress| {
+        if let CopyProgress::Copying { .. } = progress
+            && !std::mem::replace(&mut is_opened, true)
+        {
+            wait_for(try_gate(&there)).unwrap();
+        }
+    };
+    let (from, to) = (there.settings(), back.settings());
+    let copied = copy(&from, &to, &keys(), now(), &mut open_gate).await;
+    let sentence = refused(copied);
+    assert!(sentence.contains("the source has changed"), "{sentence}");
+    try_gate(&there).await.unwrap();
+    try_gate(&back).await.unwrap_err();
+    copy_all(&there, &back).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_its_own_mark_is_removed() {
+    let Some((first, there, _)) = stores().await else { return };
+    for store in [&first, &there] {
+        let opened = ExclusiveLedger::open(&store.settings(), &keys(), Deadlines::default()).await;
+        let mut ledger = opened.unwrap();
+        let head = Head { number: 7, mac: vec![1] };
+        let (own, other) = (Mark::new(&head), Mark::new(&head));
+        ledger.insert_mark(&own).await.unwrap();
+        ledger.remove_mark(&other).await.unwrap();
+        assert_eq!(ledger.mark().await.unwrap(), Some(own.to_bytes()));
+        assert!(!ledger.complete(&other, &[]).await.unwrap());
+        ledger.remove_mark(&own).await.unwrap();
+        assert_eq!(ledger.mark().await.unwrap(), None, "{IN_PROGRESS}");
+        ledger.close().await;
+    }
+}

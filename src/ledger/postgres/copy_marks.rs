@@ -1,0 +1,45 @@
+//! The marks of a copy, as a gate and pruning read them.
+//!
+//! A transaction that prunes and one that writes a mark lock the same row of `meta`. So a mark is
+//! written either before a transaction that prunes, which reads it, or after it.
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+
+use crate::ledger::copy_mark::{BEING_COPIED, MARKS, Marks};
+
+/// Locks the row as a transaction that prunes.
+const LOCK_TO_PRUNE: &str = "SELECT 1 FROM meta WHERE name = 'pseudonym key' FOR SHARE";
+/// Locks the row as a transaction that writes a mark.
+const LOCK_TO_MARK: &str = "SELECT 1 FROM meta WHERE name = 'pseudonym key' FOR UPDATE";
+
+/// Reads the marks of this ledger.
+pub(super) async fn read(connection: &mut PgConnection) -> Result<Marks, sqlx::Error> {
+    of_rows(&sqlx::query(MARKS).persistent(false).fetch_all(connection).await?)
+}
+
+/// Converts the rows that [`MARKS`] selects.
+pub(super) fn of_rows(rows: &[PgRow]) -> Result<Marks, sqlx::Error> {
+    let rows = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    Ok(Marks::new(rows.collect::<Result<Vec<_>, sqlx::Error>>()?))
+}
+
+/// Reads the marks in a transaction that prunes. None is written before its end.
+pub(super) async fn read_to_prune(connection: &mut PgConnection) -> Result<Marks, sqlx::Error> {
+    sqlx::query(LOCK_TO_PRUNE).persistent(false).execute(&mut *connection).await?;
+    read(connection).await
+}
+
+/// Waits in a transaction that writes a mark, until no other one prunes or writes a mark.
+pub(in crate::ledger) async fn lock_to_mark(
+    connection: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(LOCK_TO_MARK).persistent(false).execute(connection).await.map(drop)
+}
+
+/// Ends an unfinished copy of this ledger, since a gate has joined. The copy removes the same row
+/// before it marks the ledger as moved, so either the copy fails, or the gate then reads that mark.
+pub(super) async fn give_up_copy(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let remove = sqlx::query("DELETE FROM meta WHERE name = $1").bind(BEING_COPIED);
+    remove.persistent(false).execute(connection).await.map(drop)
+}
