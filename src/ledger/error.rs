@@ -61,9 +61,9 @@ pub enum LedgerError {
     },
     /// A copy of this ledger is unfinished, so its loans must not be removed.
     #[error(
-        "the ledger is being copied to {to}, so nothing is pruned; run `loangate ledger copy` again \
-         until it succeeds. To give up an interrupted copy, start a gate on this ledger, or run \
-         `loangate ledger copy --release-source`"
+        "the ledger is being copied to {to}, so nothing is pruned; run `loangate ledger copy` \
+         again until it succeeds. To give up an interrupted copy, start a gate on this ledger, \
+         or run `loangate ledger copy --release-source`"
     )]
     BeingCopied {
         /// The destination of the copy.

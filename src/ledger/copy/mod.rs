@@ -2,9 +2,9 @@
 //!
 //! No gate may run during a copy. The source is opened as by a gate and verified, and its loans and
 //! steps are not changed. It gets a mark in `meta`, and no gate opens it after the copy. The
-//! destination has a mark until the copy is complete, and no gate opens it before. Each transaction writes a batch and replaces the mark, so a killed copy
-//! continues where it ended. At the end, all rows of both sides are compared, and both audit trails
-//! are verified.
+//! destination has a mark until the copy is complete, and no gate opens it before. Each transaction
+//! writes a batch and replaces the mark, so a killed copy continues where it ended. At the end, all
+//! rows of both sides are compared, and both audit trails are verified.
 //!
 //! A hash covers the hash of the previous step, and PostgreSQL has a chain for each library, so the
 //! copy computes new hashes of all steps with the same key. Everything else of a step stays as it

@@ -1,9 +1,10 @@
 //! The order of a loan's steps, if several processes have written them.
 //!
-//! PostgreSQL has a chain for each process, and the clocks of their machines differ or are set back.
-//! So neither the chains nor the times tell which of two steps is the later one. But each chain has
-//! its own steps in their order, each step continues from the state to which the one before led, and
-//! the last one has the hash of the loan's row. SQLite stores the steps in this order.
+//! PostgreSQL has a chain for each process, and the clocks of their machines differ or are set
+//! back. So neither the chains nor the times tell which of two steps is the later one. But each
+//! chain has its own steps in their order, each step continues from the state to which the one
+//! before led, and the last one has the hash of the loan's row. SQLite stores the steps in this
+//! order.
 
 use std::collections::{BTreeMap, HashSet};
 

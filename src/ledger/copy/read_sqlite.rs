@@ -21,7 +21,8 @@ static LOANS: LazyLock<String> = LazyLock::new(|| {
 /// With the columns of the loan, for the hash of its row. A step without a loan is an error.
 static STEPS: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT {COLUMNS}, number, loan, at, from_state, to_state, cause, detail, version, salt, loan_mac, \
+        "SELECT {COLUMNS}, number, loan, at, from_state, to_state, cause, detail, version, salt, \
+         loan_mac, \
          version = 1 AND number = (SELECT max(later.number) FROM history AS later \
          WHERE later.loan = history.loan) AS is_uncovered \
          FROM history LEFT JOIN loans ON loans.id = history.loan \

@@ -17,9 +17,12 @@ use super::{Copied, CopyError, CopyProgress, Deadlines, Keys};
 use crate::ledger::audit::Head;
 use crate::ledger::{LedgerError, StoreSettings};
 
+/// A complete destination has newer loans as soon as a gate has used it.
+const DIFFERENT: &str = "if no gate has used the destination, empty it, and copy again; otherwise \
+     keep it, since it has newer loans";
 /// A gate has opened the source, or another copy of it has begun.
-const SOURCE_CHANGED: &str = "the source has changed during the copy, or a gate or another copy has \
-     opened it; stop them, empty the destination, and copy again";
+const SOURCE_CHANGED: &str = "the source has changed during the copy, or a gate or another copy \
+     has opened it; stop them, empty the destination, and copy again";
 
 /// A running copy.
 pub(super) struct Copy<'a> {
@@ -154,7 +157,7 @@ impl Copy<'_> {
         let summary = self.summarize(source).await?;
         let mut differences = summary.differences(&self.summarize(destination).await?);
         if !differences.is_empty() {
-            differences.push("empty the destination, and copy again".to_owned());
+            differences.push(DIFFERENT.to_owned());
             return Err(CopyError::Findings(differences));
         }
         destination.write_head_file().await?;

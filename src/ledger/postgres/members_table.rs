@@ -140,9 +140,9 @@ impl PostgresMembers {
         PostgresMembers { program, ..self }
     }
 
-    /// Leaves a ledger that was moved or is only half copied. A process that was suspended for longer
-    /// than its lease may join again after a copy. Read after the join: a copy marks the ledger
-    /// first, and then finds this member.
+    /// Leaves a ledger that was moved or is only half copied. A process that was suspended for
+    /// longer than its lease may join again after a copy. The marks are read after the join: a copy
+    /// marks the ledger first, and then finds this member.
     async fn leave_if_copied(&mut self, member: Uuid) -> Result<(), sqlx::Error> {
         let marks = copy_marks::of_rows(&self.run(statement(MARKS.to_owned())).await?)?;
         match marks.allow_gate() {

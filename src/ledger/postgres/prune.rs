@@ -7,8 +7,8 @@
 //! have steps of these loans, in the order of their names, as a writer locks its own. So no step is
 //! written between an anchor and the end of its chain. Then it locks the loans. It verifies
 //! everything before it removes anything, and never removes the newest step of a chain, because the
-//! next step continues from it. It reads the marks of a copy first, under a lock, so that nothing is
-//! removed while the ledger is copied.
+//! next step continues from it. It reads the marks of a copy first, under a lock, so that nothing
+//! is removed while the ledger is copied.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
