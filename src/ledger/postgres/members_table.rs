@@ -27,8 +27,8 @@ const LISTED_FENCED_MS: i64 = 86_400_000;
 /// The time of the database, in milliseconds.
 pub(super) const DATABASE_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
-/// The statement of [`MemberTable::read`]. `now()` does not change in a statement, so that the index
-/// can be used.
+/// The statement of [`MemberTable::read`]. `now()` does not change in a statement, so the index can
+/// be used.
 const READ: &str = "SELECT member, renewals, fenced IS NOT NULL, has_left, lease FROM members \
      WHERE fenced IS NULL \
      OR NOT has_left AND fenced > (extract(epoch FROM now()) * 1000)::bigint - $1 \

@@ -59,8 +59,8 @@ pub enum ReconcileError {
     },
     /// The new epoch would be a time in the future, which later ones do not exceed.
     #[error(
-        "the clocks of this machine and of the database differ by {0:.0} s; set them by NTP, and run \
-         the command again"
+        "the clocks of this machine and of the database differ by {0:.0} s; set them by NTP, and \
+         run the command again"
     )]
     ClocksDiffer(f64),
     /// The database did not respond in time.
