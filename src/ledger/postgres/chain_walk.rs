@@ -1,7 +1,7 @@
 //! A walk along one chain of the audit trail, page by page. Only `verify` calls it.
 //!
-//! A page has the row of the chain, its next steps and their anchors, in one snapshot. The last page
-//! must end with the step that the row names.
+//! A page has the row of the chain, its next steps and their anchors, in one snapshot. The last
+//! page must end with the step that the row names.
 //!
 //! If a pruning has replaced steps of earlier pages since they were read, a newer anchor covers
 //! them. Its seal proves its last link, and the walk continues there.

@@ -1,8 +1,8 @@
 //! Writes head records: see `audit::head_record`.
 //!
 //! A task of each process reads the chains of the libraries that the process has written, some
-//! minutes apart. If the others have new steps, it appends one step to the own chain: at most one an
-//! hour for each library, unless there are many new steps. Requests do not wait for it, since it
+//! minutes apart. If the others have new steps, it appends one step to the own chain: at most one
+//! an hour for each library, unless there are many new steps. Requests do not wait for it, since it
 //! locks the row of the own chain for one statement only.
 //!
 //! The task also seals the chains of processes that have ended: see `chain_seals`.

@@ -84,7 +84,8 @@ const ATTACKS: &[(&str, &[&str])] = &[
     // The end of a loan is undone, and each row is as an earlier step left it.
     (
         "DELETE FROM history WHERE chain = $one AND number > 2; \
-         UPDATE chains SET number = 2, closed = NULL, seal = NULL, mac = (SELECT mac FROM history WHERE chain = $one \
+         UPDATE chains SET number = 2, closed = NULL, seal = NULL, \
+         mac = (SELECT mac FROM history WHERE chain = $one \
          AND number = 2) WHERE chain = $one; \
          DELETE FROM loans; INSERT INTO loans SELECT * FROM early_loans",
         &["chain $one: the last steps are missing: the chain ends at 2, chain $other names step 4"],
@@ -98,7 +99,8 @@ const ATTACKS: &[(&str, &[&str])] = &[
     // The record is removed too.
     (
         "DELETE FROM history WHERE chain = $one AND number > 2; \
-         UPDATE chains SET number = 2, closed = NULL, seal = NULL, mac = (SELECT mac FROM history WHERE chain = $one \
+         UPDATE chains SET number = 2, closed = NULL, seal = NULL, \
+         mac = (SELECT mac FROM history WHERE chain = $one \
          AND number = 2) WHERE chain = $one; \
          DELETE FROM loans WHERE id IN (SELECT loan FROM history WHERE chain = $one); \
          INSERT INTO loans SELECT * FROM early_loans; \
