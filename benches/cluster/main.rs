@@ -12,7 +12,8 @@
     clippy::indexing_slicing,
     clippy::print_stdout
 )]
-#![allow(dead_code, unused_imports, missing_docs, unreachable_pub)] // uses only a part of the shared support
+// It uses only a part of the shared support.
+#![allow(dead_code, unused_imports, missing_docs, unreachable_pub)]
 
 mod ready;
 #[path = "../shared/registering_gate.rs"]

@@ -54,8 +54,8 @@ async fn fill(database: &super::support::postgres::Database, loans: u64) {
         let last = (first + LOANS_AT_ONCE).min(loans) - 1;
         let made = format!(
             "SELECT n, 'NO-' || lpad((n % {LIBRARIES})::text, 7, '0') AS library, \
-             md5(n::text)::uuid AS id, 1790000000000 + n * 1000::bigint AS begun, n % 10 > 0 AS over \
-             FROM generate_series({first}, {last}) AS n"
+             md5(n::text)::uuid AS id, 1790000000000 + n * 1000::bigint AS begun, \
+             n % 10 > 0 AS over FROM generate_series({first}, {last}) AS n"
         );
         let insert = format!(
             "INSERT INTO loans (library, id, bucket, borrower, isbn, reference, lending_id, state, \

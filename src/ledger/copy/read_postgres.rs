@@ -24,8 +24,8 @@ static LOANS: LazyLock<String> = LazyLock::new(|| {
          ORDER BY library, id LIMIT $3"
     )
 });
-/// With the columns of the loan, for the hash of its row. A step without a loan is an error, but head
-/// records, which name links of the source, are left out.
+/// With the columns of the loan, for the hash of its row. A step without a loan is an error. Head
+/// records are left out, since they name links of the source.
 static STEPS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT {COLUMNS}, step.*, 0::bigint AS is_uncovered FROM ( \

@@ -5,7 +5,8 @@
 //!
 //! The connections work behind a pooler that assigns a server connection to each transaction. They
 //! set no parameter that PgBouncer rejects, and statements must be built with `persistent(false)`,
-//! since a prepared statement belongs to one server connection. Only a [`Session`] may prepare them.
+//! since a prepared statement belongs to one server connection. Only a [`Session`] may prepare
+//! them.
 
 use std::fmt;
 use std::sync::Arc;

@@ -94,7 +94,10 @@ pub(in crate::ledger) async fn open(
     let lanes = (0..shares.writes).map(|number| {
         let lane = Lane::new(number, chain, audit_key.clone(), heads.clone(), membership.clone());
         let store = PostgresStore::new(connector.clone(), lane);
-        async move { step(Box::pin(store.connect(now))).await.map(|connection| (store, connection)) }
+        async move {
+            let connected = step(Box::pin(store.connect(now))).await;
+            connected.map(|connection| (store, connection))
+        }
     });
     let lanes = match try_join_all(lanes).await {
         Ok(lanes) => lanes,
