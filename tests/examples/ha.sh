@@ -5,8 +5,8 @@
 #   tests/examples/ha.sh
 #   tests/examples/ha.sh kill-primary    # in another terminal: kill -9 of the primary's machine
 #
-# HA_DIR is the directory for all files, and HA_PORT the first of eight ports on loopback. Everything
-# is removed at the end; after a kill -9, by the next start. docs/ha.md is about production.
+# HA_DIR is the directory for all files, and HA_PORT the first of eight ports on loopback. All files
+# are removed at the end; after a kill -9, by the next start. docs/ha.md is about production.
 # Needs PostgreSQL, Patroni, etcd, PgBouncer, curl and flock:
 #   apt-get install postgresql patroni etcd-server pgbouncer curl
 set -eu
@@ -130,7 +130,7 @@ get() {
     curl -q -sS --noproxy '*' --max-time 5 --fail "$1"
 }
 
-# Returns whether Patroni says that a node has this role: primary, or sync for a synchronous standby.
+# Returns whether Patroni says that a node has this role: primary, or sync (synchronous standby).
 has_role() {
     get "http://127.0.0.1:$((rest_port + ${1#node-}))/$2" >/dev/null 2>&1
 }
@@ -261,7 +261,8 @@ END
 
 # Prints a URL for these two ports.
 url() {
-    echo "postgres://gate@127.0.0.1:$1,127.0.0.1:$2/loangate?sslmode=disable&passfile=$dir/gate.pgpass"
+    hosts=127.0.0.1:$1,127.0.0.1:$2
+    echo "postgres://gate@$hosts/loangate?sslmode=disable&passfile=$dir/gate.pgpass"
 }
 
 print_what_to_try() {
