@@ -39,12 +39,13 @@ pub(super) async fn close(
     close.execute(connection).await.map(drop)
 }
 
-/// The lock waits for an operator who begins a new epoch, and reads the epoch again. The value has
-/// the name of the chains and the time.
-pub(super) const CLOSE: &str = "INSERT INTO meta (name, value) \
-     SELECT 'begins closed', \
+/// The lock waits for an operator who begins a new epoch, and reads the epoch again. A person may
+/// have deleted its row. The value has the name of the chains and the time.
+pub(super) const CLOSE: &str = "WITH epoch AS \
+     (SELECT value FROM meta WHERE name = 'epoch' FOR SHARE) \
+     INSERT INTO meta (name, value) SELECT 'begins closed', \
      $1 || int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) \
-     FROM meta WHERE name = 'epoch' AND substr(value, 1, 8) <= $2 FOR SHARE \
+     WHERE NOT EXISTS (SELECT 1 FROM epoch WHERE substr(value, 1, 8) > $2) \
      ON CONFLICT (name) DO NOTHING";
 
 /// Discards what a transaction has written, and closes the begins of all gates instead.

@@ -137,6 +137,11 @@ impl Connector {
         opened
     }
 
+    /// Returns whether sessions prepare their statements: no pooler is known.
+    pub(super) fn prepares(&self) -> bool {
+        self.route.preparation.is_on()
+    }
+
     /// Tries each host alone, in the order of the URL. With `direct`, those of `direct_url`.
     pub(super) async fn try_hosts(&self, direct: bool) -> Vec<TriedHost> {
         let route = if direct { &self.direct } else { &self.route };

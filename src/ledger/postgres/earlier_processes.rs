@@ -127,7 +127,7 @@ impl DatabaseState {
         let difference = now.abs_diff(machine.as_millisecond());
         let agrees = difference <= MAX_CLOCK_DIFFERENCE.as_millis() as u64;
         Ok(DatabaseState {
-            epoch: seals.read(row.try_get(0)?),
+            epoch: seals.read_row(row.try_get(0)?),
             begins_are_closed: row.try_get(1)?,
             now: agrees.then_some(now),
             alive: alive.into_iter().collect(),

@@ -36,6 +36,11 @@ impl EpochSeals {
         [&epoch.to_be_bytes(), self.key.epoch_seal(self.ledger, epoch).as_slice()].concat()
     }
 
+    /// Reads the value of a row like [`EpochSeals::read`]. A missing row was deleted by a person.
+    pub(super) fn read_row(&self, value: Option<&[u8]>) -> i64 {
+        value.map_or(FORGED, |value| self.read(value))
+    }
+
     /// Reads the value of a row; [`FORGED`] if its seal is wrong. The first epoch is 0, has no
     /// seal, and lasts until an operator reconciles the ledger.
     pub(super) fn read(&self, value: &[u8]) -> i64 {

@@ -85,12 +85,12 @@ impl ExclusiveDatabase {
         deadlines: Deadlines,
     ) -> Result<ExclusiveDatabase, LedgerError> {
         let connector = Connector::new(settings);
-        let now = Clock::system().machine_now();
         let opening = async {
             let (candidate, migrations) = (Uuid::new_v4(), settings.migrations);
             let (mut connection, ledger) =
                 prepare(&connector, migrations, key_fingerprint, candidate).await?;
             let seals = EpochSeals::new(audit_key.clone(), ledger);
+            let now = Clock::system().machine_now();
             earlier_processes::compare(&mut connection, &settings.heads, &seals, now).await?;
             let _ = connection.close().await;
             Ok::<_, LedgerError>(seals)

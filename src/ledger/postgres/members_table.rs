@@ -20,6 +20,7 @@ use super::migrations::SchemaTooNew;
 use super::observer::{LiveMember, Member};
 use super::pool::BEGIN;
 use super::seen_renewals::{RETENTION_MS, SHORT_LIFE_RENEWALS, SHORT_RETENTION_MS};
+use crate::clock::Clock;
 use crate::ledger::copy_mark::MARKS;
 
 /// How long a fenced member is dead for [`Members::fenced`], in milliseconds.
@@ -234,19 +235,20 @@ impl MemberTable for PostgresMembers {
 
     async fn fence(&mut self, member: Member) -> Result<bool, sqlx::Error> {
         let sql = format!(
-            "UPDATE members SET fenced = {DATABASE_NOW} \
+            "UPDATE members SET fenced = greatest({DATABASE_NOW}, $3) \
              WHERE member = $1 AND renewals = $2 AND fenced IS NULL RETURNING member"
         );
-        let statement = statement(sql).bind(member.id).bind(member.renewals);
+        let statement = statement(sql).bind(member.id).bind(member.renewals).bind(machine_now());
         Ok(!self.run(statement).await?.is_empty())
     }
 
     async fn leave(&mut self, member: Uuid) -> Result<Option<i64>, sqlx::Error> {
         let sql = format!(
-            "UPDATE members SET renewals = renewals + 1, has_left = true, fenced = {DATABASE_NOW} \
+            "UPDATE members SET renewals = renewals + 1, has_left = true, \
+             fenced = greatest({DATABASE_NOW}, $2) \
              WHERE member = $1 AND fenced IS NULL RETURNING renewals"
         );
-        let rows = self.run(statement(sql).bind(member)).await?;
+        let rows = self.run(statement(sql).bind(member).bind(machine_now())).await?;
         rows.first().map(|row| row.try_get(0)).transpose()
     }
 
@@ -266,6 +268,12 @@ impl MemberTable for PostgresMembers {
     }
 }
 
+/// Returns the time of this machine. A row that ends now must not look old once the clock of the
+/// database is corrected: it would be deleted too early, which proves a loss to the others.
+fn machine_now() -> i64 {
+    Clock::system().machine_now().as_millisecond()
+}
+
 /// Returns the milliseconds of a setting, which is longer than zero.
 fn millis(setting: Duration) -> i64 {
     i64::try_from(setting.as_millis()).unwrap_or(i64::MAX).max(1)
@@ -280,7 +288,7 @@ fn renewal_of(row: &PgRow, seals: &EpochSeals) -> Result<Renewal, sqlx::Error> {
     let decoded = |error: jiff::Error| sqlx::Error::Decode(Box::new(error));
     let at = Timestamp::from_millisecond(row.try_get(0)?).map_err(decoded)?;
     let (renewals, begins_are_closed) = (row.try_get(1)?, row.try_get(2)?);
-    Ok(Renewal { at, renewals, epoch: seals.read(row.try_get(3)?), begins_are_closed })
+    Ok(Renewal { at, renewals, epoch: seals.read_row(row.try_get(3)?), begins_are_closed })
 }
 
 #[cfg(test)]
@@ -290,7 +298,6 @@ mod tests {
     use super::super::queries_tests::SCHEMA;
     use super::super::test_support::{settings, support};
     use super::*;
-    use crate::clock::Clock;
     use crate::ledger::test_support::audit_key;
     use support::{Database, Postgres};
 

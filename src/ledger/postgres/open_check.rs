@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const DURABILITY: [(&str, &str); 3] = [
     ("fsync", "a crash of the machine can destroy the database"),
     ("full_page_writes", "a crash of the machine can destroy the database"),
-    ("synchronous_commit", "a crash can lose loans that Bokbasen has accepted"),
+    ("synchronous_commit", "a crash or a failover can lose loans that Bokbasen has accepted"),
 ];
 
 /// What the test found, as sentences.
@@ -163,9 +163,11 @@ fn judge(settings: &PostgresSettings, name: &str, examined: &Examined) -> Vec<Da
         )));
     }
     for (parameter, consequence) in DURABILITY {
-        if examined.text(parameter) == "off" {
-            findings
-                .push(Failed(format!("{name} has {parameter} = off: {consequence}. Set it on")));
+        // `local` does not wait for a standby, which a failover then makes the primary.
+        let value = examined.text(parameter);
+        if matches!(value, "off" | "local") {
+            let sentence = format!("{name} has {parameter} = {value}: {consequence}. Set it on");
+            findings.push(Failed(sentence));
         }
     }
     findings.extend(judge_logging(name, examined));

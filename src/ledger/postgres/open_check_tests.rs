@@ -48,6 +48,8 @@ fn server_that_can_lose_loans_is_rejected() {
         let failed = failures(&found);
         assert!(failed.len() == 1 && failed[0].contains(&format!("{name} = off")), "{failed:?}");
     }
+    let local = findings(&[("synchronous_commit", "local")]);
+    assert!(failures(&local)[0].contains("synchronous_commit = local"), "{local:?}");
     assert!(failures(&findings(&[("synchronous_commit", "remote_apply")])).is_empty());
     let old = findings(&[("server_version_num", "130014"), ("server_version", "13.14")]);
     assert!(failures(&old)[0].contains("Install version 14"), "{old:?}");

@@ -22,8 +22,8 @@ use super::settings::PostgresSettings;
 use super::sql::statement;
 use super::standing::ClockDifference;
 use crate::clock::{self, Clock};
-use crate::ledger::LedgerError;
 use crate::ledger::audit::AuditKey;
+use crate::ledger::{Keys, LedgerError};
 
 /// The deadline of all statements.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -83,7 +83,7 @@ impl From<sqlx::Error> for ReconcileError {
 /// A gate that does not know yet that begins are closed may have a begin under way. `settling` is
 /// how long it takes until Bokbasen lists that, from the time when begins were closed, if each gate
 /// has the lease in `settings`. It includes the difference that the clocks of the database and of a
-/// gate may have. If a gate has a longer lease, it takes longer. `key` seals the epoch.
+/// gate may have. If a gate has a longer lease, it takes longer. The key of the audit trail seals the epoch.
 ///
 /// # Errors
 /// [`ReconcileError`]; begins stay closed, unless only the response to the commit was lost.
@@ -91,10 +91,10 @@ pub async fn reconcile(
     settings: &PostgresSettings,
     since: Timestamp,
     settling: Duration,
-    key: &AuditKey,
+    keys: &Keys,
 ) -> Result<Timestamp, ReconcileError> {
     let mut connection = Connector::new(settings).connect(Purpose::Command).await?;
-    let opened = open_begins(&mut connection, since, (settings.lease, settling), key);
+    let opened = open_begins(&mut connection, since, (settings.lease, settling), keys);
     let reconciled = timeout(DEADLINE, opened).await;
     let reconciled = reconciled.map_err(|_| ReconcileError::Silent(DEADLINE))?;
     let _ = timeout(DEADLINE, connection.close()).await;
@@ -105,7 +105,7 @@ async fn open_begins(
     connection: &mut PgConnection,
     since: Timestamp,
     (lease, settling): (Duration, Duration),
-    key: &AuditKey,
+    keys: &Keys,
 ) -> Result<Timestamp, ReconcileError> {
     // The epoch first: a gate that closes begins meanwhile waits for it, and then finds it newer.
     const LOCK_EPOCH: &str = "SELECT value FROM meta WHERE name = 'epoch' FOR UPDATE";
@@ -113,7 +113,13 @@ async fn open_begins(
     const BALANCE: &str = "SELECT value FROM meta WHERE name = 'balance'";
     /// Also of gates that have ended: they may have held it when begins were closed.
     const LONGEST_LEASE: &str = "SELECT max(lease) FROM members";
+    const FINGERPRINT: &str = "SELECT value FROM meta WHERE name = 'pseudonym key'";
     let mut transaction = connection.begin_with(BEGIN).await?;
+    let fingerprint = value(&mut transaction, FINGERPRINT).await?;
+    // Another key would seal an epoch that every gate takes for forged.
+    if fingerprint.as_deref() != Some(keys.fingerprint.as_slice()) {
+        return Err(LedgerError::OtherPseudonymKey.into());
+    }
     let epoch = value(&mut transaction, LOCK_EPOCH).await?.unwrap_or_default();
     let closed = value(&mut transaction, OPEN).await?.ok_or(ReconcileError::BeginsOpen)?;
     let closed = timestamp(closed.get(size_of::<Uuid>()..).unwrap_or_default())?;
@@ -133,7 +139,7 @@ async fn open_begins(
         return Err(ReconcileError::NotBalanced { since, closed, earliest });
     }
     compare_clocks(&mut transaction).await?;
-    begin_epoch(&mut transaction, &epoch, key).await?;
+    begin_epoch(&mut transaction, &epoch, &keys.audit).await?;
     transaction.commit().await?;
     Ok(closed)
 }
@@ -158,7 +164,8 @@ async fn begin_epoch(
     key: &AuditKey,
 ) -> Result<(), ReconcileError> {
     const LEDGER: &str = "SELECT value FROM meta WHERE name = 'ledger'";
-    const BEGIN_EPOCH: &str = "UPDATE meta SET value = $1 WHERE name = 'epoch'";
+    const BEGIN_EPOCH: &str = "INSERT INTO meta (name, value) VALUES ('epoch', $1) \
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value";
     let ledger = value(connection, LEDGER).await?.unwrap_or_default();
     let ledger = Uuid::from_slice(&ledger)
         .map_err(|error| LedgerError::damaged("? (the id of the ledger)", &error))?;

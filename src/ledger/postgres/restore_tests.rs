@@ -12,8 +12,8 @@ use super::test_support::support::{Database, Postgres};
 use super::test_support::{Node, settings, until};
 use super::{PostgresSettings, ReconcileError, reconcile};
 use crate::clock::Clock;
-use crate::ledger::test_support::{audit_key, by, key, loan};
-use crate::ledger::{Brake, Intended, Ledger, LedgerError};
+use crate::ledger::test_support::{KEY, audit_key, by, key, loan};
+use crate::ledger::{Brake, Intended, Keys, Ledger, LedgerError};
 use crate::loan::{Loan, LoanKey};
 
 /// A lease that a busy machine renews in time.
@@ -87,7 +87,11 @@ fn remove(directory: &Path, suffix: &str) {
 async fn reconcile_with_balance(ledger: &Ledger, database: &Database) {
     let since = Timestamp::from_second(1_000_000).unwrap();
     ledger.record_balance(since, now()).await.unwrap();
-    reconcile(&short(database), since, Duration::ZERO, &audit_key()).await.unwrap();
+    reconcile(&short(database), since, Duration::ZERO, &keys()).await.unwrap();
+}
+
+fn keys() -> Keys {
+    Keys { fingerprint: KEY, audit: audit_key() }
 }
 
 /// Waits until begins are open, and checks that they stay open for some renewals.
@@ -260,7 +264,7 @@ async fn database_that_forgot_a_reconciliation_lost_writes() {
     restart(&database, &heads).await.unwrap_err();
     let ledger = restart(&database, &heads).await.unwrap();
     ledger.record_balance(since, now()).await.unwrap();
-    reconcile(&short(&database), since, Duration::ZERO, &audit_key()).await.unwrap();
+    reconcile(&short(&database), since, Duration::ZERO, &keys()).await.unwrap();
     assert_open(&[&ledger], &mut connection).await;
     ledger.close().await;
 }
@@ -275,9 +279,12 @@ async fn reconcile_requires_closed_begins_and_a_balance_after_that() {
     let before = |seconds: i64| started - jiff::SignedDuration::from_secs(seconds);
     let (day, week) = (before(86_400), before(7 * 86_400));
     let reconcile_after =
-        async |since, settling| reconcile(&short(&database), since, settling, &audit_key()).await;
+        async |since, settling| reconcile(&short(&database), since, settling, &keys()).await;
     let reconcile = async |since| reconcile_after(since, Duration::ZERO).await;
     node.ledger.record_balance(week, before(60)).await.unwrap();
+    let others = Keys { fingerprint: [9; 32], ..keys() };
+    let refused = super::reconcile(&short(&database), week, Duration::ZERO, &others).await;
+    assert!(matches!(refused, Err(ReconcileError::Ledger(LedgerError::OtherPseudonymKey))));
     assert!(matches!(reconcile(week).await, Err(ReconcileError::BeginsOpen)));
     let process = uuid::Uuid::new_v4();
     super::closed_begins::close(&mut connection, process, 0).await.unwrap();
@@ -357,4 +364,18 @@ async fn raised_epoch_does_not_hide_a_restore() {
     reconcile_with_balance(&ledger, &database).await;
     assert_open(&[&ledger], &mut connection).await;
     ledger.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleted_epoch_closes_begins_until_an_operator_reconciles() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    let node = start(&database).await;
+    run(&mut connection, "DELETE FROM meta WHERE name = 'epoch'").await;
+    until("begins are closed", async || are_closed(&mut connection).await).await;
+    assert!(!node.ledger.lease().is_held());
+    reconcile_with_balance(&node.ledger, &database).await;
+    assert_open(&[&node.ledger], &mut connection).await;
+    write(&node.ledger, 1).await;
 }

@@ -84,20 +84,24 @@ impl Session {
             return Ok(Session { connection, preparation, check: None });
         }
         let mark = Uuid::new_v4();
-        let mode = if plans_once { "force_generic_plan" } else { "auto" };
-        let set = format!("SET loangate.connection = '{mark}'; SET plan_cache_mode = {mode}");
+        let set = format!("SET loangate.connection = '{mark}'");
         sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut connection).await?;
         // From now on `prepares` is true.
         let first = sqlx::query("SELECT 1").persistent(true).execute(&mut connection).await;
         first.inspect_err(|error| _ = preparation.end_after(error))?;
+        let mode = if plans_once { "; SET LOCAL plan_cache_mode = force_generic_plan" } else { "" };
         let check = format!(
             "; SELECT 1 / CASE WHEN current_setting('loangate.connection', true) = '{mark}' \
-             THEN 1 ELSE 0 END"
+             THEN 1 ELSE 0 END{mode}"
         );
         Ok(Session { connection, preparation, check: Some(check) })
     }
 
     /// Begins a transaction by this statement.
+    ///
+    /// # Errors
+    /// That of the database. If a pooler was found, it is one of the connection: the statements of
+    /// the caller are not to blame, and work on a new connection.
     pub(super) async fn begin_with(
         &mut self,
         begin: &'static str,
@@ -105,7 +109,10 @@ impl Session {
         let sql = self.with_check(begin);
         let Session { connection, preparation, .. } = self;
         let begun = connection.begin_with(sql).await;
-        begun.inspect_err(|error| _ = preparation.end_after(error))
+        begun.map_err(|error| match preparation.end_after(&error) {
+            true => sqlx::Error::Io(std::io::Error::other("a pooler is in between")),
+            false => error,
+        })
     }
 
     /// Begins a transaction that the caller ends by a statement.

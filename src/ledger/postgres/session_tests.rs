@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use super::super::connect::{Connector, Purpose};
 use super::super::pool::{BEGIN, Pool};
-use super::super::test_support::settings;
 use super::super::test_support::support::{PgBouncer, Postgres};
+use super::super::test_support::{Node, settings};
 use super::*;
+use crate::clock::Clock;
+use crate::ledger::test_support::{by, key};
+use crate::ledger::{Intended, Ledger};
+use crate::loan::{Loan, LoanKey};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -76,4 +80,34 @@ async fn preparation_ends_when_a_transaction_runs_on_another_connection() {
     let other = second.begin_with(BEGIN).await.unwrap();
     assert!(first.begin_with(BEGIN).await.is_err(), "it got a new server connection");
     other.rollback().await.unwrap();
+}
+
+/// Otherwise a lane would take the error of the check for one of the caller's values.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_write_of_two_gates_succeeds_behind_a_pooler_that_they_do_not_know() {
+    let Some(server) = Postgres::shared().await else { return };
+    let Some(bouncer) = PgBouncer::start(server, 3).await else { return };
+    let database = server.database().await;
+    let url = database.url_at(bouncer.port());
+    // A start needs a session, and gets it while no other program uses the pooler.
+    let heads = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let open = async |heads| {
+        for _ in 0..100 {
+            if let Ok(ledger) = Node::try_open(settings(&url), heads).await {
+                return ledger;
+            }
+        }
+        panic!("no start succeeds");
+    };
+    let ledgers = [open(&heads[0]).await, open(&heads[1]).await];
+    let write = async |ledger: &Ledger, borrower: u8, library: usize| {
+        let library = format!("NO-03010{library:02}").parse().unwrap();
+        let loan = Loan::intend(LoanKey { library, ..key(borrower) }, Clock::system().now());
+        let written = ledger.intend(loan, None, by("reader")).await;
+        assert!(matches!(written, Ok(Intended::Written(_))), "{written:?}");
+    };
+    for borrower in 0..20 {
+        let writes = (0..10).map(|library| write(&ledgers[library % 2], borrower, library));
+        futures_util::future::join_all(writes).await;
+    }
 }

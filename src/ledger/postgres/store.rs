@@ -57,6 +57,18 @@ impl LedgerStore for PostgresStore {
     }
 
     async fn connect(&self, now: Timestamp) -> Result<PostgresConnection, sqlx::Error> {
+        let prepares = self.connector.prepares();
+        match self.open(now).await {
+            // The first transactions of the lanes have found a pooler.
+            Err(_) if prepares && !self.connector.prepares() => self.open(now).await,
+            opened => opened,
+        }
+    }
+}
+
+impl PostgresStore {
+    /// Opens a connection, and tests that it can write.
+    async fn open(&self, now: Timestamp) -> Result<PostgresConnection, sqlx::Error> {
         let mut connection = PostgresConnection {
             connection: self.connector.session(Purpose::Writes).await?,
             lane: self.lane.clone(),
