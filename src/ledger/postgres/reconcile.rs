@@ -83,7 +83,8 @@ impl From<sqlx::Error> for ReconcileError {
 /// A gate that does not know yet that begins are closed may have a begin under way. `settling` is
 /// how long it takes until Bokbasen lists that, from the time when begins were closed, if each gate
 /// has the lease in `settings`. It includes the difference that the clocks of the database and of a
-/// gate may have. If a gate has a longer lease, it takes longer. The key of the audit trail seals the epoch.
+/// gate may have. If a gate has a longer lease, it takes longer. The key of the audit trail seals
+/// the epoch.
 ///
 /// # Errors
 /// [`ReconcileError`]; begins stay closed, unless only the response to the commit was lost.

@@ -51,7 +51,7 @@ async fn no_statement_of_another_program_runs_behind_a_pooler() {
     let Some(bouncer) = PgBouncer::start(server, 3).await else { return };
     let database = server.database().await;
     let url = database.url_at(bouncer.port());
-    // Neither is told that a pooler is in between.
+    // The settings of both pools say that there is no pooler.
     let pools = [(pool(&url, 4), "hello"), (pool(&url, 4), "hei")];
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..8_usize {

@@ -18,8 +18,8 @@ CREATE TABLE members (
     -- The schema version that its program knows.
     program  bigint NOT NULL DEFAULT 0,
     joined   bigint NOT NULL,
-    -- Settings of the process on which others depend, in milliseconds: how long its lease lasts, and
-    -- how long it delivers without a read of the change feed.
+    -- Settings of the process on which others depend, in milliseconds: how long its lease lasts,
+    -- and how long it delivers without a read of the change feed.
     lease     bigint NOT NULL CHECK (lease > 0),
     freshness bigint NOT NULL CHECK (freshness > 0),
     renewals bigint NOT NULL DEFAULT 0,
@@ -48,7 +48,8 @@ CREATE TABLE loans (
     licence_id      text COLLATE "C",
     licence_type    text COLLATE "C",
     ended           bigint,
-    end_reason      text COLLATE "C" CHECK (end_reason IN ('returned', 'expired', 'cancelled', 'rejected')),
+    end_reason      text COLLATE "C"
+                    CHECK (end_reason IN ('returned', 'expired', 'cancelled', 'rejected')),
     refusal_code    text COLLATE "C",
     refusal_message text COLLATE "C",
     refusal_retry   bigint,
@@ -62,7 +63,8 @@ CREATE TABLE loans (
     PRIMARY KEY (library, id),
     -- The balance searches a reference in all libraries, too.
     UNIQUE (reference, library),
-    CHECK (state <> 'accepted' OR (lending_id IS NOT NULL AND due IS NOT NULL AND accepted IS NOT NULL)),
+    CHECK (state <> 'accepted'
+           OR (lending_id IS NOT NULL AND due IS NOT NULL AND accepted IS NOT NULL)),
     CHECK (state <> 'pending' OR lending_id IS NOT NULL),
     CHECK (state NOT IN ('ending', 'ended') OR (ended IS NOT NULL AND end_reason IS NOT NULL)),
     CHECK (state <> 'refused' OR refusal_code IS NOT NULL)
@@ -93,7 +95,8 @@ CREATE INDEX loans_of_borrower ON loans (borrower, library, isbn, id);
 CREATE TABLE chains (
     library text COLLATE "C" NOT NULL,
     chain   uuid NOT NULL,
-    -- The number of committed transactions. It tells whether a commit without a response is durable.
+    -- The number of committed transactions, which says whether a commit without a response is
+    -- durable.
     batch   bigint NOT NULL,
     number  bigint NOT NULL,
     mac     bytea NOT NULL,
@@ -123,7 +126,8 @@ CREATE TABLE history (
     PRIMARY KEY (library, chain, number)
 );
 CREATE INDEX history_of_loan ON history (library, loan, at, chain, number);
-CREATE INDEX history_by_balance ON history (library, at) WHERE cause = 'balance' AND to_state = 'ended';
+CREATE INDEX history_by_balance ON history (library, at)
+    WHERE cause = 'balance' AND to_state = 'ended';
 
 -- What stands in a chain for steps that were pruned.
 CREATE TABLE anchors (
