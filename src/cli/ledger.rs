@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{CliError, reconcile, say};
 use crate::clock::{self, Clock};
 use crate::config::Config;
-use crate::ledger::{self, AuditKey, Chains, Prunable, StoreSettings};
+use crate::ledger::{self, AuditKey, Chains, Keys, Prunable, StoreSettings};
 use crate::reader::Readers;
 
 /// Why there is no backup of PostgreSQL. Its own tools also copy a database that is in use.
@@ -108,9 +108,15 @@ fn say_verified(verified: &ledger::Verified, store: &StoreSettings) -> Result<()
     Ok(())
 }
 
-pub(super) fn audit_key(config: &Config) -> Result<AuditKey, CliError> {
+fn audit_key(config: &Config) -> Result<AuditKey, CliError> {
+    keys(config).map(|keys| keys.audit)
+}
+
+/// Derives the keys of the ledger from the pseudonym key.
+pub(super) fn keys(config: &Config) -> Result<Keys, CliError> {
     let readers = Readers::new(&config.readers, Clock::system()).map_err(CliError::new)?;
-    Ok(AuditKey::new(&readers.audit_key()))
+    let audit = AuditKey::new(&readers.audit_key());
+    Ok(Keys { fingerprint: readers.key_fingerprint(), audit })
 }
 
 /// Reads a time, or a date, which means midnight UTC.

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use super::{CliError, say};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::ledger::{self, AuditKey, Copied, CopyProgress, Keys, StoreSettings};
-use crate::reader::Readers;
+use crate::ledger::{self, Copied, CopyProgress, Keys, StoreSettings};
 
 /// The interval between lines of progress on a terminal, which replace each other.
 const TERMINAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -37,15 +36,12 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let config = super::load(&args.config)?;
     let store = |option: &str, url: &str| read_url(option, url, &config, &args.config);
     let from = store("--from", &args.from)?;
-    let clock = Clock::system();
-    let readers = Readers::new(&config.readers, clock.clone()).map_err(CliError::new)?;
-    let keys =
-        Keys { fingerprint: readers.key_fingerprint(), audit: AuditKey::new(&readers.audit_key()) };
+    let keys = super::ledger::keys(&config)?;
     let Some(to) = args.to else { return release(&from, &keys).await };
     let to = store("--to", &to)?;
     let mut reporter = Reporter::default();
     let mut report = |progress| reporter.report(progress);
-    let copied = ledger::copy(&from, &to, &keys, clock.now(), &mut report).await;
+    let copied = ledger::copy(&from, &to, &keys, Clock::system().now(), &mut report).await;
     reporter.end();
     let Copied { counts, covered, origin } = copied.map_err(CliError::new)?;
     for (rows, count) in counts {
@@ -83,7 +79,10 @@ fn read_url(
 }
 
 /// Prints where a ledger was copied from, if it was.
-pub(super) async fn say_origins(store: &StoreSettings, key: &AuditKey) -> Result<(), CliError> {
+pub(super) async fn say_origins(
+    store: &StoreSettings,
+    key: &ledger::AuditKey,
+) -> Result<(), CliError> {
     for origin in ledger::copied_from(store, key).await.map_err(CliError::new)? {
         say(&origin.to_string())?;
     }

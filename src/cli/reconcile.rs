@@ -7,9 +7,7 @@ use jiff::Timestamp;
 
 use super::ledger::date;
 use super::{CliError, say};
-use crate::clock::Clock;
-use crate::ledger::{self, AuditKey, Keys, StoreSettings};
-use crate::reader::Readers;
+use crate::ledger::{self, StoreSettings};
 
 /// The largest difference between the clocks of the database and of a gate that begins loans.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(10);
@@ -35,9 +33,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     // A begin may start until a gate's lease ends, and Bokbasen lists it after the settling time.
     let settling =
         CLOCK_DIFFERENCE + postgres.lease + config.lending.timeout + 2 * config.circulation.settle;
-    let readers = Readers::new(&config.readers, Clock::system()).map_err(CliError::new)?;
-    let keys =
-        Keys { fingerprint: readers.key_fingerprint(), audit: AuditKey::new(&readers.audit_key()) };
+    let keys = super::ledger::keys(&config)?;
     let reconciled = ledger::reconcile(postgres, args.balanced_since, settling, &keys).await;
     let closed = reconciled.map_err(CliError::new)?;
     say(&format!(
