@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::rows::{DeliveredRow, DoubtRow, LoanRow, Row, StepRow};
 use crate::ledger::audit::{AuditKey, Head};
-use crate::ledger::postgres::bucket_of;
+use crate::ledger::postgres::{bucket_of, column};
 
 /// The time of the database stands for an end in the future: the change feed is read by that time.
 const INSERT_LOANS: &str = "INSERT INTO loans (library, id, bucket, borrower, isbn, reference, \
@@ -60,11 +60,6 @@ pub(super) async fn insert(
         Some(Row::Delivered(_)) => insert_delivered(connection, rows).await,
         Some(Row::Doubt(_)) => insert_doubts(connection, rows).await,
     }
-}
-
-/// Collects one value of each row.
-fn column<'r, R, T>(rows: &[&'r R], value: impl Fn(&'r R) -> T) -> Vec<T> {
-    rows.iter().map(|row| value(row)).collect()
 }
 
 async fn insert_loans(connection: &mut PgConnection, rows: &[Row]) -> Result<(), sqlx::Error> {

@@ -10,6 +10,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::session::prepares;
+use super::sql::column;
 use super::transaction::Scope;
 use crate::ledger::audit::{AuditKey, Head, NewStep};
 use crate::ledger::store::LastCommit;
@@ -58,9 +59,6 @@ pub(super) async fn extend(
     steps: &[NewStep],
 ) -> Result<(), sqlx::Error> {
     let Some(last) = steps.last() else { return Ok(()) };
-    fn column<'s, T>(steps: &'s [NewStep], value: impl Fn(&'s NewStep) -> T) -> Vec<T> {
-        steps.iter().map(value).collect()
-    }
     let query = sqlx::query(EXTEND)
         .bind(library.as_str())
         .bind(chain)

@@ -11,7 +11,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::pool::{BEGIN, Pool, TRANSACTION};
-use super::sql::statement;
+use super::sql::{column, statement};
 use crate::ledger::audit::{AuditKey, Head};
 use crate::loan::LibraryId;
 
@@ -112,9 +112,6 @@ async fn seal(
 ) -> Result<(), sqlx::Error> {
     if chains.is_empty() {
         return Ok(());
-    }
-    fn column<T>(chains: &[Ending], value: impl Fn(&Ending) -> T) -> Vec<T> {
-        chains.iter().map(value).collect()
     }
     let seal_of = |ending: &Ending| {
         key.closing_seal(&ending.library, ending.chain, &ending.head, ending.closed)

@@ -82,16 +82,15 @@ async fn join_waits_for_a_contraction_and_is_refused() {
     run(&mut contracting, NEXT).await.unwrap();
     let mut transaction = contracting.begin_with(BEGIN).await.unwrap();
     lock_version(&mut transaction).await.unwrap();
-    let table = |program| {
-        let connector = Connector::new(&settings(&database.url()));
-        let seals = EpochSeals::new(audit_key(), Uuid::nil());
-        PostgresMembers::new(connector, Duration::from_secs(60), seals).with_program(program)
-    };
-    let (mut older, mut newer) = (table(3), table(4));
+    let connector = Connector::new(&settings(&database.url()));
+    let seals = EpochSeals::new(audit_key(), Uuid::nil());
+    let mut table = PostgresMembers::new(connector, Duration::from_secs(60), seals);
     let joining = tokio::spawn(async move {
         let lease = Duration::from_secs(30);
-        let process = JoiningProcess { id: Uuid::new_v4(), lease, freshness: lease };
-        (older.join(process.id, process).await, newer.join(process.id, process).await)
+        let id = Uuid::new_v4();
+        let older = JoiningProcess { id, lease, freshness: lease, program: 3 };
+        let newer = JoiningProcess { program: 4, ..older };
+        (table.join(id, older).await, table.join(id, newer).await)
     });
     let mut observer = database.connect_as_admin().await;
     until("the older gate waits", async || {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::buckets::bucket_of;
 use super::session::prepares;
+use super::sql::column;
 use crate::ledger::brake::Count;
 use crate::ledger::rules::KeyStanding;
 use crate::ledger::states::{LIVE, UNDECIDED, counted, isbn_column};
@@ -184,11 +185,6 @@ pub(super) async fn update(
         .bind(column(loans, |loan| loan.changed.as_millisecond()));
     let updated = query.persistent(prepares(connection)).execute(connection).await?.rows_affected();
     if updated == loans.len() as u64 { Ok(()) } else { Err(sqlx::Error::RowNotFound) }
-}
-
-/// Collects one value of each loan.
-fn column<'l, T>(loans: &[&'l Loan], value: impl Fn(&'l Loan) -> T) -> Vec<T> {
-    loans.iter().map(|loan| value(loan)).collect()
 }
 
 /// Returns the statement that counts loans of a library and of one of its borrowers. It has a

@@ -88,6 +88,8 @@ pub(super) struct JoiningProcess {
     pub(super) lease: Duration,
     /// How long it delivers without a read of the change feed.
     pub(super) freshness: Duration,
+    /// The schema version that the program knows.
+    pub(super) program: i64,
 }
 
 /// The response to a join or a renewal.
@@ -117,8 +119,6 @@ pub(super) struct Members {
 /// The table in PostgreSQL.
 pub(super) struct PostgresMembers {
     connector: Connector,
-    /// The schema version that the program of this process knows.
-    program: i64,
     /// None before the first statement and after a failure.
     connection: Option<PgConnection>,
     /// The deadline of a statement, including its connection.
@@ -133,12 +133,7 @@ impl PostgresMembers {
         deadline: Duration,
         seals: EpochSeals,
     ) -> PostgresMembers {
-        PostgresMembers { connector, program: 0, connection: None, deadline, seals }
-    }
-
-    /// Sets the schema version that the program of this process knows, for [`MemberTable::join`].
-    pub(super) fn with_program(self, program: i64) -> PostgresMembers {
-        PostgresMembers { program, ..self }
+        PostgresMembers { connector, connection: None, deadline, seals }
     }
 
     /// Leaves a ledger that was moved or is only half copied. A process that was suspended for
@@ -162,7 +157,7 @@ impl PostgresMembers {
         let running = async move {
             let mut connection = match taken {
                 Some(connection) => connection,
-                None => connector.connect(Purpose::Lease).await?,
+                None => Box::pin(connector.connect(Purpose::Lease)).await?,
             };
             sqlx::raw_sql(BEGIN).execute(&mut connection).await?;
             let rows = statement.persistent(false).fetch_all(&mut connection).await?;
@@ -195,7 +190,7 @@ impl MemberTable for PostgresMembers {
              RETURNING {}",
             renewal_columns()
         );
-        let statement = statement(sql).bind(member).bind(process.id).bind(self.program);
+        let statement = statement(sql).bind(member).bind(process.id).bind(process.program);
         let statement = statement.bind(millis(process.lease)).bind(millis(process.freshness));
         let rows = self.run(statement).await?;
         self.leave_if_copied(member).await?;
@@ -322,13 +317,13 @@ mod tests {
     }
 
     fn process(id: u128) -> JoiningProcess {
-        JoiningProcess { id: Uuid::from_u128(id), lease: LEASE, freshness: 2 * LEASE }
+        JoiningProcess { id: Uuid::from_u128(id), lease: LEASE, freshness: 2 * LEASE, program: 2 }
     }
 
     async fn table(database: &Database) -> PostgresMembers {
         let connector = Connector::new(&settings(&database.url()));
         let seals = EpochSeals::new(audit_key(), Uuid::nil());
-        PostgresMembers::new(connector, Duration::from_secs(5), seals).with_program(2)
+        PostgresMembers::new(connector, Duration::from_secs(5), seals)
     }
 
     #[tokio::test]

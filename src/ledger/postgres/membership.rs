@@ -40,20 +40,20 @@ const LONGEST_RETRY: Duration = Duration::from_secs(1);
 const ROUNDS_BETWEEN_DELETIONS: u32 = 600;
 
 /// Joins the members of a ledger, and keeps the lease in the background. The id of `process` is the
-/// name of its chains in the audit trail, `program` the schema version that it knows, `detector`
-/// knows what was seen before, and `seals` reads the epoch.
+/// name of its chains in the audit trail, `detector` knows what was seen before, and `seals` reads
+/// the epoch.
 ///
 /// # Errors
 /// The error of the database, or `SchemaTooNew`. This process is no member then.
 pub(in crate::ledger) async fn join(
     connector: Connector,
-    (process, program): (JoiningProcess, i64),
+    process: JoiningProcess,
     detector: LossDetector,
     seals: EpochSeals,
     (clock, metrics): (Clock, Metrics),
 ) -> Result<Arc<Standing>, sqlx::Error> {
     let deadline = STATEMENT_DEADLINE.min(process.lease / RENEWALS_PER_LEASE);
-    let table = PostgresMembers::new(connector, deadline, seals).with_program(program);
+    let table = PostgresMembers::new(connector, deadline, seals);
     let (standing, leave) = Standing::new(Arc::new(clock::since_boot));
     let standing = Arc::new(standing);
     let boot_time: BootTime = Arc::new(clock::since_boot);

@@ -112,6 +112,7 @@ pub(super) use queries::Queries;
 pub use reconcile::{ReconcileError, reconcile};
 pub(super) use server_error::{is_of_connection, is_of_server};
 pub use settings::{ConnectionShares, PostgresSettings, longest_call};
+pub(super) use sql::column;
 pub(super) use verify::verify;
 
 #[cfg(test)]

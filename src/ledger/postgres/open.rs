@@ -24,6 +24,7 @@ use super::pool::Pool;
 use super::queries::{OwnedBuckets, Queries, QueryPools};
 use super::renewals_file::RenewalsFile;
 use super::settings::PostgresSettings;
+use super::standing::Standing;
 use super::store::{PostgresConnection, PostgresStore};
 use super::transaction::PROBE_NAME;
 use crate::clock::Clock;
@@ -79,9 +80,9 @@ pub(in crate::ledger) async fn open(
     // Joined before anything is written: the owner of a loan must be a member.
     let clocks = (clock.clone(), metrics.clone());
     let PostgresSettings { lease, freshness, .. } = *settings;
-    let process = JoiningProcess { id: chain, lease, freshness };
     let program = program_version(settings.migrations);
-    let joined = membership::join(connector.clone(), (process, program), detector, seals, clocks);
+    let process = JoiningProcess { id: chain, lease, freshness, program };
+    let joined = membership::join(connector.clone(), process, detector, seals, clocks);
     let membership = Box::pin(joined).await.map_err(join_error)?;
     // Again after the join: a copy that begins later finds this member.
     let refused = in_time(give_up_copy(&mut connection)).await;
@@ -90,16 +91,9 @@ pub(in crate::ledger) async fn open(
         membership.leave().await;
         return Err(error);
     }
-    let (now, shares) = (clock.now(), settings.shares());
-    let lanes = (0..shares.writes).map(|number| {
-        let lane = Lane::new(number, chain, audit_key.clone(), heads.clone(), membership.clone());
-        let store = PostgresStore::new(connector.clone(), lane);
-        async move {
-            let connected = step(Box::pin(store.connect(now))).await;
-            connected.map(|connection| (store, connection))
-        }
-    });
-    let lanes = match try_join_all(lanes).await {
+    let shares = settings.shares();
+    let own = (chain, audit_key, &heads, &membership);
+    let lanes = match connect_lanes(&connector, shares.writes, own, clock).await {
         Ok(lanes) => lanes,
         Err(error) => {
             membership.leave().await;
@@ -118,6 +112,25 @@ pub(in crate::ledger) async fn open(
     let records = HeadRecords::new(support.pool.clone(), chain, audit_key.clone());
     records.start(Arc::downgrade(&heads));
     Ok(Opened { lanes, queries, support, membership, heads })
+}
+
+/// Opens the first connections of the lanes that write.
+async fn connect_lanes(
+    connector: &Connector,
+    count: u32,
+    (chain, audit_key, heads, membership): (Uuid, &AuditKey, &Arc<ChainHeads>, &Arc<Standing>),
+    clock: &Clock,
+) -> Result<Vec<(PostgresStore, PostgresConnection)>, LedgerError> {
+    let now = clock.now();
+    let lanes = (0..count).map(|number| {
+        let lane = Lane::new(number, chain, audit_key.clone(), heads.clone(), membership.clone());
+        let store = PostgresStore::new(connector.clone(), lane);
+        async move {
+            let connected = step(Box::pin(store.connect(now))).await;
+            connected.map(|connection| (store, connection))
+        }
+    });
+    try_join_all(lanes).await
 }
 
 /// Opens a connection to a ledger whose schema is current and whose key is this one. Returns it

@@ -22,6 +22,11 @@ pub(super) fn statement(sql: &'static str) -> PgQuery<'static> {
     sqlx::query(sql).persistent(false)
 }
 
+/// Collects one value of each row, for a parameter that is an array.
+pub(in crate::ledger) fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
+}
+
 /// Returns a statement that reads the loans with this condition.
 pub(super) fn loans(condition: &str) -> String {
     format!("SELECT {COLUMNS} FROM loans WHERE {condition}")

@@ -157,7 +157,8 @@ impl Process {
         let clocks = (boot_time, Clock::system());
         let detector = LossDetector::new(KnownBefore::default(), None, None);
         let (standing, metrics) = (Arc::new(standing), Metrics::new().unwrap());
-        let process = JoiningProcess { id: Uuid::new_v4(), lease: LEASE, freshness: LEASE };
+        let process =
+            JoiningProcess { id: Uuid::new_v4(), lease: LEASE, freshness: LEASE, program: 1 };
         let mut keeper = Keeper::new(table, process, standing, detector, clocks, metrics);
         keeper.join().await.unwrap();
         keeper.observe().await.unwrap();
