@@ -79,15 +79,21 @@ impl Gate {
     /// Ends this reader's loan of this title. Succeeds if there is no loan, or if it is over.
     ///
     /// # Errors
-    /// `loan-pending` while Bokbasen has not decided; the loan is then unchanged.
+    /// `loan-pending` while Bokbasen has not decided, or while an earlier request may still begin a
+    /// loan; the loan is then unchanged.
     /// `ledger-unavailable`; the end may still be completed.
     pub async fn revoke(&self, key: LoanKey) -> Result<(), Problem> {
         let gate = self.clone();
         // If the client disconnects, the end must still be completed.
         let ended = self.flights.run(async move {
+            // Checked before the read: an intent that was written since is then read.
+            let may_begin = gate.flights.may_begin(&key);
             match gate.flights.circulation.newest(&key).await {
-                Ok(Some(loan)) => gate.end(&loan, "reader", None).await,
-                Ok(None) => Ok(()),
+                Ok(Some(loan)) if loan.state.is_live() => gate.end(&loan, "reader", None).await,
+                Ok(_) if may_begin => {
+                    Err(Problem::LoanPending { retry_after: PENDING_RETRY_AFTER })
+                }
+                Ok(_) => Ok(()),
                 Err(error) => Err(ledger_failure(&error)),
             }
         });

@@ -94,6 +94,12 @@ impl Flights {
         }
     }
 
+    /// Returns whether a flight may still write an intent for this reader and title, which it does
+    /// even if its callers have left.
+    pub(super) fn may_begin(&self, key: &LoanKey) -> bool {
+        self.running.is_running(&(*key, Stage::Begin))
+    }
+
     /// Runs a flight and caches its decision. Returns none if every caller left while it only
     /// waited for an outcome.
     async fn run_flight(

@@ -108,6 +108,11 @@ where
         }
     }
 
+    /// Returns whether a task of this key is running.
+    pub(super) fn is_running(&self, key: &K) -> bool {
+        self.0.lock().contains_key(key)
+    }
+
     fn find_or_start<W>(
         &self,
         key: K,

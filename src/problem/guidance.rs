@@ -131,7 +131,8 @@ const ORIGIN_TIMEOUT: Guidance = Guidance {
 };
 
 const LOAN_PENDING: Guidance = Guidance {
-    occurs: "Bokbasen has not decided about the loan within `gate.patience`.",
+    occurs: "Bokbasen has not decided about the loan within `gate.patience`, or a return arrives \
+        while an earlier request may still begin the loan.",
     app: "Retry after `Retry-After`. The loan is on its way; nothing is lost.",
     operator: Some("If it lasts, ask Bokbasen."),
 };

@@ -3,8 +3,10 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
-use crate::support::{AUDIO, File, Scene};
+use crate::support::{AUDIO, BOOK, File, Scene, Setting};
 
 const SIZE: u64 = 100_000;
 
@@ -65,5 +67,31 @@ async fn download_resumed_after_a_return_uses_no_licence() {
     // After a new login, a request from the start begins another loan.
     assert_eq!(scene.get(&client, &path, &renewed).send().await.unwrap().status(), StatusCode::OK);
     assert_eq!(scene.books().await.len(), 2);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn return_waits_for_a_begin_that_is_not_written_yet() {
+    let config = vec![("[ledger]", "[gate]\npatience = \"300ms\"\n\n[ledger]")];
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
+    let (path, token) = (format!("/loans/{BOOK}"), scene.token("kari"));
+    let request = async |method: &str| scene.call_api(method, &path, &token, "").await;
+    let config = loangate::config::load(&scene.config_file()).unwrap().config;
+    let file = SqliteConnectOptions::new().filename(config.ledger.sqlite_file().unwrap());
+    let mut other = SqliteConnection::connect_with(&file).await.unwrap();
+
+    // Another process writes to the ledger, longer than the reader waits for the begin.
+    let writing = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let (status, problem) = request("PUT").await;
+    assert_eq!((status.as_u16(), &problem["type"]), (503, &"loan-pending".into()), "{problem}");
+    let (status, problem) = request("DELETE").await;
+    assert_eq!((status.as_u16(), &problem["type"]), (503, &"loan-pending".into()), "{problem}");
+    writing.rollback().await.unwrap();
+
+    let returned = async || request("DELETE").await.0 == StatusCode::NO_CONTENT;
+    scene.until("the loan is returned", returned).await;
+    let is_over = async || scene.ledger().await.iter().all(|loan| loan["state"] == "ended");
+    scene.until("the end is acknowledged", is_over).await;
+    assert_eq!((scene.ledger().await.len(), scene.books().await.len()), (1, 1));
     scene.end().await;
 }

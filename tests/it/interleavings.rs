@@ -1,9 +1,10 @@
 //! Invariants 1, 2, 3 and 7 under random interleavings, on the real gate.
 //!
 //! Two readers and two titles. A case is a sequence of steps: requests of every kind with new and
-//! old tokens, changes of the clock, lost responses of Bokbasen, crashes of the gate. Some steps do
-//! two at once. After each step, and when all work is done, the rules of [`model`] are checked
-//! against the ledger and the sandbox's books. [`stage`] runs the gate, crashes it and restarts it.
+//! old tokens, changes of the clock, lost responses of Bokbasen, a blocked ledger, crashes of the
+//! gate. Some steps do two at once. After each step, and when all work is done, the rules of
+//! [`model`] are checked against the ledger and the sandbox's books. [`stage`] runs the gate,
+//! crashes it and restarts it.
 //!
 //! An ordinary run tries eighteen new cases. To run more, or the same again:
 //! `LOANGATE_INTERLEAVINGS=100 LOANGATE_TEST_SEED=… cargo test --test it interleavings --
@@ -43,6 +44,8 @@ enum Action {
     Jump { seconds: i64 },
     /// Bokbasen's responses to the next calls of this kind are lost.
     Lose { call: &'static str, how: Value, times: u32 },
+    /// Another process writes to the ledger for this long, and the gate's writes wait.
+    BlockLedger { ms: u64 },
     /// The gate crashes at this moment.
     Crash,
 }
@@ -114,6 +117,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (key(), late_ms).prop_map(|(key, late_ms)| Action::Expire { key, late_ms }),
         1 => seconds.prop_map(|seconds| Action::Jump { seconds }),
         3 => lose(),
+        // Mostly longer than the gate's patience, so that an intent is written after its request.
+        2 => (200..500_u64).prop_map(|ms| Action::BlockLedger { ms }),
         1 => Just(Action::Crash),
     ]
 }
@@ -235,6 +240,7 @@ async fn start(
         Action::Lose { call, how, times } => {
             stage.scene.fault(&json!({ "call": call, "times": times, "effect": how })).await;
         }
+        Action::BlockLedger { ms } => stage.block_ledger(Duration::from_millis(*ms)).await,
         Action::Crash => stage.crash(),
     }
     None

@@ -74,6 +74,11 @@ impl Answered {
         (self.request.reader, self.request.title)
     }
 
+    /// Returns whether the gate has confirmed that the reader has no live loan.
+    fn has_returned(&self) -> bool {
+        self.request.what == RequestKind::Return && self.status == Some(StatusCode::NO_CONTENT)
+    }
+
     /// Returns whether the reader received a loan or part of the file.
     fn is_served(&self) -> bool {
         match self.request.what {
@@ -110,8 +115,8 @@ pub(super) struct Model {
     tokens: [Vec<Token>; 2],
     /// The latest time that the clock has shown.
     pub(super) latest: Timestamp,
-    /// Tokens of requests that timed out before their loan was decided. The gate retries a failed
-    /// begin once more without callers.
+    /// Tokens of requests that timed out before their loan was decided. The gate may write the
+    /// intent of such a request later, and retries a failed begin once more.
     waiting: BTreeMap<Key, Vec<Token>>,
     /// Loans under which a byte was delivered.
     delivered: BTreeSet<String>,
@@ -236,16 +241,13 @@ impl Model {
         let left = begun.iter().filter(|row| row["end_reason"] != "rejected").count();
         let fits = left <= allowed && (allowed > 0 || begun.is_empty());
         assert!(fits, "{begun:?} for {key:?} where {allowed} requests might begin: {context}");
-        // If the newest loan was decided, no earlier request is pending.
-        let is_over = |row: &Value| was_accepted(row) || row["state"] == "refused";
-        if crashed || after.of(key).next().is_none_or(is_over) {
-            let sent_away =
-                |answer: &&Answered| answer.status == Some(StatusCode::SERVICE_UNAVAILABLE);
-            *waiting = beginning
-                .filter(sent_away)
-                .filter(|_| !crashed)
-                .map(|answer| answer.token)
-                .collect();
+        // A return succeeds only where no earlier request may still begin a loan.
+        let returned = matches!(answers, [answer] if answer.has_returned());
+        let is_undecided =
+            |row: &Value| matches!(text(row, "state"), "intended" | "pending" | "unknown");
+        let is_decided = !after.has_flights && !after.of(key).any(is_undecided);
+        if crashed || returned || is_decided {
+            waiting.clear();
         }
     }
 

@@ -18,6 +18,8 @@ use loangate::ledger::{AuditKey, StoreSettings};
 use loangate::reader::Readers;
 use loangate::sandbox::Bounds;
 use serde_json::{Value, json};
+use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -25,7 +27,7 @@ use super::model::{
     Answered, BORROWERS, Key, ReaderRequest, RequestKind, SIZE, Token, moment, text,
 };
 use crate::support::scene::{check_books, movable_clock};
-use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, Setting};
+use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, Setting, metric};
 
 /// ISBNs of the two titles.
 const TITLES: [&str; 2] = [BOOK, AUDIO];
@@ -41,6 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Seen {
     pub(super) ledger: Vec<Value>,
     pub(super) books: Vec<Value>,
+    /// Whether a flight ran before the ledger was read. It may begin a loan without its callers.
+    pub(super) has_flights: bool,
     pseudonyms: [String; 2],
 }
 
@@ -198,6 +202,18 @@ impl Stage {
         self.scene.until("the crashed gate's lock is released", is_alone).await;
     }
 
+    /// Blocks the gate's writes to the ledger for this long.
+    pub(super) async fn block_ledger(&self, duration: Duration) {
+        let file = SqliteConnectOptions::new().filename(self.ledger_file());
+        let mut other = SqliteConnection::connect_with(&file).await.unwrap();
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+        tokio::spawn(async move {
+            // No wait for a condition: the ledger is blocked for this long.
+            tokio::time::sleep(duration).await;
+            drop(other);
+        });
+    }
+
     fn ledger_file(&self) -> std::path::PathBuf {
         loangate::config::load(&self.scene.config_file())
             .unwrap()
@@ -294,6 +310,7 @@ impl Stage {
 
     /// Reads the ledger and the books, and checks what must hold of them at any time.
     pub(super) async fn observe(&self) -> Seen {
+        let has_flights = metric(&self.scene.metrics().await, "loangate_flights", "") > 0.0;
         let first = self.ledger("").await;
         let books: Value = self
             .plain
@@ -317,7 +334,7 @@ impl Stage {
         check_books(&books, &accepted);
         let pseudonym =
             |borrower: &str| self.names.pseudonym(LIBRARY.parse().unwrap(), borrower).to_string();
-        let seen = Seen { ledger, books, pseudonyms: BORROWERS.map(pseudonym) };
+        let seen = Seen { ledger, books, has_flights, pseudonyms: BORROWERS.map(pseudonym) };
         self.check_terms(&accepted).await;
         seen
     }
