@@ -78,6 +78,13 @@ impl Acceptance {
     pub(super) fn read_at(&self) -> i64 {
         self.read_at.load(Ordering::Relaxed)
     }
+
+    /// Records a read that found the same loan, unless a read has found another due time: a slow
+    /// read, which began before the change, must not bring the first due time back.
+    fn confirm(&self, age: i64) {
+        let later = |read_at| (read_at != NEVER).then(|| age.max(read_at));
+        let _ = self.read_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+    }
 }
 
 /// Why a permit is denied.
@@ -119,7 +126,7 @@ impl Access {
         // A slow read may end after a later one.
         self.confirmed.fetch_max(read.since_boot, Ordering::Relaxed);
         match first.key == key && first.until == until {
-            true => drop(first.read_at.fetch_max(read.age, Ordering::Relaxed)),
+            true => first.confirm(read.age),
             false => first.read_at.store(NEVER, Ordering::Relaxed),
         }
     }
@@ -277,6 +284,7 @@ mod tests {
 
     use super::*;
     use crate::connection_handle::Connection;
+    use crate::loan::Borrower;
 
     #[tokio::test]
     async fn access_opens_with_the_mark_and_never_after_the_end() {
@@ -303,6 +311,28 @@ mod tests {
         );
         let over = accesses.get_or_create(LoanId::random());
         assert_eq!(over.open(async || Ok(false)).await, Err(Denied::Closed));
+    }
+
+    #[test]
+    fn slow_read_does_not_bring_the_first_due_time_back() {
+        let access = Access::new(FeedStatus::default());
+        let key = LoanKey {
+            library: "NO-0301000".parse().unwrap(),
+            borrower: Borrower::from_bytes([1; 16]),
+            isbn: "9788299999014".parse().unwrap(),
+        };
+        let loan = LoanId::random();
+        let until = |second| Timestamp::from_second(second).unwrap();
+        let read = |age| ReadTime { age, since_boot: age };
+        let read_at = || access.accepted.get().unwrap().read_at();
+        access.confirm(key, loan, until(100), read(1));
+        access.confirm(key, loan, until(100), read(3));
+        access.confirm(key, loan, until(100), read(2));
+        assert_eq!(read_at(), 3);
+        access.confirm(key, loan, until(50), read(5));
+        assert_eq!(read_at(), NEVER);
+        access.confirm(key, loan, until(100), read(4));
+        assert_eq!(read_at(), NEVER, "the read began before the due time changed");
     }
 
     #[derive(Debug, Default)]
@@ -351,7 +381,7 @@ mod tests {
         let now = clock::millis_since_boot();
         let key = LoanKey {
             library: "NO-0301000".parse().unwrap(),
-            borrower: crate::loan::Borrower::from_bytes([1; 16]),
+            borrower: Borrower::from_bytes([1; 16]),
             isbn: "9780306406157".parse().unwrap(),
         };
         let confirm = |since_boot| {
