@@ -6,8 +6,10 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::connect::{Connector, TriedHost, accepts_writes, phrase, within};
+use super::copy_marks;
 use super::endpoint::{Host, Tls};
 use super::settings::PostgresSettings;
+use crate::ledger::LedgerError;
 
 /// The oldest supported version, as `server_version_num` counts.
 const MIN_VERSION: u32 = 14_00_00;
@@ -105,6 +107,8 @@ struct Examined {
     accepts_writes: bool,
     /// Parameters of the server.
     parameters: HashMap<String, String>,
+    /// Why no gate may open the ledger in this database, if it was moved or is half copied.
+    refusal: Option<LedgerError>,
 }
 
 async fn examine(mut connection: PgConnection) -> Result<Examined, sqlx::Error> {
@@ -120,8 +124,15 @@ async fn examine(mut connection: PgConnection) -> Result<Examined, sqlx::Error> 
     for row in query.fetch_all(&mut connection).await? {
         parameters.insert(row.try_get(0)?, row.try_get(1)?);
     }
+    let has_ledger = "SELECT to_regclass('meta') IS NOT NULL";
+    let has_ledger: bool =
+        sqlx::query_scalar(has_ledger).persistent(false).fetch_one(&mut connection).await?;
+    let refusal = match has_ledger {
+        true => copy_marks::read(&mut connection).await?.allow_gate().err(),
+        false => None,
+    };
     let _ = connection.close().await;
-    Ok(Examined { accepts_writes, parameters })
+    Ok(Examined { accepts_writes, parameters, refusal })
 }
 
 impl Examined {
@@ -170,6 +181,7 @@ fn judge(settings: &PostgresSettings, name: &str, examined: &Examined) -> Vec<Da
             findings.push(Failed(sentence));
         }
     }
+    findings.extend(examined.refusal.as_ref().map(|error| Failed(format!("{name}: {error}"))));
     findings.extend(judge_logging(name, examined));
     // Behind a pooler, the number of connections to the server is the pooler's.
     if settings.direct.is_none() {

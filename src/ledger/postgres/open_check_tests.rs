@@ -1,6 +1,6 @@
 //! Tests of the judgement of a database, and of the whole check against real servers.
 
-use super::super::test_support::{settings, support};
+use super::super::test_support::{Node, settings, support};
 use super::*;
 
 fn examined(changed: &[(&str, &str)]) -> Examined {
@@ -23,7 +23,7 @@ fn examined(changed: &[(&str, &str)]) -> Examined {
     for (name, value) in changed {
         parameters.insert((*name).to_owned(), (*value).to_owned());
     }
-    Examined { accepts_writes: true, parameters }
+    Examined { accepts_writes: true, parameters, refusal: None }
 }
 
 fn findings(changed: &[(&str, &str)]) -> Vec<DatabaseFinding> {
@@ -117,6 +117,21 @@ async fn real_server_is_found_fit_and_an_unsafe_one_is_not() {
         let found = check_database(&settings(&database.url())).await.url;
         let failed = failures(&found);
         let expected = if sql.contains("read_only") { "accepts writes" } else { "can lose loans" };
+        assert!(failed.len() == 1 && failed[0].contains(expected), "{failed:?}");
+    }
+}
+
+#[tokio::test]
+async fn ledger_that_no_gate_may_open_is_found() {
+    let Some(server) = support::Postgres::shared().await else { return };
+    let database = server.database().await;
+    let _heads = Node::open(&database).await.close().await;
+    let mut connection = database.connect().await;
+    for (name, expected) in [("moved", "was moved"), ("copy in progress", "copy")] {
+        let mark = "INSERT INTO meta (name, value) VALUES ($1, '')";
+        sqlx::query(mark).bind(name).execute(&mut connection).await.unwrap();
+        let found = check_database(&settings(&database.url())).await.url;
+        let failed = failures(&found);
         assert!(failed.len() == 1 && failed[0].contains(expected), "{failed:?}");
     }
 }
