@@ -15,6 +15,7 @@ const FIND: &str = "SELECT value FROM meta WHERE name = $1";
 const INSERT: &str = "INSERT INTO meta (name, value) VALUES ($1, $2)";
 const REPLACE: &str = "UPDATE meta SET value = $3 WHERE name = $1 AND value = $2";
 const REMOVE: &str = "DELETE FROM meta WHERE name = $1 AND value = $2";
+const REMOVE_LIKE: &str = "DELETE FROM meta WHERE name LIKE $1";
 
 /// The table in a transaction that writes.
 pub(super) enum Meta<'a> {
@@ -61,6 +62,11 @@ impl Meta<'_> {
             self.remove(name, value).await?;
         }
         Ok(value)
+    }
+
+    /// Removes the rows whose names begin like this.
+    async fn remove_all(&mut self, beginning: &str) -> Result<(), sqlx::Error> {
+        self.execute(REMOVE_LIKE, &format!("{beginning}%"), &[]).await.map(drop)
     }
 
     async fn execute(
@@ -141,6 +147,8 @@ impl ExclusiveLedger {
     pub(super) async fn insert_mark(&mut self, mark: &Mark) -> Result<(), LedgerError> {
         self.change_meta(async |meta| {
             meta.insert(IN_PROGRESS, &mark.to_bytes()).await?;
+            // It may also have been a copy itself, before it was emptied.
+            meta.remove_all(COPIED_FROM).await?;
             meta.take(BEING_COPIED).await?;
             meta.take(MOVED).await.map(drop)
         })
