@@ -94,7 +94,12 @@ impl Copy<'_> {
         if !source.mark_moved(&of_source).await? {
             return Err(CopyError::Refused(SOURCE_CHANGED.to_owned()));
         }
-        // Again: a gate that was suspended may have joined before the mark was there.
+        // A gate that was suspended may have written until the mark was there, but not since.
+        if source.head().await? != *head {
+            source.unmark_moved(&of_source).await?;
+            return Err(CopyError::Refused(SOURCE_CHANGED.to_owned()));
+        }
+        // Again: it may have joined before the mark was there.
         self.require_alone(source, "--from").await?;
         if !destination.complete(&mark, &origins).await? {
             return Err(CopyError::Refused(OTHER_COPY.to_owned()));

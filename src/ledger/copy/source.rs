@@ -70,6 +70,12 @@ impl ExclusiveLedger {
         .await
     }
 
+    /// Removes the mark of [`Self::mark_moved`].
+    pub(super) async fn unmark_moved(&mut self, mark: &SourceMark) -> Result<(), LedgerError> {
+        let mark = mark.to_bytes();
+        self.change_meta(async |meta| meta.remove(MOVED, &mark).await).await.map(drop)
+    }
+
     /// Marks the ledger as moved by a copy that was completed before, unless it has such a mark.
     pub(super) async fn mark_moved_before(&mut self, mark: &SourceMark) -> Result<(), LedgerError> {
         self.change_meta(async |meta| {

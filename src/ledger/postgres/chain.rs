@@ -3,8 +3,9 @@
 //! The row of a chain also numbers the transactions of the process, which makes the result of a
 //! commit without a response readable.
 //!
-//! The statement that locks a chain also reads the renewals of this process, so that no transaction
-//! runs in a database that was restored since the last renewal.
+//! The statement that locks a chain also reads the renewals of this process and the marks of a
+//! copy, so that no transaction runs in a database that was restored since the last renewal, or in
+//! a ledger that was moved.
 
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -23,22 +24,34 @@ pub(super) const LOCK: &str = "INSERT INTO chains (library, chain, batch, number
          VALUES ($1, $2, 1, 0, $3, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) \
          ON CONFLICT (library, chain) DO UPDATE \
          SET batch = chains.batch + 1, closed = NULL, seal = NULL \
-         RETURNING batch, number, mac, (SELECT renewals FROM members WHERE member = $4)";
+         RETURNING batch, number, mac, (SELECT renewals FROM members WHERE member = $4), \
+         EXISTS (SELECT FROM meta WHERE name IN ('copy in progress', 'moved')) AS is_moved";
+
+/// What the statement that locks a chain returns.
+pub(super) struct Locked {
+    pub(super) scope: Scope,
+    /// The renewals of this member, unless its row is missing.
+    pub(super) renewals: Option<i64>,
+    /// Whether the ledger was moved, or a copy into it is unfinished. The transaction that marks a
+    /// ledger locks the table of chains first, so no transaction writes after the mark.
+    pub(super) is_moved: bool,
+}
 
 /// Locks the chain of this process until the end of the transaction, and numbers the transaction.
-/// Opens a missing chain. Also returns the renewals of this member, unless its row is missing.
+/// Opens a missing chain.
 pub(super) async fn lock(
     connection: &mut PgConnection,
     library: LibraryId,
     chain: Uuid,
     key: &AuditKey,
     member: Uuid,
-) -> Result<(Scope, Option<i64>), sqlx::Error> {
+) -> Result<Locked, sqlx::Error> {
     let query = sqlx::query(LOCK).bind(library.as_str()).bind(chain);
     let query = query.bind(key.chain_start(library, chain)).bind(member);
     let row = query.persistent(prepares(connection)).fetch_one(connection).await?;
     let head = Head { number: row.try_get("number")?, mac: row.try_get("mac")? };
-    Ok((Scope { library, batch: row.try_get("batch")?, head }, row.try_get("renewals")?))
+    let scope = Scope { library, batch: row.try_get("batch")?, head };
+    Ok(Locked { scope, renewals: row.try_get("renewals")?, is_moved: row.try_get("is_moved")? })
 }
 
 pub(super) const EXTEND: &str = "WITH head AS ( \

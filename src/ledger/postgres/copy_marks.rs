@@ -30,11 +30,17 @@ pub(super) async fn read_to_prune(connection: &mut PgConnection) -> Result<Marks
     read(connection).await
 }
 
-/// Waits in a transaction that writes a mark, until no other one prunes or writes a mark.
+/// Waits for each transaction that writes loans or steps. A later one waits for the mark, and then
+/// reads it when it locks its chain.
+const LOCK_CHAINS: &str = "LOCK TABLE chains IN SHARE MODE";
+
+/// Waits in a transaction that writes a mark, until no other one prunes, writes loans or writes a
+/// mark.
 pub(in crate::ledger) async fn lock_to_mark(
     connection: &mut PgConnection,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(LOCK_TO_MARK).persistent(false).execute(connection).await.map(drop)
+    sqlx::query(LOCK_TO_MARK).persistent(false).execute(&mut *connection).await?;
+    sqlx::query(LOCK_CHAINS).persistent(false).execute(connection).await.map(drop)
 }
 
 /// Ends an unfinished copy of this ledger, since a gate has joined. The copy removes the same row

@@ -187,6 +187,7 @@ impl MemberTable for PostgresMembers {
             "WITH schema AS (SELECT min_program FROM schema_version FOR SHARE) \
              INSERT INTO members (member, process, program, joined, lease, freshness) \
              SELECT $1, $2, $3, {DATABASE_NOW}, $4, $5 FROM schema WHERE min_program <= $3 \
+             AND NOT EXISTS (SELECT FROM meta WHERE name IN ('copy in progress', 'moved')) \
              RETURNING {}",
             renewal_columns()
         );

@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use sqlx::{Postgres, Transaction};
 use tokio::time::{Instant, timeout};
 
+use super::chain::{self, Locked};
+use super::chain_seals;
 use super::closed_begins::{self, REMEDY};
 use super::connect::{Connector, Purpose};
 use super::lane::Lane;
@@ -14,7 +16,6 @@ use super::pool::{BEGIN, TRANSACTION};
 use super::server_error::is_of_connection;
 use super::session::Session;
 use super::transaction::{PostgresTransaction, Scope};
-use super::{chain, chain_seals};
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{LastCommit, LedgerStore, StoreConnection, StoreTransaction};
@@ -53,7 +54,7 @@ impl LedgerStore for PostgresStore {
 
     fn is_refusal(error: &sqlx::Error) -> bool {
         let source = if let sqlx::Error::Io(error) = error { error.get_ref() } else { None };
-        source.is_some_and(|source| source.is::<LostWrites>())
+        source.is_some_and(|source| source.is::<LostWrites>() || source.is::<MovedLedger>())
     }
 
     async fn connect(&self, now: Timestamp) -> Result<PostgresConnection, sqlx::Error> {
@@ -180,8 +181,11 @@ async fn lock_chain<'a>(
     // Read before the database is, whose values are then as new or newer.
     let epoch = heads.epoch();
     let (holds_lease, last) = (standing.renewed().is_some(), standing.last_renewal());
-    let (scope, renewals) =
-        chain::lock(&mut transaction, library, *chain, audit_key, last.id).await?;
+    let locked = chain::lock(&mut transaction, library, *chain, audit_key, last.id).await?;
+    let Locked { scope, renewals, is_moved } = locked;
+    if is_moved {
+        return Err(sqlx::Error::Io(std::io::Error::other(MovedLedger)));
+    }
     let lacks_step = heads.newest(library).is_some_and(|newest| !scope.head.follows(&newest));
     // The row of a member that was fenced may have been deleted, but it never counts back.
     let lacks_renewal = renewals.map_or(holds_lease, |found| found < last.renewals);
@@ -193,6 +197,14 @@ async fn lock_chain<'a>(
     closed_begins::close_instead(transaction, *chain, epoch).await;
     Err(lost(if lacks_step { "step" } else { "renewal" }))
 }
+
+/// This process was suspended while its ledger was copied.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the ledger was moved, or a copy into it is unfinished, so nothing is written. Stop this gate; \
+     its next start names the ledger to use"
+)]
+struct MovedLedger;
 
 /// The database lacks what this process has committed.
 #[derive(Debug, thiserror::Error)]

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::sync::{Barrier, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::super::closed_begins;
 use super::super::connect::Connector;
+use super::super::copy_marks;
 use super::super::lane::Lane;
 use super::super::observer::Member;
 use super::super::standing::Standing;
@@ -447,6 +448,34 @@ async fn renewals_are_compared_after_the_lease_too() {
     run(&mut connection, "UPDATE members SET renewals = 6").await;
     let error = writer.begin(library).await.err().unwrap();
     assert!(error.to_string().contains("lacks a renewal"), "{error}");
+}
+
+#[tokio::test]
+async fn gate_that_was_suspended_during_a_copy_writes_nothing() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    written(&node.ledger, 1).await;
+    for name in ["moved", "copy in progress"] {
+        let mut copying = database.connect().await;
+        let mut transaction = copying.begin().await.unwrap();
+        copy_marks::lock_to_mark(&mut transaction).await.unwrap();
+        let mark = "INSERT INTO meta (name, value) VALUES ($1, '')";
+        sqlx::query(mark).bind(name).execute(&mut *transaction).await.unwrap();
+        // A write that has begun before the mark is there waits, and then reads it.
+        let mut observer = database.connect_as_admin().await;
+        let intent = node.ledger.intend(loan(2), None, by("reader"));
+        let marked = async {
+            until_blocked(&mut observer).await;
+            transaction.commit().await.unwrap();
+        };
+        let refused = tokio::join!(intent, marked).0.unwrap_err();
+        assert!(refused.to_string().contains("Stop this gate"), "{refused}");
+        assert_eq!(count(&mut observer, "history").await, 1, "nothing is written");
+        run(&mut observer, format!("DELETE FROM meta WHERE name = '{name}'")).await;
+    }
+    written(&node.ledger, 2).await;
+    node.close().await;
 }
 
 #[tokio::test]

@@ -185,6 +185,36 @@ async fn gate_that_opened_the_source_during_the_copy_fails_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn step_written_just_before_the_mark_fails_the_copy() {
+    let Some((first, there, back)) = stores().await else { return };
+    write_ledger(&first).await;
+    copy_all(&first, &there).await.unwrap();
+    // As of a gate that was suspended, after the comparison.
+    let postgres = "CREATE FUNCTION extend() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN UPDATE chains SET number = number + 1; RETURN NEW; END $$; \
+         CREATE TRIGGER extend BEFORE INSERT ON meta FOR EACH ROW \
+         WHEN (NEW.name = 'moved') EXECUTE FUNCTION extend()";
+    there.execute("", postgres).await;
+    let sentence = refused(copy_all(&there, &back).await);
+    assert!(sentence.contains("the source has changed"), "{sentence}");
+    there.execute("", "UPDATE chains SET number = number - 1").await;
+    try_gate(&there).await.unwrap();
+    try_gate(&back).await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn emptied_copy_can_be_a_destination_again() {
+    let Some((first, there, _)) = stores().await else { return };
+    let other = first.another().await;
+    for from in [&first, &other] {
+        write_ledger(from).await;
+        copy_all(from, &there).await.unwrap();
+        try_gate(&there).await.unwrap();
+        there.execute("", "TRUNCATE loans, history, chains, delivered, doubts").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_its_own_mark_is_removed() {
     let Some((first, there, _)) = stores().await else { return };
     for store in [&first, &there] {
