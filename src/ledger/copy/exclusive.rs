@@ -206,7 +206,8 @@ impl ExclusiveLedger {
     }
 }
 
-async fn head_of_chains(connection: &mut PgConnection) -> Result<Head, sqlx::Error> {
+/// Returns the sum of the numbers of all chains, and a hash of their links.
+pub(super) async fn head_of_chains(connection: &mut PgConnection) -> Result<Head, sqlx::Error> {
     let sql = "SELECT library, chain, number, mac FROM chains WHERE number > 0 \
          ORDER BY library, chain";
     let mut rows = sqlx::query(sql).persistent(false).fetch(connection);

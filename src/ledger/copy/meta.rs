@@ -4,8 +4,10 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 
 use super::exclusive::ExclusiveLedger;
 use super::exclusive::ExclusiveLedger::{Postgres, Sqlite};
+use super::exclusive::head_of_chains;
 use super::mark::Mark;
 use super::origin::{self, Origin};
+use crate::ledger::audit::Head;
 use crate::ledger::copy_mark::{BEING_COPIED, COPIED_FROM, IN_PROGRESS, MOVED};
 use crate::ledger::postgres::lock_to_mark;
 use crate::ledger::{LedgerError, sqlite};
@@ -62,6 +64,15 @@ impl Meta<'_> {
             self.remove(name, value).await?;
         }
         Ok(value)
+    }
+
+    /// Returns the newest link, as [`ExclusiveLedger::head`] does. Nothing is written before the end
+    /// of the transaction.
+    pub(super) async fn head(&mut self) -> Result<Head, sqlx::Error> {
+        match self {
+            Meta::Sqlite(connection) => sqlite::read_head(connection).await,
+            Meta::Postgres(connection) => head_of_chains(connection).await,
+        }
     }
 
     /// Removes the rows whose names begin like this.

@@ -51,7 +51,10 @@ impl Copy<'_> {
                 let verified = self.verify(&mut source, "source").await?;
                 let summary = self.compare(&mut source, &mut destination, &head).await?;
                 // The mark may have been removed since.
-                source.mark_moved_before(&source_mark(&Mark::new(&head).chain, to)).await?;
+                let mark = source_mark(&Mark::new(&head).chain, to);
+                if !source.mark_moved_before(&mark, &head).await? {
+                    return Err(CopyError::Refused(SOURCE_CHANGED.to_owned()));
+                }
                 Copied { counts: summary.counts(), covered: verified.uncovered, origin }
             }
             Start::At(mark, is_new) => {
@@ -91,15 +94,10 @@ impl Copy<'_> {
         let last = (verified.pruned, self.now);
         let origin = Origin::new(source.store(), head, counts, last, &self.keys.audit);
         origins.push(origin.clone());
-        if !source.mark_moved(&of_source).await? {
+        if !source.mark_moved(&of_source, head).await? {
             return Err(CopyError::Refused(SOURCE_CHANGED.to_owned()));
         }
-        // A gate that was suspended may have written until the mark was there, but not since.
-        if source.head().await? != *head {
-            source.unmark_moved(&of_source).await?;
-            return Err(CopyError::Refused(SOURCE_CHANGED.to_owned()));
-        }
-        // Again: it may have joined before the mark was there.
+        // Again: a gate that was suspended may have joined before the mark was there.
         self.require_alone(source, "--from").await?;
         if !destination.complete(&mark, &origins).await? {
             return Err(CopyError::Refused(OTHER_COPY.to_owned()));

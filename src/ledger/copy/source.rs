@@ -7,6 +7,7 @@
 
 use super::exclusive::ExclusiveLedger;
 use super::{CopyError, Deadlines, Keys};
+use crate::ledger::audit::Head;
 use crate::ledger::copy_mark::{BEING_COPIED, MOVED, SourceMark, destination_in};
 use crate::ledger::{LedgerError, StoreSettings};
 
@@ -55,35 +56,44 @@ impl ExclusiveLedger {
         self.change_meta(async |meta| meta.remove(BEING_COPIED, &mark).await).await.map(drop)
     }
 
-    /// Marks the ledger as moved. Returns false if the mark of the running copy is not there.
-    pub(super) async fn mark_moved(&mut self, mark: &SourceMark) -> Result<bool, LedgerError> {
+    /// Marks the ledger as moved. Returns false if the mark of the running copy is not there, or if
+    /// a step was written since `head`: a gate that was suspended may have resumed.
+    pub(super) async fn mark_moved(
+        &mut self,
+        mark: &SourceMark,
+        head: &Head,
+    ) -> Result<bool, LedgerError> {
         let mark = mark.to_bytes();
         self.change_meta(async |meta| {
-            if meta.find(MOVED).await?.is_some_and(|moved| moved == mark) {
-                return Ok(true);
-            }
-            if !meta.remove(BEING_COPIED, &mark).await? {
+            let is_moved = meta.find(MOVED).await?.is_some_and(|moved| moved == mark);
+            let is_marked = is_moved || meta.remove(BEING_COPIED, &mark).await?;
+            if !is_marked || meta.head().await? != *head {
                 return Ok(false);
             }
-            meta.insert(MOVED, &mark).await.map(|()| true)
+            if !is_moved {
+                meta.insert(MOVED, &mark).await?;
+            }
+            Ok(true)
         })
         .await
     }
 
-    /// Removes the mark of [`Self::mark_moved`].
-    pub(super) async fn unmark_moved(&mut self, mark: &SourceMark) -> Result<(), LedgerError> {
-        let mark = mark.to_bytes();
-        self.change_meta(async |meta| meta.remove(MOVED, &mark).await).await.map(drop)
-    }
-
     /// Marks the ledger as moved by a copy that was completed before, unless it has such a mark.
-    pub(super) async fn mark_moved_before(&mut self, mark: &SourceMark) -> Result<(), LedgerError> {
+    /// Returns false if a step was written since `head`.
+    pub(super) async fn mark_moved_before(
+        &mut self,
+        mark: &SourceMark,
+        head: &Head,
+    ) -> Result<bool, LedgerError> {
         self.change_meta(async |meta| {
             meta.take(BEING_COPIED).await?;
-            match meta.find(MOVED).await? {
-                Some(_) => Ok(()),
-                None => meta.insert(MOVED, &mark.to_bytes()).await,
+            if meta.head().await? != *head {
+                return Ok(false);
             }
+            if meta.find(MOVED).await?.is_none() {
+                meta.insert(MOVED, &mark.to_bytes()).await?;
+            }
+            Ok(true)
         })
         .await
     }

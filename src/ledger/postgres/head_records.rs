@@ -54,10 +54,13 @@ pub(super) const OTHERS: &str = "SELECT other.* \
 pub(super) const OWN: &str = "SELECT number, mac, \
      (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS at FROM chains \
      WHERE library = $1 AND chain = $2 AND closed IS NULL";
-/// Appends nothing if the chain has got another step meanwhile, or was closed.
+/// Appends nothing if the chain has got another step in between or was closed, or if the ledger was
+/// moved.
 pub(super) const APPEND: &str = "WITH head AS ( \
      UPDATE chains SET number = $4, mac = $5 \
-     WHERE library = $1 AND chain = $2 AND number = $3 AND closed IS NULL RETURNING number) \
+     WHERE library = $1 AND chain = $2 AND number = $3 AND closed IS NULL \
+     AND NOT EXISTS (SELECT FROM meta WHERE name IN ('copy in progress', 'moved')) \
+     RETURNING number) \
      INSERT INTO history (library, chain, number, loan, at, from_state, to_state, cause, detail, \
      version, mac) SELECT $1, $2, number, $6, $7, $8, $8, $8, $9, 2, $5 FROM head";
 

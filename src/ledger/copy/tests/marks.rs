@@ -191,15 +191,24 @@ async fn step_written_just_before_the_mark_fails_the_copy() {
     copy_all(&first, &there).await.unwrap();
     // As of a gate that was suspended, after the comparison.
     let postgres = "CREATE FUNCTION extend() RETURNS trigger LANGUAGE plpgsql AS \
-         $$ BEGIN UPDATE chains SET number = number + 1; RETURN NEW; END $$; \
-         CREATE TRIGGER extend BEFORE INSERT ON meta FOR EACH ROW \
-         WHEN (NEW.name = 'moved') EXECUTE FUNCTION extend()";
+         $$ BEGIN UPDATE chains SET number = number + 1; RETURN OLD; END $$; \
+         CREATE TRIGGER extend BEFORE DELETE ON meta FOR EACH ROW \
+         WHEN (OLD.name = 'being copied') EXECUTE FUNCTION extend()";
+    let undo = "DROP TRIGGER extend ON meta; UPDATE chains SET number = number - 1";
     there.execute("", postgres).await;
     let sentence = refused(copy_all(&there, &back).await);
     assert!(sentence.contains("the source has changed"), "{sentence}");
-    there.execute("", "UPDATE chains SET number = number - 1").await;
-    try_gate(&there).await.unwrap();
-    try_gate(&back).await.unwrap_err();
+    there.execute("", undo).await;
+    copy_all(&there, &back).await.unwrap();
+    // The same, for a copy that is complete already.
+    release(&there).await;
+    let mark = "INSERT INTO meta (name, value) VALUES ('being copied', '')";
+    there.execute("", mark).await;
+    there.execute("", &postgres.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")).await;
+    let sentence = refused(copy_all(&there, &back).await);
+    assert!(sentence.contains("the source has changed"), "{sentence}");
+    there.execute("", undo).await;
+    copy_all(&there, &back).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
