@@ -66,8 +66,8 @@ impl Meta<'_> {
         Ok(value)
     }
 
-    /// Returns the newest link, as [`ExclusiveLedger::head`] does. Nothing is written before the end
-    /// of the transaction.
+    /// Returns the newest link, as [`ExclusiveLedger::head`] does. It stays the newest until the
+    /// end of the transaction.
     pub(super) async fn head(&mut self) -> Result<Head, sqlx::Error> {
         match self {
             Meta::Sqlite(connection) => sqlite::read_head(connection).await,
