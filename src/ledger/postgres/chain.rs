@@ -7,9 +7,12 @@
 //! copy, so that no transaction runs in a database that was restored since the last renewal, or in
 //! a ledger that was moved.
 
+use std::sync::LazyLock;
+
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::copy_marks::IS_MOVED;
 use super::session::prepares;
 use super::sql::column;
 use super::transaction::Scope;
@@ -20,12 +23,16 @@ use crate::loan::LibraryId;
 /// The version of the steps that this program writes.
 const STEP_VERSION: i64 = 2;
 
-pub(super) const LOCK: &str = "INSERT INTO chains (library, chain, batch, number, mac, opened) \
+pub(super) static LOCK: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "INSERT INTO chains (library, chain, batch, number, mac, opened) \
          VALUES ($1, $2, 1, 0, $3, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) \
          ON CONFLICT (library, chain) DO UPDATE \
          SET batch = chains.batch + 1, closed = NULL, seal = NULL \
          RETURNING batch, number, mac, (SELECT renewals FROM members WHERE member = $4), \
-         EXISTS (SELECT FROM meta WHERE name IN ('copy in progress', 'moved')) AS is_moved";
+         {IS_MOVED} AS is_moved"
+    )
+});
 
 /// What the statement that locks a chain returns.
 pub(super) struct Locked {
@@ -46,7 +53,7 @@ pub(super) async fn lock(
     key: &AuditKey,
     member: Uuid,
 ) -> Result<Locked, sqlx::Error> {
-    let query = sqlx::query(LOCK).bind(library.as_str()).bind(chain);
+    let query = sqlx::query(LOCK.as_str()).bind(library.as_str()).bind(chain);
     let query = query.bind(key.chain_start(library, chain)).bind(member);
     let row = query.persistent(prepares(connection)).fetch_one(connection).await?;
     let head = Head { number: row.try_get("number")?, mac: row.try_get("mac")? };

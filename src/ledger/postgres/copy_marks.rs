@@ -13,6 +13,11 @@ const LOCK_TO_PRUNE: &str = "SELECT 1 FROM meta WHERE name = 'pseudonym key' FOR
 /// Locks the row as a transaction that writes a mark.
 const LOCK_TO_MARK: &str = "SELECT 1 FROM meta WHERE name = 'pseudonym key' FOR UPDATE";
 
+/// The condition that the ledger was moved, or that a copy into it is unfinished. No gate writes to
+/// it then.
+pub(super) const IS_MOVED: &str =
+    "EXISTS (SELECT FROM meta WHERE name IN ('copy in progress', 'moved'))";
+
 /// Reads the marks of this ledger.
 pub(super) async fn read(connection: &mut PgConnection) -> Result<Marks, sqlx::Error> {
     of_rows(&sqlx::query(MARKS).persistent(false).fetch_all(connection).await?)
@@ -48,4 +53,15 @@ pub(in crate::ledger) async fn lock_to_mark(
 pub(super) async fn give_up_copy(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let remove = sqlx::query("DELETE FROM meta WHERE name = $1").bind(BEING_COPIED);
     remove.persistent(false).execute(connection).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::copy_mark::{IN_PROGRESS, MOVED};
+
+    #[test]
+    fn condition_names_the_marks_that_keep_gates_out() {
+        assert_eq!([IN_PROGRESS, MOVED].map(|name| IS_MOVED.matches(name).count()), [1; 2]);
+    }
 }

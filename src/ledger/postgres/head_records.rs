@@ -11,7 +11,7 @@
 //! of the ledger.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use sqlx::{PgConnection, Row};
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::chain_seals;
+use super::copy_marks::IS_MOVED;
 use super::pool::{BEGIN, Pool, TRANSACTION};
 use super::sql::statement;
 use crate::ledger::audit::chain_heads::ChainHeads;
@@ -56,13 +57,17 @@ pub(super) const OWN: &str = "SELECT number, mac, \
      WHERE library = $1 AND chain = $2 AND closed IS NULL";
 /// Appends nothing if the chain has got another step in between or was closed, or if the ledger was
 /// moved.
-pub(super) const APPEND: &str = "WITH head AS ( \
+pub(super) static APPEND: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "WITH head AS ( \
      UPDATE chains SET number = $4, mac = $5 \
      WHERE library = $1 AND chain = $2 AND number = $3 AND closed IS NULL \
-     AND NOT EXISTS (SELECT FROM meta WHERE name IN ('copy in progress', 'moved')) \
+     AND NOT {IS_MOVED} \
      RETURNING number) \
      INSERT INTO history (library, chain, number, loan, at, from_state, to_state, cause, detail, \
-     version, mac) SELECT $1, $2, number, $6, $7, $8, $8, $8, $9, 2, $5 FROM head";
+     version, mac) SELECT $1, $2, number, $6, $7, $8, $8, $8, $9, 2, $5 FROM head"
+    )
+});
 
 /// Writes the head records of this process.
 pub(super) struct HeadRecords {
@@ -244,7 +249,7 @@ async fn append(
     }
     let at: i64 = row.try_get("at")?;
     let link = head_record::link_after(&before, at, text, key);
-    let query = statement(APPEND)
+    let query = statement(&APPEND)
         .bind(library.to_string())
         .bind(chain)
         .bind(before.number)

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::closed_begins::{self, ARE_CLOSED, EPOCH};
 use super::connect::{Connector, Purpose, within};
-use super::copy_marks;
+use super::copy_marks::{self, IS_MOVED};
 use super::epoch::EpochSeals;
 use super::migrations::SchemaTooNew;
 use super::observer::{LiveMember, Member};
@@ -187,7 +187,7 @@ impl MemberTable for PostgresMembers {
             "WITH schema AS (SELECT min_program FROM schema_version FOR SHARE) \
              INSERT INTO members (member, process, program, joined, lease, freshness) \
              SELECT $1, $2, $3, {DATABASE_NOW}, $4, $5 FROM schema WHERE min_program <= $3 \
-             AND NOT EXISTS (SELECT FROM meta WHERE name IN ('copy in progress', 'moved')) \
+             AND NOT {IS_MOVED} \
              RETURNING {}",
             renewal_columns()
         );

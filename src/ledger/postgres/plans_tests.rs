@@ -187,7 +187,7 @@ fn maintenance() -> Vec<(String, Reach, String)> {
         (chain_seals::ENDED, All, format!("'', {ID}, 200")),
         (head_records::OTHERS, All, format!("ARRAY[{LIBRARY}], {ID}")),
         (head_records::OWN, One, chain.clone()),
-        (head_records::APPEND, One, format!("{chain}, 0, 1, '', {ID}, {LATE}, 'heads', 'x'")),
+        (&head_records::APPEND, One, format!("{chain}, 0, 1, '', {ID}, {LATE}, 'heads', 'x'")),
         (&whole_ledger::CHAINS, One, format!("{LIBRARY}, {ID}, 2000")),
         (&last_steps::PAGE, One, format!("{LIBRARY}, {ID}, 100")),
         (check::STEPS, One, format!("{LIBRARY}, {ID}, 0, 100")),
@@ -247,7 +247,7 @@ fn writes() -> Vec<(String, Reach, String)> {
         (doubts::CONFIRM, format!("{LIBRARY}, {LATE}, ARRAY[{ID}]")),
         (&retention::FORGET, format!("{LIBRARY}, {LATE}, {LATE}, 500")),
         (retention::ERASE, ids),
-        (chain::LOCK, format!("{chain}, '', {ID}")),
+        (&chain::LOCK, format!("{chain}, '', {ID}")),
         (chain::OPEN, format!("{chain}, ''")),
         (chain::BATCH, chain),
     ];
