@@ -61,7 +61,7 @@ impl Tickets {
         Ok(TicketKeys(Some(Arc::new(shared))))
     }
 
-    /// Replaces the keys.
+    /// From now on, encrypts and accepts tickets with these keys.
     pub(super) fn replace(&self, keys: TicketKeys) {
         self.shared.store(keys.0);
     }

@@ -168,7 +168,7 @@ fn parse_host(text: &str) -> Result<(String, Option<u16>), String> {
     Ok((host, port))
 }
 
-/// Parses a port.
+/// Returns an error that says what to write, also for port 0.
 pub(super) fn parse_port(text: &str) -> Result<u16, String> {
     let port = text.parse().ok().filter(|port| *port != 0);
     port.ok_or_else(|| "a port is no number from 1 to 65535. Write one like 5432".to_owned())

@@ -81,7 +81,7 @@ impl std::fmt::Debug for Sources<'_> {
 /// An endpoint, with what the operator should know about its password.
 #[derive(Debug)]
 pub struct ReadEndpoint {
-    /// The endpoint.
+    /// Where to connect, and as whom.
     pub endpoint: Endpoint,
     /// Whether the URL itself contains the password.
     pub has_password_in_url: bool,

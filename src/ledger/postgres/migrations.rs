@@ -148,7 +148,7 @@ impl LockRetries {
     }
 }
 
-/// Reads the version.
+/// Reads the version of the schema, and the oldest program that may use it.
 pub(super) async fn read_version(
     connection: &mut PgConnection,
 ) -> Result<SchemaVersion, sqlx::Error> {
