@@ -38,6 +38,12 @@ impl SourceMark {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
+
+    /// Returns whether a row has the mark of the copy with this name. The destination may be
+    /// spelled in another way each time.
+    pub(super) fn is_of(value: &[u8], copy: &str) -> bool {
+        serde_json::from_slice::<SourceMark>(value).is_ok_and(|mark| mark.copy == copy)
+    }
 }
 
 /// Returns the destination in the value of a source's row. Another version of the program, or a

@@ -143,8 +143,25 @@ impl ExclusiveLedger {
         }
     }
 
+    /// Counts the rows of a table.
     pub(super) async fn count(&mut self, table: Table) -> Result<u64, LedgerError> {
-        let sql = format!("SELECT count(*) FROM {}", table.sql_name());
+        self.count_by(format!("SELECT count(*) FROM {}", table.sql_name())).await
+    }
+
+    /// Counts the rows of a table that are copied. A head record belongs to no loan, and is not.
+    pub(super) async fn count_copied(&mut self, table: Table) -> Result<u64, LedgerError> {
+        if table != Table::Steps || matches!(self, Sqlite(_)) {
+            return self.count(table).await;
+        }
+        let sql = format!(
+            "SELECT count(*) FROM {} WHERE loan <> '{}'",
+            table.sql_name(),
+            Uuid::nil().hyphenated()
+        );
+        self.count_by(sql).await
+    }
+
+    async fn count_by(&mut self, sql: String) -> Result<u64, LedgerError> {
         let count: Result<i64, sqlx::Error> = match self {
             Sqlite(file) => {
                 let query = sqlx::query_scalar(AssertSqlSafe(sql));

@@ -107,8 +107,18 @@ impl Meta<'_> {
 impl ExclusiveLedger {
     /// Returns the mark of a copy into this ledger.
     pub(super) async fn mark(&mut self) -> Result<Option<Vec<u8>>, LedgerError> {
-        let rows = self.meta(IN_PROGRESS).await?;
-        Ok(rows.into_iter().next().map(|(_, value)| value))
+        self.find_meta(IN_PROGRESS).await
+    }
+
+    /// Returns whether this ledger has a mark of being copied or moved.
+    pub(super) async fn has_source_mark(&mut self) -> Result<bool, LedgerError> {
+        let is_copied = self.find_meta(BEING_COPIED).await?.is_some();
+        Ok(is_copied || self.find_meta(MOVED).await?.is_some())
+    }
+
+    /// Returns the value of a row.
+    pub(super) async fn find_meta(&mut self, name: &str) -> Result<Option<Vec<u8>>, LedgerError> {
+        Ok(self.meta(name).await?.into_iter().next().map(|(_, value)| value))
     }
 
     /// Returns where this ledger was copied from.

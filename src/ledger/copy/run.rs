@@ -24,6 +24,10 @@ const DIFFERENT: &str = "if no gate has used the destination, empty it, and copy
 const SOURCE_CHANGED: &str = "the source has changed during the copy, or a gate or another copy \
      has opened it; stop them, empty the destination, and copy again";
 
+/// Nothing marks the source any more.
+const RELEASED: &str = "the copy is complete, but --release-source let gates use the source again \
+     meanwhile; if none has, copy again, which marks it; otherwise keep the source";
+
 /// A running copy.
 pub(super) struct Copy<'a> {
     pub(super) keys: &'a Keys,
@@ -75,7 +79,7 @@ impl Copy<'_> {
         head: &Head,
         to: &StoreSettings,
     ) -> Result<Copied, CopyError> {
-        if let Some(to) = source.moved_elsewhere(Some(&mark.chain)).await? {
+        if let Some(to) = source.moved_elsewhere(&mark.chain).await? {
             return Err(LedgerError::Moved { to }.into());
         }
         let of_source = source_mark(&mark.chain, to);
@@ -102,6 +106,9 @@ impl Copy<'_> {
         if !destination.complete(&mark, &origins).await? {
             return Err(CopyError::Refused(OTHER_COPY.to_owned()));
         }
+        if !source.is_moved_by(&mark.chain).await? {
+            return Err(CopyError::Refused(RELEASED.to_owned()));
+        }
         Ok(Copied { counts: summary.counts(), covered: verified.uncovered, origin })
     }
 
@@ -113,7 +120,7 @@ impl Copy<'_> {
         mut mark: Mark,
     ) -> Result<Mark, CopyError> {
         while let Some(table) = mark.table {
-            let total = source.count(table).await?;
+            let total = source.count_copied(table).await?;
             mark = self.copy_table(source, destination, (table, total), mark).await?;
             let next = mark.next_table();
             destination.write(&[], (&mark, &next), &self.keys.audit).await?;

@@ -26,14 +26,17 @@ impl ExclusiveLedger {
     /// Returns where the ledger was moved to by another copy than the one with this name.
     pub(super) async fn moved_elsewhere(
         &mut self,
-        copy: Option<&str>,
+        copy: &str,
     ) -> Result<Option<String>, LedgerError> {
-        let moved = self.change_meta(async |meta| meta.find(MOVED).await).await?;
-        let is_other = |value: &Vec<u8>| {
-            let mark: Option<SourceMark> = serde_json::from_slice(value).ok();
-            mark.is_none_or(|mark| Some(mark.copy.as_str()) != copy)
-        };
-        Ok(moved.filter(is_other).map(|value| destination_in(&value)))
+        let moved = self.find_meta(MOVED).await?;
+        let other = moved.filter(|value| !SourceMark::is_of(value, copy));
+        Ok(other.map(|value| destination_in(&value)))
+    }
+
+    /// Returns whether the ledger was moved by the copy with this name, and not released since.
+    pub(super) async fn is_moved_by(&mut self, copy: &str) -> Result<bool, LedgerError> {
+        let moved = self.find_meta(MOVED).await?;
+        Ok(moved.is_some_and(|value| SourceMark::is_of(&value, copy)))
     }
 
     /// Marks the ledger as the source of a running copy. An older mark is of a copy that was given
@@ -63,15 +66,16 @@ impl ExclusiveLedger {
         mark: &SourceMark,
         head: &Head,
     ) -> Result<bool, LedgerError> {
-        let mark = mark.to_bytes();
+        let value = mark.to_bytes();
         self.change_meta(async |meta| {
-            let is_moved = meta.find(MOVED).await?.is_some_and(|moved| moved == mark);
-            let is_marked = is_moved || meta.remove(BEING_COPIED, &mark).await?;
+            let moved = meta.find(MOVED).await?;
+            let is_moved = moved.is_some_and(|moved| SourceMark::is_of(&moved, &mark.copy));
+            let is_marked = is_moved || meta.remove(BEING_COPIED, &value).await?;
             if !is_marked || meta.head().await? != *head {
                 return Ok(false);
             }
             if !is_moved {
-                meta.insert(MOVED, &mark).await?;
+                meta.insert(MOVED, &value).await?;
             }
             Ok(true)
         })
@@ -113,11 +117,15 @@ pub async fn release_source(
     }
     let opened = ExclusiveLedger::open(from, keys, Deadlines::default());
     let mut ledger = Box::pin(opened).await?;
-    let released = ledger.change_meta(async |meta| {
-        let (copied, moved) = (meta.take(BEING_COPIED).await?, meta.take(MOVED).await?);
-        Ok(moved.or(copied))
-    });
-    let released = released.await?;
+    // A change waits for all who write, and they wait for it: not on a ledger that gates use.
+    let mut released = None;
+    if ledger.has_source_mark().await? {
+        let taken = ledger.change_meta(async |meta| {
+            let (copied, moved) = (meta.take(BEING_COPIED).await?, meta.take(MOVED).await?);
+            Ok(moved.or(copied))
+        });
+        released = taken.await?;
+    }
     ledger.close().await;
     Ok(released.map(|value| destination_in(&value)))
 }

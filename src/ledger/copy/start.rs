@@ -77,19 +77,19 @@ impl Copy<'_> {
             };
         }
         let mut origins = origin::read_origins(&destination.origins().await?, &self.keys.audit)?;
-        if let Some(origin) = origins.pop_if(|origin| origin.is_of(source)) {
-            return Ok(Start::Complete(origin));
-        }
-        for table in Table::ALL {
-            if destination.count(table).await? > 0 {
-                return Err(CopyError::Refused(format!(
-                    "the destination has {} that are not of this copy; name an empty database or \
-                     a new file",
-                    table.name()
-                )));
+        let origin = origins.pop_if(|origin| origin.is_of(source));
+        match (origin, first_filled(destination).await?) {
+            // A complete copy that was emptied since is copied again.
+            (Some(origin), filled) if filled.is_some() || origin.loans == 0 => {
+                Ok(Start::Complete(origin))
             }
+            (_, None) => Ok(Start::At(Mark::new(source), true)),
+            (_, Some(table)) => Err(CopyError::Refused(format!(
+                "the destination has {} that are not of this copy; name an empty database or a new \
+                 file",
+                table.name()
+            ))),
         }
-        Ok(Start::At(Mark::new(source), true))
     }
 
     /// Verifies the source, and inserts a new mark into the destination.
@@ -125,4 +125,14 @@ impl Copy<'_> {
         let findings = verified.findings.iter().map(|finding| format!("{side}: {finding}"));
         Err(CopyError::Findings(findings.collect()))
     }
+}
+
+/// Returns the first table with rows.
+async fn first_filled(ledger: &mut ExclusiveLedger) -> Result<Option<Table>, LedgerError> {
+    for table in Table::ALL {
+        if ledger.count(table).await? > 0 {
+            return Ok(Some(table));
+        }
+    }
+    Ok(None)
 }

@@ -215,8 +215,10 @@ async fn step_written_just_before_the_mark_fails_the_copy() {
 async fn emptied_copy_can_be_a_destination_again() {
     let Some((first, there, _)) = stores().await else { return };
     let other = first.another().await;
-    for from in [&first, &other] {
-        write_ledger(from).await;
+    write_ledger(&first).await;
+    write_ledger(&other).await;
+    for from in [&first, &first, &other] {
+        release_source(&from.settings(), &keys()).await.unwrap();
         copy_all(from, &there).await.unwrap();
         try_gate(&there).await.unwrap();
         there.execute("", "TRUNCATE loans, history, chains, delivered, doubts").await;
@@ -238,5 +240,62 @@ async fn only_its_own_mark_is_removed() {
         ledger.remove_mark(&own).await.unwrap();
         assert_eq!(ledger.mark().await.unwrap(), None, "{IN_PROGRESS}");
         ledger.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn destination_spelled_otherwise_is_the_same_copy() {
+    let Some((first, there, _)) = stores().await else { return };
+    for store in [&first, &there] {
+        write_ledger(store).await;
+        let opened = ExclusiveLedger::open(&store.settings(), &keys(), Deadlines::default()).await;
+        let mut ledger = opened.unwrap();
+        let head = ledger.head().await.unwrap();
+        let mark = |copy: &str, to: &str| SourceMark { copy: copy.to_owned(), to: to.to_owned() };
+        ledger.mark_source(&mark("1", "localhost")).await.unwrap();
+        assert!(ledger.mark_moved(&mark("1", "localhost"), &head).await.unwrap());
+        assert!(ledger.mark_moved(&mark("1", "127.0.0.1"), &head).await.unwrap());
+        assert!(!ledger.mark_moved(&mark("2", "localhost"), &head).await.unwrap());
+        assert!(ledger.is_moved_by("1").await.unwrap() && !ledger.is_moved_by("2").await.unwrap());
+        ledger.close().await;
+    }
+}
+
+/// A ledger that gates write has no mark, so its writers do not wait for a release.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn release_of_an_unmarked_ledger_waits_for_no_writer() {
+    let Some((_, there, _)) = stores().await else { return };
+    write_ledger(&there).await;
+    let opened = ExclusiveLedger::open(&there.settings(), &keys(), Deadlines::default()).await;
+    let Ok(ExclusiveLedger::Postgres(database)) = opened else { panic!("PostgreSQL") };
+    let writing = database.write(async |connection| {
+        let write = sqlx::query("UPDATE chains SET number = number").persistent(false);
+        write.execute(connection).await?;
+        Ok(release_source(&there.settings(), &keys()).await)
+    });
+    assert_eq!(writing.await.unwrap().unwrap(), None);
+    database.close().await;
+}
+
+/// As of an operator who releases the source at the worst moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_whose_source_was_released_says_so() {
+    let Some((first, there, back)) = stores().await else { return };
+    write_ledger(&first).await;
+    let (sqlite, postgres) = (
+        "CREATE TRIGGER release AFTER INSERT ON meta WHEN NEW.name = 'moved' \
+             BEGIN DELETE FROM meta WHERE name = 'moved'; END",
+        "CREATE FUNCTION release() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN DELETE FROM meta WHERE name = 'moved'; RETURN NULL; END $$; \
+             CREATE TRIGGER release AFTER INSERT ON meta FOR EACH ROW \
+             WHEN (NEW.name = 'moved') EXECUTE FUNCTION release()",
+    );
+    for (from, to) in [(&first, &there), (&there, &back)] {
+        from.execute(sqlite, postgres).await;
+        let sentence = refused(copy_all(from, to).await);
+        assert!(sentence.contains("--release-source"), "{sentence}");
+        from.execute("DROP TRIGGER release", "DROP TRIGGER release ON meta").await;
+        copy_all(from, to).await.unwrap();
+        try_gate(from).await.unwrap_err();
     }
 }
