@@ -26,7 +26,8 @@ use super::members_table::DATABASE_NOW;
 use super::observer::Member;
 use super::renewals_file::{self, StoredRenewals, remove};
 use super::seen_renewals::SeenRenewals;
-use crate::clock;
+use super::standing::ClockDifference;
+use crate::clock::{self, Clock};
 use crate::ledger::LedgerError;
 use crate::ledger::audit::chain_heads::{self, HeadsFile};
 use crate::ledger::audit::process_file::remove_leftovers;
@@ -36,11 +37,9 @@ const HEADS_RETENTION: Duration = Duration::from_secs(7 * 86_400);
 const MAX_HEADS_FILES: usize = 64;
 /// The age from which a temporary file belongs to no write under way.
 const LEFTOVER_AGE: Duration = Duration::from_secs(86_400);
-/// Above this difference between the clocks, a missing row proves nothing.
-const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(60);
 
 /// Compares the files of earlier processes with the database, and removes old ones of processes
-/// that have ended. `now` is the time of the machine.
+/// that have ended.
 ///
 /// # Errors
 /// [`LedgerError::DatabaseOlder`] if the database lost steps and begins were open. They are closed
@@ -50,13 +49,13 @@ pub(super) async fn compare(
     connection: &mut PgConnection,
     directory: &Path,
     seals: &EpochSeals,
-    now: Timestamp,
+    clock: &Clock,
 ) -> Result<KnownBefore, LedgerError> {
     let ledger = seals.ledger();
     let unreadable = |source| LedgerError::File { file: directory.to_owned(), source };
     let heads = head_files::read(directory, ledger)?;
     let renewals = renewals_file::read_all(directory, ledger).map_err(unreadable)?;
-    let database = DatabaseState::read(connection, seals, now).await;
+    let database = DatabaseState::read(connection, seals, clock).await;
     let database = database.map_err(LedgerError::Server)?;
     let files = EarlierFiles { heads, renewals };
     if database.epoch == FORGED {
@@ -64,9 +63,13 @@ pub(super) async fn compare(
     }
     let Some(witness) = files.witness(connection, &database).await.map_err(LedgerError::Server)?
     else {
-        remove(&files.old_heads(&database, clock::before(now, HEADS_RETENTION)));
-        let suffixes = [chain_heads::SUFFIX, renewals_file::SUFFIX];
-        remove_leftovers(directory, ledger, &suffixes, clock::before(now, LEFTOVER_AGE));
+        // By a clock that is ahead, files would be removed that later processes need.
+        if database.now.is_some() {
+            let now = clock.machine_now();
+            remove(&files.old_heads(&database, clock::before(now, HEADS_RETENTION)));
+            let suffixes = [chain_heads::SUFFIX, renewals_file::SUFFIX];
+            remove_leftovers(directory, ledger, &suffixes, clock::before(now, LEFTOVER_AGE));
+        }
         return Ok(files.known(&database));
     };
     let epoch = files.newest_epoch().max(database.epoch);
@@ -117,19 +120,21 @@ impl DatabaseState {
     async fn read(
         connection: &mut PgConnection,
         seals: &EpochSeals,
-        machine: Timestamp,
+        clock: &Clock,
     ) -> Result<DatabaseState, sqlx::Error> {
         let state = AssertSqlSafe(format!("SELECT {EPOCH}, {ARE_CLOSED}, {DATABASE_NOW}"));
+        let sent = clock.machine_now();
         let row = sqlx::query(state).persistent(false).fetch_one(&mut *connection).await?;
+        let answered = clock.machine_now();
         let alive = sqlx::query_scalar("SELECT process FROM members WHERE fenced IS NULL");
         let alive: Vec<Uuid> = alive.persistent(false).fetch_all(connection).await?;
         let now: i64 = row.try_get(2)?;
-        let difference = now.abs_diff(machine.as_millisecond());
-        let agrees = difference <= MAX_CLOCK_DIFFERENCE.as_millis() as u64;
+        let database = Timestamp::from_millisecond(now).unwrap_or(Timestamp::MIN);
+        let difference = ClockDifference::between(sent, database, answered);
         Ok(DatabaseState {
             epoch: seals.read_row(row.try_get(0)?),
             begins_are_closed: row.try_get(1)?,
-            now: agrees.then_some(now),
+            now: (!difference.is_too_large()).then_some(now),
             alive: alive.into_iter().collect(),
         })
     }

@@ -90,8 +90,8 @@ impl ExclusiveDatabase {
             let (mut connection, ledger) =
                 prepare(&connector, migrations, key_fingerprint, candidate).await?;
             let seals = EpochSeals::new(audit_key.clone(), ledger);
-            let now = Clock::system().machine_now();
-            earlier_processes::compare(&mut connection, &settings.heads, &seals, now).await?;
+            let clock = Clock::system();
+            earlier_processes::compare(&mut connection, &settings.heads, &seals, &clock).await?;
             let _ = connection.close().await;
             Ok::<_, LedgerError>(seals)
         };

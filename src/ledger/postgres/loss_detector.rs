@@ -134,9 +134,9 @@ impl LossDetector {
     }
 
     fn record_live(&mut self, live: &[Member]) {
-        if self.records() {
-            let certain = if self.is_certain { live } else { &[] };
-            self.seen.record_live(certain, self.now);
+        // By a clock that is ahead, members would be forgotten.
+        if self.records() && self.is_certain {
+            self.seen.record_live(live, self.now);
         }
     }
 
@@ -271,6 +271,21 @@ mod tests {
         without.live.truncate(1);
         detector.compare(&without);
         assert!(detector.has_lost());
+    }
+
+    #[test]
+    fn step_of_the_clock_forgets_no_member() {
+        let (mut detector, me) = (detector(), Uuid::from_u128(1));
+        detector.compare_renewal(me, renewal(5, 9, false), true);
+        detector.compare(&members(8));
+        let at = Timestamp::from_millisecond(400 * 86_400_000).unwrap();
+        detector.compare_renewal(me, Renewal { at, ..renewal(5, 10, false) }, false);
+        detector.compare_renewal(me, renewal(5, 11, false), true);
+        let mut without = members(8);
+        without.live.truncate(1);
+        without.live[0].member.renewals = 11;
+        detector.compare(&without);
+        assert!(detector.has_lost(), "the row of the other member is missing");
     }
 
     #[test]

@@ -67,9 +67,10 @@ pub(in crate::ledger) async fn open(
         prepare(&connector, settings.migrations, key_fingerprint, chain).await?;
     let missing_indexes = step(index_builds::missing(&mut connection, settings.migrations)).await?;
     in_time(refuse_copied(&mut connection)).await?;
-    let (seals, now) = (EpochSeals::new(audit_key.clone(), ledger), clock.machine_now());
+    let seals = EpochSeals::new(audit_key.clone(), ledger);
     let mut before =
-        in_time(earlier_processes::compare(&mut connection, &settings.heads, &seals, now)).await?;
+        in_time(earlier_processes::compare(&mut connection, &settings.heads, &seals, clock))
+            .await?;
     step(remove_probes(&mut connection)).await?;
     let unusable = |source| LedgerError::File { file: settings.heads.clone(), source };
     let heads =

@@ -20,6 +20,14 @@ use crate::loan::{Loan, LoanKey};
 const LEASE: Duration = Duration::from_secs(4);
 const TABLES: [&str; 6] = ["meta", "members", "loans", "chains", "history", "delivered"];
 
+/// Sets the clock of the database a month back, for new connections.
+const CLOCK_BEHIND: &str = "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz \
+     LANGUAGE sql AS $$ SELECT pg_catalog.clock_timestamp() - interval '30 days' $$; \
+     DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', \
+     current_database()); END $$";
+const CLOCK_BEHIND_NO_MORE: &str = "DO $$ BEGIN EXECUTE \
+     format('ALTER DATABASE %I RESET search_path', current_database()); END $$";
+
 fn now() -> Timestamp {
     Clock::system().machine_now()
 }
@@ -330,6 +338,11 @@ async fn confirmed_heads_of_ended_processes_are_stored_for_a_week() {
     let file = std::fs::File::open(file).unwrap();
     let written = file.metadata().unwrap().modified().unwrap();
     file.set_modified(written - Duration::from_secs(8 * 86_400)).unwrap();
+    let mut connection = database.connect().await;
+    run(&mut connection, CLOCK_BEHIND).await;
+    restart(&database, &heads).await.unwrap().close().await;
+    assert_eq!(count(&heads, ".heads"), 1, "nothing is old by clocks that differ");
+    run(&mut connection, CLOCK_BEHIND_NO_MORE).await;
     restart(&database, &heads).await.unwrap().close().await;
     assert_eq!((count(&heads, ".heads"), count(&heads, ".renewals")), (0, 1));
 }
