@@ -169,6 +169,29 @@ async fn killed_connections_cost_no_error() {
     assert_ne!(backend(&pool).await.unwrap(), first);
 }
 
+/// As by something between that resets the connections of the server.
+#[tokio::test]
+async fn connection_without_its_prepared_statements_is_replaced() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let pool = pool(&database.url(), 1);
+    let prepared = async || {
+        let read = pool.read(TRANSACTION, async |connection| {
+            let query = sqlx::query_scalar::<_, i64>("SELECT $1::bigint").bind(7_i64);
+            query.persistent(true).fetch_one(connection).await
+        });
+        read.await
+    };
+    assert_eq!(prepared().await.unwrap(), 7);
+    let deallocated = pool.read(TRANSACTION, async |connection| {
+        sqlx::raw_sql("DEALLOCATE ALL").execute(connection).await.map(drop)
+    });
+    deallocated.await.unwrap();
+    let error = prepared().await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().unwrap(), "26000");
+    assert_eq!(prepared().await.unwrap(), 7);
+}
+
 #[tokio::test]
 async fn read_only_server_discards_all_connections() {
     let Some(server) = Postgres::shared().await else { return };

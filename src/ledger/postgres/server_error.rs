@@ -6,7 +6,9 @@ const OF_SERVER: [&str; 4] = ["25006", "57P01", "57P02", "57P03"];
 /// The class of connection failures.
 const CONNECTION_CLASS: &str = "08";
 /// The server closed this connection, since it was idle in a transaction (25P03) or idle (57P05).
-const OF_ONE_CONNECTION: [&str; 2] = ["25P03", "57P05"];
+/// Or something between has taken its prepared statements (26000), or has given their names to
+/// another program (42P05): on a new connection they are prepared again.
+const OF_ONE_CONNECTION: [&str; 4] = ["25P03", "57P05", "26000", "42P05"];
 
 /// Returns whether the error makes all connections to this server unusable.
 pub(in crate::ledger) fn is_of_server(error: &sqlx::Error) -> bool {
