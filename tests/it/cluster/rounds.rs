@@ -66,6 +66,7 @@ async fn rounds_of_faults_keep_the_books_clean(store: Store) {
         bounds,
         freshness: FRESHNESS,
         duplicate_bound: DUPLICATE_BOUND,
+        is_beside_others: true, // books and bounds are judged, and they take the longest
         ..Plan::new(GATES, store)
     };
     let Some(cluster) = Cluster::start(plan).await else { return };
