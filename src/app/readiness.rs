@@ -9,6 +9,8 @@ use crate::lending::Bokbasen;
 
 const STOPPING: &str = "The gate is stopping: it accepts no new connections.";
 const LEDGER_UNREADABLE: &str = "The ledger cannot be read: no new reader gets a file.";
+const LEDGER_MOVED: &str = "The ledger was moved, so the gate delivers nothing and ends. Its log \
+                            says where to.";
 const CLOCK_OFF: &str = "This machine's clock is more than 15 minutes from Bokbasen's: no loan is \
                          begun and no expiry is registered. Set it by NTP.";
 const BEGINS_CLOSED: &str = "No gate begins a loan, since the database of the ledger lost steps: \
@@ -38,7 +40,9 @@ async fn find_missing(
     if stopping.is_cancelled() {
         missing.needed.push(STOPPING.into());
     }
-    if ledger.check().await.is_err() {
+    if ledger.moved().is_some() {
+        missing.needed.push(LEDGER_MOVED.into());
+    } else if ledger.check().await.is_err() {
         // All gates lose their database at once. If that made them unready, a load balancer would
         // close the connections of readers whom the gates still serve.
         match circulation.serves_cached_loans() {

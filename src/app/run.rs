@@ -19,7 +19,7 @@ use crate::admin::{self, Admin};
 use crate::circulation::Circulation;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 use crate::metering::Flusher;
 use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
@@ -29,6 +29,8 @@ use crate::telemetry::Metrics;
 /// How long `circulation` may take to stop, because it waits for begins in flight, and how long the
 /// meter may take to write its last counts.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// The same for a gate whose ledger was moved, which can write nothing.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running gate.
 #[derive(Debug)]
@@ -95,17 +97,36 @@ impl Running {
         self.reloadable.reload(config);
     }
 
+    /// Waits until the gate must end, since its ledger was moved, and returns the error. It already
+    /// delivers nothing under the loans of that ledger. The caller calls [`Running::abort`].
+    pub async fn ledger_moved(&self) -> LedgerError {
+        self.ledger.until_moved().await
+    }
+
     /// Drains connections, then stops every part in order.
     pub async fn stop(self) {
+        self.end(STOP_TIMEOUT, async |server| {
+            let aborted = server.drain().await;
+            if aborted > 0 {
+                tracing::warn!(aborted, "connections were aborted when server.drain ended");
+            }
+        })
+        .await;
+    }
+
+    /// Aborts connections, then stops every part in order.
+    pub async fn abort(self) {
+        self.end(ABORT_TIMEOUT, server::Running::abort).await;
+    }
+
+    /// Ends the server by `end`, and then every other part within this time.
+    async fn end(self, limit: Duration, end: impl AsyncFnOnce(server::Running)) {
         self.stopping.cancel();
-        let aborted = self.server.drain().await;
-        if aborted > 0 {
-            tracing::warn!(aborted, "connections were aborted when server.drain ended");
-        }
-        if timeout(STOP_TIMEOUT, self.flusher.stop()).await.is_err() {
+        end(self.server).await;
+        if timeout(limit, self.flusher.stop()).await.is_err() {
             tracing::error!("timed out while writing the last counts of delivered bytes");
         }
-        self.circulation.stop(STOP_TIMEOUT).await;
+        self.circulation.stop(limit).await;
         self.admin.stop().await;
         self.ledger.close().await;
     }

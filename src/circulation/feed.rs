@@ -7,6 +7,8 @@
 //! acknowledge their reads, an unacknowledged read counts as failed. Both times are then shorter
 //! than `gate.freshness`, since other processes may have sent ends to Bokbasen.
 //!
+//! Once the ledger turns out to be moved, nothing that was read from it counts any more.
+//!
 //! The task aborts streams that nothing confirms. A process that was suspended can send before this
 //! task runs again, so each body compares the time itself, a few seconds later than the task.
 
@@ -96,9 +98,28 @@ impl Circulation {
     }
 }
 
-/// Follows the feed until the process stops. The feed has no ends from before the ledger was
-/// opened.
+/// Follows the feed until the process stops or the ledger was moved.
 pub(super) async fn follow(circulation: Circulation) {
+    let error = tokio::select! {
+        biased;
+        error = circulation.inner.ledger.until_moved() => error,
+        () = read_until_stop(&circulation) => return,
+    };
+    circulation.inner.feed_status.withdraw();
+    tracing::error!(%error, "no cached loan is served, and all streams are aborted");
+    loop {
+        // Also those that have begun meanwhile.
+        if let Some(MonitoredStreams { streams, .. }) = circulation.inner.monitored_streams.get() {
+            streams.abort(&streams.running());
+        }
+        if !circulation.pause(STREAM_CHECK_INTERVAL).await {
+            return;
+        }
+    }
+}
+
+/// Reads the feed until the process stops. The feed has no ends from before the ledger was opened.
+async fn read_until_stop(circulation: &Circulation) {
     let mut feed = circulation.inner.ledger.feed();
     let feed_status = &circulation.inner.feed_status;
     // A feed that fails from the start must not count as not followed. A task that starts again
@@ -116,7 +137,7 @@ pub(super) async fn follow(circulation: Circulation) {
         checked: None,
     };
     if is_first {
-        state.confirmed(&circulation, state.valid);
+        state.confirmed(circulation, state.valid);
     }
     let mut poll = tokio::time::interval(feed.interval());
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -125,10 +146,10 @@ pub(super) async fn follow(circulation: Circulation) {
             _ = poll.tick() => {}
             () = circulation.inner.stopping.cancelled() => return,
         }
-        match tokio::time::timeout(READ_TIMEOUT, read(&circulation, &mut feed)).await {
-            Ok(Ok(began)) => state.succeeded(&circulation, began),
-            Ok(Err(error)) => state.failed(&circulation, &error.to_string()).await,
-            Err(_) => state.failed(&circulation, "the ledger does not respond").await,
+        match tokio::time::timeout(READ_TIMEOUT, read(circulation, &mut feed)).await {
+            Ok(Ok(began)) => state.succeeded(circulation, began),
+            Ok(Err(error)) => state.failed(circulation, &error.to_string()).await,
+            Err(_) => state.failed(circulation, "the ledger does not respond").await,
         }
     }
 }

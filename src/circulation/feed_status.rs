@@ -87,6 +87,14 @@ impl FeedStatus {
         self.0.streams_until.store(millis(until + STREAM_GRACE), Ordering::Relaxed);
     }
 
+    /// Makes all cached data stale and stops all bodies, for good: the caller records nothing more.
+    pub(super) fn withdraw(&self) {
+        self.0.validity.store(0, Ordering::Relaxed);
+        self.0.last_read.store(i64::MIN, Ordering::Release);
+        self.0.stream_validity.store(i64::MIN, Ordering::Relaxed);
+        self.0.streams_until.store(i64::MIN, Ordering::Relaxed);
+    }
+
     /// Limits how long data may be used after its own read while the feed fails.
     pub(super) fn limit_validity(&self, validity: Duration) {
         let millis = u64::try_from(validity.as_millis()).unwrap_or(u64::MAX);
@@ -154,6 +162,19 @@ mod tests {
         assert!(feed_status.must_stop_stream(read(Duration::from_secs(5) + grace)));
         confirm(Duration::from_secs(5) + grace, Duration::from_secs(5));
         assert!(feed_status.must_stop_stream(ancient), "a read of the ledger is valid shorter");
+    }
+
+    #[test]
+    fn nothing_is_fresh_after_a_withdrawal() {
+        let feed_status = FeedStatus::default();
+        feed_status.record(1_000);
+        feed_status.confirm_streams(Duration::from_secs(1 << 40), Duration::from_secs(5));
+        assert!(!feed_status.is_stale(999, 1_000, Duration::MAX));
+        assert!(!feed_status.must_stop_stream(i64::MAX));
+        feed_status.withdraw();
+        assert!(feed_status.is_stale(999, 1_000, Duration::from_secs(30)));
+        assert!(feed_status.must_stop_stream(clock::millis_since_boot()));
+        assert!(!feed_status.record_first(1_000), "a restarted task makes nothing fresh");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `loangate serve`: serves files until a signal stops it.
+//! `loangate serve`: serves files until a signal stops it, or its ledger was moved.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Serves until a signal stops the process.
+/// Serves until a signal stops the process. Fails if the ledger was moved.
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let path = args.config;
     let Loaded { config, warnings, .. } = config::load(&path).map_err(CliError::all)?;
@@ -48,11 +48,27 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         });
         say(&ready.to_string())?;
     }
-    while let SignalAction::Reload = signals.next().await {
-        let config = super::load(&path).inspect_err(|error| {
-            tracing::error!(%error, "the configuration was not reloaded");
-        });
-        running.reload(config.as_ref().ok());
+    loop {
+        let action = tokio::select! {
+            action = signals.next() => action,
+            error = running.ledger_moved() => {
+                tokio::select! {
+                    () = running.abort() => {}
+                    () = signals.drain() => {}
+                }
+                let error = CliError::new(error);
+                return Err(if is_json { error.log("cannot continue") } else { error });
+            }
+        };
+        match action {
+            SignalAction::Reload => {
+                let config = super::load(&path).inspect_err(|error| {
+                    tracing::error!(%error, "the configuration was not reloaded");
+                });
+                running.reload(config.as_ref().ok());
+            }
+            SignalAction::Drain => break,
+        }
     }
     tokio::select! {
         () = running.stop() => tracing::info!("stopped"),

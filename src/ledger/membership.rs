@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Ledger, LedgerError};
+use super::{Ledger, LedgerError, Queries};
 use crate::loan::{LibraryId, LoanId, Reference};
 
 /// [`super::Cause::by`] of the step that makes an adopted intent an unknown loan.
@@ -58,6 +58,17 @@ pub(super) trait Membership: Debug + Send + Sync {
     /// Returns whether no process may begin a loan, since the database lost steps.
     fn begins_are_closed(&self) -> bool {
         false
+    }
+
+    /// Returns why this process must not use the ledger any more: a join or a write was refused,
+    /// since the ledger was moved or is half copied. That never changes back.
+    fn moved(&self) -> Option<LedgerError> {
+        None
+    }
+
+    /// Waits until [`Membership::moved`] returns an error.
+    fn until_moved(&self) -> futures_util::future::BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
     }
 
     /// Returns the number of processes that divide the background work, this one included.
@@ -132,6 +143,23 @@ impl Ledger {
     /// Returns whether no gate begins a loan, because the database was found to have lost steps.
     pub fn begins_are_closed(&self) -> bool {
         self.membership.begins_are_closed()
+    }
+
+    /// Returns why this process must not use the ledger any more, if it was moved. That is known
+    /// only after the database has refused this process. It reads memory only.
+    pub fn moved(&self) -> Option<LedgerError> {
+        self.membership.moved()
+    }
+
+    /// Waits until the ledger was moved, and returns the error of [`Ledger::moved`].
+    pub async fn until_moved(&self) -> LedgerError {
+        self.membership.until_moved().await;
+        self.moved().unwrap_or(LedgerError::Closed)
+    }
+
+    /// Returns the queries, unless the ledger was moved: its loans may have ended elsewhere.
+    pub(super) fn queries_of_ours(&self) -> Result<&Queries, LedgerError> {
+        self.moved().map_or(Ok(&self.queries), Err)
     }
 
     /// Returns the number of processes that divide the background work, this one included. A

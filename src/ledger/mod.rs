@@ -199,7 +199,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; the loan must not be opened then.
     pub async fn mark_opened(&self, id: LoanId) -> Result<bool, LedgerError> {
-        Ok(self.queries.is_opened(id).await?
+        Ok(self.queries_of_ours()?.is_opened(id).await?
             || self.update_for_reader(Update::MarkOpened(id)).await? > 0)
     }
 

@@ -16,7 +16,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
     pub async fn newest(&self, key: &LoanKey) -> Result<Option<Loan>, LedgerError> {
-        self.queries.newest(key).await
+        self.queries_of_ours()?.newest(key).await
     }
 
     /// Returns when the last accepted loan of this reader and title ended (invariant 7).
@@ -32,7 +32,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
     pub async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
-        self.queries.loan(id).await
+        self.queries_of_ours()?.loan(id).await
     }
 
     /// Returns the loan with this UUID. It searches all libraries, so it is only for support.
@@ -49,7 +49,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn loans(&self, ids: &[LoanId]) -> Result<Vec<Loan>, LedgerError> {
-        self.queries.loans(ids).await
+        self.queries_of_ours()?.loans(ids).await
     }
 
     /// Returns the loan with this reference, of one library or of any. A search of all libraries

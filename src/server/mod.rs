@@ -262,4 +262,9 @@ impl Running {
         .await;
         left
     }
+
+    /// Aborts all connections at once.
+    pub(crate) async fn abort(self) {
+        Running { drain: Duration::ZERO, ..self }.drain().await;
+    }
 }

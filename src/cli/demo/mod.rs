@@ -79,7 +79,16 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let json = args.json;
     let demo = start(args).await?;
     say(&if json { demo.to_json().to_string() } else { demo.walkthrough() })?;
-    signals.drain().await;
+    tokio::select! {
+        () = signals.drain() => {}
+        error = demo.gate.ledger_moved() => {
+            tokio::select! {
+                () = demo.gate.abort() => {}
+                () = signals.drain() => {}
+            }
+            return Err(CliError::new(error));
+        }
+    }
     tokio::select! {
         () = demo.stop() => {}
         () = signals.drain() => {}

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 use futures_util::TryStreamExt;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row as _, SqliteConnection};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -108,14 +108,13 @@ impl ExclusiveLedger {
         }
     }
 
-    /// Returns the newest link. With several chains, the sum of their numbers and a hash of their
-    /// links.
-    pub(super) async fn head(&mut self) -> Result<Head, LedgerError> {
-        let head = match self {
-            Sqlite(file) => read_head(&mut file.connection).await,
-            Postgres(database) => database.read_table(head_of_chains).await,
+    /// Reads how far the ledger is written.
+    pub(super) async fn extent(&mut self) -> Result<Extent, LedgerError> {
+        let extent = match self {
+            Sqlite(file) => extent_of_file(&mut file.connection).await,
+            Postgres(database) => database.read_table(extent_of_chains).await,
         };
-        head.map_err(|source| self.failed(source))
+        extent.map_err(|source| self.failed(source))
     }
 
     /// Seals the chains with this name, if the store has a chain for each library.
@@ -223,20 +222,39 @@ impl ExclusiveLedger {
     }
 }
 
-/// Returns the sum of the numbers of all chains, and a hash of their links.
-pub(super) async fn head_of_chains(connection: &mut PgConnection) -> Result<Head, sqlx::Error> {
-    let sql = "SELECT library, chain, number, mac FROM chains WHERE number > 0 \
-         ORDER BY library, chain";
+/// How far a ledger is written. It differs after each transaction of a gate on loans.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Extent {
+    /// The newest link. With several chains, the sum of their numbers and a hash of their links.
+    pub(super) head: Head,
+    /// The number of transactions, some of which write no step. Zero in SQLite, where the copy
+    /// keeps gates out by a lock.
+    transactions: i64,
+}
+
+pub(super) async fn extent_of_file(
+    connection: &mut SqliteConnection,
+) -> Result<Extent, sqlx::Error> {
+    Ok(Extent { head: read_head(connection).await?, transactions: 0 })
+}
+
+pub(super) async fn extent_of_chains(connection: &mut PgConnection) -> Result<Extent, sqlx::Error> {
+    let sql = "SELECT library, chain, batch, number, mac FROM chains ORDER BY library, chain";
     let mut rows = sqlx::query(sql).persistent(false).fetch(connection);
-    let (mut number, mut hash) = (0, Context::new(&SHA256));
+    let (mut number, mut transactions, mut hash) = (0_i64, 0_i64, Context::new(&SHA256));
     while let Some(row) = rows.try_next().await? {
         let (library, chain): (String, Uuid) = (row.try_get("library")?, row.try_get("chain")?);
         let (last, mac): (i64, Vec<u8>) = (row.try_get("number")?, row.try_get("mac")?);
-        number += last;
+        transactions = transactions.wrapping_add(row.try_get("batch")?);
+        if last == 0 {
+            continue;
+        }
+        number = number.wrapping_add(last);
         for part in [library.as_bytes(), chain.as_bytes(), &last.to_be_bytes(), &mac] {
             hash.update(&(part.len() as u64).to_be_bytes());
             hash.update(part);
         }
     }
-    Ok(Head { number, mac: hash.finish().as_ref().to_vec() })
+    let head = Head { number, mac: hash.finish().as_ref().to_vec() };
+    Ok(Extent { head, transactions })
 }

@@ -4,10 +4,9 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 
 use super::exclusive::ExclusiveLedger;
 use super::exclusive::ExclusiveLedger::{Postgres, Sqlite};
-use super::exclusive::head_of_chains;
+use super::exclusive::{Extent, extent_of_chains, extent_of_file};
 use super::mark::Mark;
 use super::origin::{self, Origin};
-use crate::ledger::audit::Head;
 use crate::ledger::copy_mark::{BEING_COPIED, COPIED_FROM, IN_PROGRESS, MOVED};
 use crate::ledger::postgres::lock_to_mark;
 use crate::ledger::{LedgerError, sqlite};
@@ -66,12 +65,11 @@ impl Meta<'_> {
         Ok(value)
     }
 
-    /// Returns the newest link, as [`ExclusiveLedger::head`] does. It stays the newest until the
-    /// end of the transaction.
-    pub(super) async fn head(&mut self) -> Result<Head, sqlx::Error> {
+    /// Reads how far the ledger is written, which does not change until the end of the transaction.
+    pub(super) async fn extent(&mut self) -> Result<Extent, sqlx::Error> {
         match self {
-            Meta::Sqlite(connection) => sqlite::read_head(connection).await,
-            Meta::Postgres(connection) => head_of_chains(connection).await,
+            Meta::Sqlite(connection) => extent_of_file(connection).await,
+            Meta::Postgres(connection) => extent_of_chains(connection).await,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
 
-use super::exclusive::ExclusiveLedger;
+use super::exclusive::{ExclusiveLedger, Extent};
 use super::mark::Mark;
 use super::origin::{self, Origin};
 use super::rows::{Position, Table};
@@ -14,7 +14,6 @@ use super::start::Start;
 use super::summary::Summary;
 use super::write::OTHER_COPY;
 use super::{Copied, CopyError, CopyProgress, Deadlines, Keys};
-use crate::ledger::audit::Head;
 use crate::ledger::{LedgerError, StoreSettings};
 
 /// A complete destination has newer loans as soon as a gate has used it.
@@ -49,21 +48,21 @@ impl Copy<'_> {
         let opened = ExclusiveLedger::open(to, self.keys, self.deadlines);
         let mut destination = opened.await?;
         self.require_alone(&mut destination, "--to").await?;
-        let head = source.head().await?;
-        let copied = match self.start(&mut destination, &head).await? {
+        let extent = source.extent().await?;
+        let copied = match self.start(&mut destination, &extent.head).await? {
             Start::Complete(origin) => {
                 let verified = self.verify(&mut source, "source").await?;
-                let summary = self.compare(&mut source, &mut destination, &head).await?;
+                let summary = self.compare(&mut source, &mut destination, &extent).await?;
                 // The mark may have been removed since.
-                let mark = source_mark(&Mark::new(&head).chain, to);
-                if !source.mark_moved_before(&mark, &head).await? {
+                let mark = source_mark(&Mark::new(&extent.head).chain, to);
+                if !source.mark_moved_before(&mark, &extent).await? {
                     return Err(CopyError::Refused(SOURCE_CHANGED.to_owned()));
                 }
                 Copied { counts: summary.counts(), covered: verified.uncovered, origin }
             }
             Start::At(mark, is_new) => {
                 let ends = (&mut source, &mut destination);
-                self.copy_from(ends, (mark, is_new), &head, to).await?
+                self.copy_from(ends, (mark, is_new), &extent, to).await?
             }
         };
         source.close().await;
@@ -76,7 +75,7 @@ impl Copy<'_> {
         &mut self,
         (source, destination): (&mut ExclusiveLedger, &mut ExclusiveLedger),
         (mark, is_new): (Mark, bool),
-        head: &Head,
+        extent: &Extent,
         to: &StoreSettings,
     ) -> Result<Copied, CopyError> {
         if let Some(to) = source.moved_elsewhere(&mark.chain).await? {
@@ -93,12 +92,12 @@ impl Copy<'_> {
         let mut origins = origin::read_origins(&source.origins().await?, &self.keys.audit)?;
         let mark = self.copy_tables(source, destination, mark).await?;
         destination.seal_chains(mark.chain(), &self.keys.audit).await?;
-        let summary = self.compare(source, destination, head).await?;
+        let summary = self.compare(source, destination, extent).await?;
         let counts = [Table::Loans, Table::Steps].map(|table| summary.count(table));
         let last = (verified.pruned, self.now);
-        let origin = Origin::new(source.store(), head, counts, last, &self.keys.audit);
+        let origin = Origin::new(source.store(), &extent.head, counts, last, &self.keys.audit);
         origins.push(origin.clone());
-        if !source.mark_moved(&of_source, head).await? {
+        if !source.mark_moved(&of_source, extent).await? {
             return Err(CopyError::Refused(SOURCE_CHANGED.to_owned()));
         }
         // Again: a gate that was suspended may have joined before the mark was there.
@@ -161,7 +160,7 @@ impl Copy<'_> {
         &mut self,
         source: &mut ExclusiveLedger,
         destination: &mut ExclusiveLedger,
-        head: &Head,
+        extent: &Extent,
     ) -> Result<Summary, CopyError> {
         (self.report)(CopyProgress::Comparing);
         let summary = self.summarize(source).await?;
@@ -176,7 +175,7 @@ impl Copy<'_> {
         self.verify(source, "source").await?;
         self.require_alone(source, "--from").await?;
         self.require_alone(destination, "--to").await?;
-        if source.head().await? != *head {
+        if source.extent().await? != *extent {
             return Err(CopyError::Refused(SOURCE_CHANGED.to_owned()));
         }
         Ok(summary)

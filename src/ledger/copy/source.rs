@@ -5,9 +5,8 @@
 //! destination. If it is killed between the two, no gate opens either ledger, and running it again
 //! completes the destination.
 
-use super::exclusive::ExclusiveLedger;
+use super::exclusive::{ExclusiveLedger, Extent};
 use super::{CopyError, Deadlines, Keys};
-use crate::ledger::audit::Head;
 use crate::ledger::copy_mark::{BEING_COPIED, MOVED, SourceMark, destination_in};
 use crate::ledger::{LedgerError, StoreSettings};
 
@@ -60,18 +59,18 @@ impl ExclusiveLedger {
     }
 
     /// Marks the ledger as moved. Returns false if the mark of the running copy is not there, or if
-    /// a step was written since `head`: a gate that was suspended may have resumed.
+    /// the ledger was written since `extent`: a gate that was suspended may have resumed.
     pub(super) async fn mark_moved(
         &mut self,
         mark: &SourceMark,
-        head: &Head,
+        extent: &Extent,
     ) -> Result<bool, LedgerError> {
         let value = mark.to_bytes();
         self.change_meta(async |meta| {
             let moved = meta.find(MOVED).await?;
             let is_moved = moved.is_some_and(|moved| SourceMark::is_of(&moved, &mark.copy));
             let is_marked = is_moved || meta.remove(BEING_COPIED, &value).await?;
-            if !is_marked || meta.head().await? != *head {
+            if !is_marked || meta.extent().await? != *extent {
                 return Ok(false);
             }
             if !is_moved {
@@ -83,15 +82,15 @@ impl ExclusiveLedger {
     }
 
     /// Marks the ledger as moved by a copy that was completed before, unless it has such a mark.
-    /// Returns false if a step was written since `head`.
+    /// Returns false if the ledger was written since `extent`.
     pub(super) async fn mark_moved_before(
         &mut self,
         mark: &SourceMark,
-        head: &Head,
+        extent: &Extent,
     ) -> Result<bool, LedgerError> {
         self.change_meta(async |meta| {
             meta.take(BEING_COPIED).await?;
-            if meta.head().await? != *head {
+            if meta.extent().await? != *extent {
                 return Ok(false);
             }
             if meta.find(MOVED).await?.is_none() {

@@ -10,6 +10,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use super::copy_marks::{self, MarkedLedger};
 use super::pool::{BEGIN, Pool, TRANSACTION};
 use super::sql::{column, statement};
 use crate::ledger::audit::{AuditKey, Head};
@@ -90,6 +91,10 @@ pub(super) async fn seal_ended(
     let mut position = Some((String::new(), Uuid::nil()));
     while let Some((library, chain)) = position.take() {
         let page = pool.transaction(BEGIN, TRANSACTION, async |connection| {
+            let marks = copy_marks::read_to_write(&mut *connection).await?;
+            if marks.allow_gate().is_err() {
+                return Err(MarkedLedger::error(marks));
+            }
             let query = statement(ENDED).bind(library).bind(chain).bind(BATCH);
             let rows = query.fetch_all(&mut *connection).await?;
             let mut ended = rows.iter().map(Ending::of).collect::<Result<Vec<_>, _>>()?;

@@ -1,15 +1,18 @@
 //! The marks of a copy, as a gate and pruning read them.
 //!
-//! A transaction that prunes and one that writes a mark lock the same row of `meta`. So a mark is
-//! written either before a transaction that prunes, which reads it, or after it.
+//! A transaction that prunes or seals and one that writes a mark lock the same row of `meta`. So a
+//! mark is written either before a transaction that prunes, which reads it, or after it.
+
+use std::fmt;
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
+use super::standing::Standing;
 use crate::ledger::copy_mark::{BEING_COPIED, MARKS, Marks};
 
-/// Locks the row as a transaction that prunes.
-const LOCK_TO_PRUNE: &str = "SELECT 1 FROM meta WHERE name = 'pseudonym key' FOR SHARE";
+/// Locks the row as a transaction that prunes or seals.
+const LOCK_TO_WRITE: &str = "SELECT 1 FROM meta WHERE name = 'pseudonym key' FOR SHARE";
 /// Locks the row as a transaction that writes a mark.
 const LOCK_TO_MARK: &str = "SELECT 1 FROM meta WHERE name = 'pseudonym key' FOR UPDATE";
 
@@ -29,23 +32,68 @@ pub(super) fn of_rows(rows: &[PgRow]) -> Result<Marks, sqlx::Error> {
     Ok(Marks::new(rows.collect::<Result<Vec<_>, sqlx::Error>>()?))
 }
 
-/// Reads the marks in a transaction that prunes. None is written before its end.
-pub(super) async fn read_to_prune(connection: &mut PgConnection) -> Result<Marks, sqlx::Error> {
-    sqlx::query(LOCK_TO_PRUNE).persistent(false).execute(&mut *connection).await?;
+/// Reads the marks in a transaction that prunes or seals. None is written before its end.
+pub(super) async fn read_to_write(connection: &mut PgConnection) -> Result<Marks, sqlx::Error> {
+    sqlx::query(LOCK_TO_WRITE).persistent(false).execute(&mut *connection).await?;
     read(connection).await
 }
 
-/// Waits for each transaction that writes loans or steps. A later one waits for the mark, and then
-/// reads it when it locks its chain.
-const LOCK_CHAINS: &str = "LOCK TABLE chains IN SHARE MODE";
+/// The ledger has, or had a moment ago, a mark with which no gate uses it.
+#[derive(Debug)]
+pub(super) struct MarkedLedger(Marks);
 
-/// Waits in a transaction that writes a mark, until no other one prunes, writes loans or writes a
-/// mark.
+impl fmt::Display for MarkedLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.allow_gate() {
+            Err(refused) => refused.fmt(f),
+            Ok(()) => f.write_str("the mark of a copy was just removed from the ledger; retry"),
+        }
+    }
+}
+
+impl std::error::Error for MarkedLedger {}
+
+impl MarkedLedger {
+    /// Returns the error of a statement that marks have refused. They may be removed since.
+    pub(super) fn error(marks: Marks) -> sqlx::Error {
+        sqlx::Error::Io(std::io::Error::other(MarkedLedger(marks)))
+    }
+
+    /// Returns the marks in an error of [`MarkedLedger::error`].
+    pub(super) fn marks_in(error: &sqlx::Error) -> Option<&Marks> {
+        let source = if let sqlx::Error::Io(error) = error { error.get_ref() } else { None };
+        source.and_then(|source| source.downcast_ref()).map(|MarkedLedger(marks)| marks)
+    }
+}
+
+/// Returns the error of a statement with the condition [`IS_MOVED`], and records in the standing of
+/// this process that the ledger was moved. Releases the locks of the transaction, which has written
+/// nothing.
+pub(super) async fn refuse(connection: &mut PgConnection, standing: &Standing) -> sqlx::Error {
+    let marks = async {
+        sqlx::raw_sql("ROLLBACK AND CHAIN").execute(&mut *connection).await?;
+        read(connection).await
+    };
+    match marks.await {
+        Ok(marks) => {
+            standing.note_marks(&marks);
+            MarkedLedger::error(marks)
+        }
+        Err(error) => error,
+    }
+}
+
+/// Waits for each transaction that writes loans, steps or `meta`. A later one waits for the mark,
+/// and then reads it in the statement that writes.
+const LOCK_TABLES: &str = "LOCK TABLE chains, meta IN SHARE MODE";
+
+/// Waits in a transaction that writes a mark, until no other one prunes, seals, writes loans or
+/// writes a mark.
 pub(in crate::ledger) async fn lock_to_mark(
     connection: &mut PgConnection,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(LOCK_TO_MARK).persistent(false).execute(&mut *connection).await?;
-    sqlx::query(LOCK_CHAINS).persistent(false).execute(connection).await.map(drop)
+    sqlx::query(LOCK_TABLES).persistent(false).execute(connection).await.map(drop)
 }
 
 /// Ends an unfinished copy of this ledger, since a gate has joined. The copy removes the same row

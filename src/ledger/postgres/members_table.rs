@@ -14,14 +14,14 @@ use uuid::Uuid;
 
 use super::closed_begins::{self, ARE_CLOSED, EPOCH};
 use super::connect::{Connector, Purpose, within};
-use super::copy_marks::{self, IS_MOVED};
+use super::copy_marks::{self, IS_MOVED, MarkedLedger};
 use super::epoch::EpochSeals;
 use super::migrations::SchemaTooNew;
 use super::observer::{LiveMember, Member};
 use super::pool::BEGIN;
 use super::seen_renewals::{RETENTION_MS, SHORT_LIFE_RENEWALS, SHORT_RETENTION_MS};
 use crate::clock::Clock;
-use crate::ledger::copy_mark::MARKS;
+use crate::ledger::copy_mark::{MARKS, Marks};
 
 /// How long a fenced member is dead for [`Members::fenced`], in milliseconds.
 const LISTED_FENCED_MS: i64 = 86_400_000;
@@ -42,7 +42,8 @@ fn renewal_columns() -> String {
 
 /// The statements on the members. A test implements them in memory.
 pub(super) trait MemberTable: Send {
-    /// Inserts a member, unless the schema requires a newer program.
+    /// Inserts a member, unless the schema requires a newer program or the ledger was moved. The
+    /// error is then `SchemaTooNew` or `MarkedLedger`.
     fn join(
         &mut self,
         member: Uuid,
@@ -141,13 +142,23 @@ impl PostgresMembers {
     /// marks the ledger first, and then finds this member.
     async fn leave_if_copied(&mut self, member: Uuid) -> Result<(), sqlx::Error> {
         let marks = copy_marks::of_rows(&self.run(statement(MARKS.to_owned())).await?)?;
-        match marks.allow_gate() {
-            Ok(()) => Ok(()),
-            Err(refused) => {
-                self.leave(member).await?;
-                Err(sqlx::Error::Io(std::io::Error::other(refused)))
-            }
+        if marks.allow_gate().is_ok() {
+            return Ok(());
         }
+        // If that fails, the other members fence the row.
+        let _ = self.leave(member).await;
+        Err(MarkedLedger::error(marks))
+    }
+
+    /// Returns why a ledger without marks has refused a join.
+    async fn refusal(&mut self, program: i64) -> Result<sqlx::Error, sqlx::Error> {
+        let schema = statement("SELECT min_program > $1 FROM schema_version".to_owned());
+        let rows = self.run(schema.bind(program)).await?;
+        let is_too_new = rows.first().map(|row| row.try_get(0)).transpose()?;
+        Ok(match is_too_new {
+            Some(false) => MarkedLedger::error(Marks::default()),
+            Some(true) | None => sqlx::Error::Configuration(Box::new(SchemaTooNew)),
+        })
     }
 
     /// Runs one statement in a transaction of its own, and commits it. Returns its rows.
@@ -195,8 +206,10 @@ impl MemberTable for PostgresMembers {
         let statement = statement.bind(millis(process.lease)).bind(millis(process.freshness));
         let rows = self.run(statement).await?;
         self.leave_if_copied(member).await?;
-        let too_new = || Err(sqlx::Error::Configuration(Box::new(SchemaTooNew)));
-        rows.first().map_or_else(too_new, |row| renewal_of(row, &self.seals))
+        match rows.first() {
+            Some(row) => renewal_of(row, &self.seals),
+            None => Err(self.refusal(process.program).await?),
+        }
     }
 
     async fn renew(&mut self, member: Uuid) -> Result<Option<Renewal>, sqlx::Error> {
@@ -465,6 +478,31 @@ mod tests {
             assert!(table.read(&[]).await.unwrap().live.is_empty());
             sqlx::raw_sql("DELETE FROM members").execute(&mut admin).await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn mark_that_is_removed_meanwhile_is_no_newer_schema() {
+        let Some(server) = Postgres::shared().await else { return };
+        let database = server.database().await;
+        let mut admin = database.connect().await;
+        // Only the first statement sees the mark.
+        let vanishing = "INSERT INTO meta VALUES ('moved', ''); ALTER TABLE meta RENAME TO kept; \
+             CREATE SEQUENCE reads; CREATE VIEW meta AS SELECT * FROM kept \
+             WHERE name <> 'moved' OR nextval('reads') = 1";
+        for sql in [TABLE, vanishing] {
+            sqlx::raw_sql(sql).execute(&mut admin).await.unwrap();
+        }
+        let mut table = table(&database).await;
+        let refused = table.join(Uuid::from_u128(1), process(9)).await.unwrap_err();
+        assert_eq!(MarkedLedger::marks_in(&refused), Some(&Marks::default()), "{refused}");
+        assert!(table.read(&[]).await.unwrap().live.is_empty());
+        table.join(Uuid::from_u128(1), process(9)).await.unwrap();
+        sqlx::raw_sql("UPDATE schema_version SET min_program = 3")
+            .execute(&mut admin)
+            .await
+            .unwrap();
+        let refused = table.join(Uuid::from_u128(2), process(9)).await.unwrap_err();
+        assert!(matches!(refused, sqlx::Error::Configuration(_)), "{refused}");
     }
 
     #[tokio::test]

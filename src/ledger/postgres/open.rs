@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::connect::{Connector, Purpose, no_response, within};
-use super::copy_marks;
+use super::copy_marks::{self, MarkedLedger};
 use super::earlier_processes;
 use super::epoch::EpochSeals;
 use super::head_records::HeadRecords;
@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::AuditKey;
 use crate::ledger::audit::chain_heads::ChainHeads;
+use crate::ledger::copy_mark::Marks;
 use crate::ledger::damaged_rows::DamagedRows;
 use crate::ledger::membership::Membership;
 use crate::ledger::store::LedgerStore;
@@ -178,8 +179,12 @@ async fn step<T>(step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T
     within(STEP_DEADLINE, step).await.map_err(LedgerError::Server)
 }
 
-/// Another process may have removed something from the schema since it was migrated here.
+/// Another process may have removed something from the schema since it was migrated here, or have
+/// moved the ledger.
 fn join_error(error: sqlx::Error) -> LedgerError {
+    if let Some(Err(refused)) = MarkedLedger::marks_in(&error).map(Marks::allow_gate) {
+        return refused;
+    }
     match &error {
         sqlx::Error::Configuration(source) if source.is::<SchemaTooNew>() => {
             LedgerError::NewerSchema

@@ -124,7 +124,8 @@ async fn examine(mut connection: PgConnection) -> Result<Examined, sqlx::Error> 
     for row in query.fetch_all(&mut connection).await? {
         parameters.insert(row.try_get(0)?, row.try_get(1)?);
     }
-    let has_ledger = "SELECT to_regclass('meta') IS NOT NULL";
+    // Another program may have a table of the one name.
+    let has_ledger = "SELECT to_regclass('loans') IS NOT NULL AND to_regclass('meta') IS NOT NULL";
     let has_ledger: bool =
         sqlx::query_scalar(has_ledger).persistent(false).fetch_one(&mut connection).await?;
     let refusal = match has_ledger {

@@ -137,6 +137,18 @@ async fn ledger_that_no_gate_may_open_is_found() {
 }
 
 #[tokio::test]
+async fn table_of_another_program_is_no_ledger() {
+    let Some(server) = support::Postgres::shared().await else { return };
+    for table in ["meta", "loans"] {
+        let database = server.database().await;
+        let other = sqlx::AssertSqlSafe(format!("CREATE TABLE {table} (id bigint)"));
+        sqlx::raw_sql(other).execute(&mut database.connect().await).await.unwrap();
+        let found = check_database(&settings(&database.url())).await.url;
+        assert_eq!(failures(&found), Vec::<&str>::new());
+    }
+}
+
+#[tokio::test]
 async fn dead_host_beside_a_live_one_is_a_warning() {
     let Some(server) = support::Postgres::shared().await else { return };
     let database = server.database().await;

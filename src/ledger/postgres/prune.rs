@@ -142,7 +142,7 @@ async fn remove_loans(
     library: LibraryId,
     loans: &[Uuid],
 ) -> Result<Result<Batch, LedgerError>, sqlx::Error> {
-    if let Err(refused) = copy_marks::read_to_prune(connection).await?.allow_pruning() {
+    if let Err(refused) = copy_marks::read_to_write(connection).await?.allow_pruning() {
         return Ok(Err(refused));
     }
     let ends = lock_chains(connection, library, loans).await?;

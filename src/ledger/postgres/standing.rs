@@ -12,12 +12,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{SetOnce, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::buckets::{bucket_of, bucket_of_library, owned_by};
 use super::members_table::Members;
 use super::observer::Member;
+use crate::ledger::LedgerError;
+use crate::ledger::copy_mark::Marks;
 use crate::ledger::membership::Membership;
 use crate::loan::{LibraryId, LoanId};
 use crate::lock::lock;
@@ -47,6 +49,8 @@ pub(super) struct Standing {
     /// The newest known epoch of the database, and the one in which this process found a loss.
     epoch: AtomicI64,
     lost_epoch: AtomicI64,
+    /// The marks with which a copy took the ledger from this process, for good.
+    moved: SetOnce<Marks>,
     leaving: mpsc::Sender<oneshot::Sender<()>>,
 }
 
@@ -100,6 +104,7 @@ impl Standing {
             begins_are_closed: AtomicBool::new(false),
             epoch: AtomicI64::new(0),
             lost_epoch: AtomicI64::new(i64::MIN),
+            moved: SetOnce::new(),
             leaving,
         };
         (standing, leave)
@@ -208,6 +213,16 @@ impl Standing {
         self.lost_epoch.fetch_max(epoch, Ordering::Relaxed);
     }
 
+    /// Records marks of the ledger. If no gate may use a ledger with them, this process never uses
+    /// it again: the loans may have ended in another ledger.
+    pub(super) fn note_marks(&self, marks: &Marks) {
+        if let Err(error) = marks.allow_gate()
+            && self.moved.set(marks.clone()).is_ok()
+        {
+            tracing::error!(%error, "the ledger was taken from this gate, which ends");
+        }
+    }
+
     /// Returns whether this process holds its lease now.
     pub(super) fn is_member(&self) -> bool {
         self.holds_lease(&self.lease.load().name)
@@ -273,6 +288,17 @@ impl Membership for Standing {
         lease.name.as_ref() == name
             && (self.boot_time)() < lease.valid_until
             && !self.begins_are_closed()
+            && self.moved.get().is_none()
+    }
+
+    fn moved(&self) -> Option<LedgerError> {
+        self.moved.get().and_then(|marks| marks.allow_gate().err())
+    }
+
+    fn until_moved(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            self.moved.wait().await;
+        })
     }
 
     fn begins_are_closed(&self) -> bool {

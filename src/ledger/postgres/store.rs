@@ -11,6 +11,7 @@ use super::chain::{self, Locked};
 use super::chain_seals;
 use super::closed_begins::{self, REMEDY};
 use super::connect::{Connector, Purpose};
+use super::copy_marks::{self, MarkedLedger};
 use super::lane::Lane;
 use super::pool::{BEGIN, TRANSACTION};
 use super::server_error::is_of_connection;
@@ -54,7 +55,7 @@ impl LedgerStore for PostgresStore {
 
     fn is_refusal(error: &sqlx::Error) -> bool {
         let source = if let sqlx::Error::Io(error) = error { error.get_ref() } else { None };
-        source.is_some_and(|source| source.is::<LostWrites>() || source.is::<MovedLedger>())
+        source.is_some_and(|source| source.is::<LostWrites>() || source.is::<MarkedLedger>())
     }
 
     async fn connect(&self, now: Timestamp) -> Result<PostgresConnection, sqlx::Error> {
@@ -146,7 +147,12 @@ impl StoreConnection for PostgresConnection {
         let lane = self.lane.clone();
         let finished = async {
             let mut transaction = self.connection.begin_with(BEGIN).await?;
-            let Lane { chain, audit_key, .. } = &*lane;
+            let Lane { chain, audit_key, standing, .. } = &*lane;
+            let marks = copy_marks::read_to_write(&mut transaction).await?;
+            if marks.allow_gate().is_err() {
+                standing.note_marks(&marks);
+                return Err(MarkedLedger::error(marks));
+            }
             chain_seals::seal_own(&mut transaction, &lane.libraries(), *chain, audit_key).await?;
             let probe = sqlx::query("DELETE FROM meta WHERE name = $1");
             let probe = probe.bind(&lane.probe).persistent(false);
@@ -184,7 +190,10 @@ async fn lock_chain<'a>(
     let locked = chain::lock(&mut transaction, library, *chain, audit_key, last.id).await?;
     let Locked { scope, renewals, is_moved } = locked;
     if is_moved {
-        return Err(sqlx::Error::Io(std::io::Error::other(MovedLedger)));
+        let refused = copy_marks::refuse(&mut transaction, standing).await;
+        // Dropped, it would stay open until the next use of the connection.
+        let _ = transaction.rollback().await;
+        return Err(refused);
     }
     let lacks_step = heads.newest(library).is_some_and(|newest| !scope.head.follows(&newest));
     // The row of a member that was fenced may have been deleted, but it never counts back.
@@ -197,14 +206,6 @@ async fn lock_chain<'a>(
     closed_begins::close_instead(transaction, *chain, epoch).await;
     Err(lost(if lacks_step { "step" } else { "renewal" }))
 }
-
-/// This process was suspended while its ledger was copied.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the ledger was moved, or a copy into it is unfinished, so nothing is written. Stop this gate; \
-     its next start names the ledger to use"
-)]
-struct MovedLedger;
 
 /// The database lacks what this process has committed.
 #[derive(Debug, thiserror::Error)]

@@ -456,7 +456,7 @@ async fn gate_that_was_suspended_during_a_copy_writes_nothing() {
     let database = server.database().await;
     let node = Node::open(&database).await;
     written(&node.ledger, 1).await;
-    for name in ["moved", "copy in progress"] {
+    for (name, sentence) in [("moved", "was moved to"), ("copy in progress", "half copied")] {
         let mut copying = database.connect().await;
         let mut transaction = copying.begin().await.unwrap();
         copy_marks::lock_to_mark(&mut transaction).await.unwrap();
@@ -470,12 +470,88 @@ async fn gate_that_was_suspended_during_a_copy_writes_nothing() {
             transaction.commit().await.unwrap();
         };
         let refused = tokio::join!(intent, marked).0.unwrap_err();
-        assert!(refused.to_string().contains("Stop this gate"), "{refused}");
+        assert!(refused.to_string().contains(sentence), "{refused}");
         assert_eq!(count(&mut observer, "history").await, 1, "nothing is written");
         run(&mut observer, format!("DELETE FROM meta WHERE name = '{name}'")).await;
     }
     written(&node.ledger, 2).await;
     node.close().await;
+}
+
+const MOVE: &str = "INSERT INTO meta (name, value) VALUES ('moved', \
+     convert_to('{\"copy\": \"1\", \"to\": \"/data/there.db\"}', 'UTF8'))";
+
+/// Waits until a ledger knows that it was moved, and tests that it opens nothing any more.
+async fn assert_moved(ledger: &Ledger, opened: LoanId) {
+    let error = timeout(Duration::from_secs(30), ledger.until_moved()).await.unwrap();
+    assert!(error.to_string().contains("was moved to /data/there.db"), "{error}");
+    assert!(!ledger.lease().is_held());
+    for refused in [
+        ledger.newest(&key(1)).await.map(drop),
+        ledger.loan(opened).await.map(drop),
+        ledger.loans(&[opened]).await.map(drop),
+        ledger.mark_opened(opened).await.map(drop),
+    ] {
+        assert!(matches!(refused, Err(LedgerError::Moved { .. })), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn refused_write_ends_the_use_of_the_ledger() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    let opened = accepted(&node.ledger, 1).await;
+    assert!(node.ledger.mark_opened(opened).await.unwrap());
+    run(&mut database.connect().await, MOVE).await;
+    assert!(node.ledger.mark_opened(opened).await.unwrap() && node.ledger.moved().is_none());
+    node.ledger.intend(loan(2), None, by("reader")).await.unwrap_err();
+    assert_moved(&node.ledger, opened).await;
+    node.close().await;
+}
+
+#[tokio::test]
+async fn refused_join_ends_the_use_of_the_ledger() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut short = settings(&database.url());
+    short.lease = Duration::from_secs(2);
+    let node = Node::open_with(short, Brake::default()).await;
+    let opened = accepted(&node.ledger, 1).await;
+    assert!(node.ledger.mark_opened(opened).await.unwrap());
+    let mut connection = database.connect().await;
+    run(&mut connection, MOVE).await;
+    run(&mut connection, "UPDATE members SET fenced = 1").await;
+    assert_moved(&node.ledger, opened).await;
+    node.close().await;
+}
+
+#[tokio::test]
+async fn moved_ledger_gets_no_probe_and_no_seal() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    let opened = accepted(&node.ledger, 1).await;
+    assert!(node.ledger.mark_opened(opened).await.unwrap());
+    let mut copying = database.connect().await;
+    let mut transaction = copying.begin().await.unwrap();
+    copy_marks::lock_to_mark(&mut transaction).await.unwrap();
+    run(&mut transaction, MOVE).await;
+    let mut observer = database.connect_as_admin().await;
+    let rows = "SELECT string_agg(meta::text, ' ' ORDER BY name) FROM meta";
+    let before: String = sqlx::query_scalar(rows).fetch_one(&mut *transaction).await.unwrap();
+    assert!(before.contains("write test"), "{before}");
+    // A test that has begun before the mark is there waits, and then reads it.
+    let marked = async {
+        until_blocked(&mut observer).await;
+        transaction.commit().await.unwrap();
+    };
+    assert!(tokio::join!(node.ledger.check_writable(), marked).0.is_err());
+    assert_moved(&node.ledger, opened).await;
+    node.close().await;
+    let after: String = sqlx::query_scalar(rows).fetch_one(&mut observer).await.unwrap();
+    assert_eq!(after, before);
+    assert_eq!(count(&mut observer, "chains WHERE seal IS NOT NULL").await, 0);
 }
 
 #[tokio::test]

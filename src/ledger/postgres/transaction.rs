@@ -5,12 +5,13 @@
 //! Every statement names the library, so it runs on one shard.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
 use sqlx::Postgres;
 use uuid::Uuid;
 
+use super::copy_marks::{self, IS_MOVED};
 use super::lane::Lane;
 use super::{chain, delivered, doubts, loans, retention};
 use crate::ledger::audit::{Head, NewStep};
@@ -22,6 +23,13 @@ use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, W
 use crate::ledger::{Delivered, Doubts};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress};
 
+/// The statement waits for a transaction that writes a mark, and then reads the mark.
+static WRITE_PROBE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "INSERT INTO meta (name, value) SELECT $1, $2 WHERE NOT {IS_MOVED} \
+         ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    )
+});
 /// The size of the probe row.
 const PROBE_BYTES: usize = 1 << 10;
 
@@ -202,7 +210,11 @@ impl StoreTransaction for PostgresTransaction<'_> {
 
     /// Each process has a row of its own, so that processes do not wait for each other.
     async fn probe(&mut self, now: Timestamp) -> Result<(), sqlx::Error> {
-        write_probe(&mut self.transaction, &self.lane.probe, now).await
+        let Lane { probe, standing, .. } = &*self.lane;
+        match write_probe(&mut self.transaction, probe, now).await? {
+            true => Ok(()),
+            false => Err(copy_marks::refuse(&mut self.transaction, standing).await),
+        }
     }
 
     #[cfg(not(test))]
@@ -253,20 +265,17 @@ fn owner_column(name: &str) -> Result<Uuid, sqlx::Error> {
     name.parse().map_err(|error| sqlx::Error::Encode(Box::new(error)))
 }
 
-/// Writes the probe row of a lane, to test that the ledger can be written.
-pub(super) async fn write_probe(
+/// Writes the probe row of a lane, to test that the ledger can be written. Returns false if it was
+/// moved.
+async fn write_probe(
     connection: &mut sqlx::PgConnection,
     name: &str,
     now: Timestamp,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let mut value = vec![0; PROBE_BYTES];
     value.extend_from_slice(&now.as_millisecond().to_be_bytes());
-    let upsert = sqlx::query(
-        "INSERT INTO meta (name, value) VALUES ($1, $2) \
-         ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-    );
-    let upsert = upsert.bind(name).bind(value).persistent(false);
-    upsert.execute(connection).await.map(drop)
+    let upsert = sqlx::query(WRITE_PROBE.as_str()).bind(name).bind(value).persistent(false);
+    Ok(upsert.execute(connection).await?.rows_affected() > 0)
 }
 
 /// The name of a lane's probe row begins with this.

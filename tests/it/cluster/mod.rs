@@ -10,6 +10,7 @@ mod expiries;
 mod failover;
 mod faults;
 mod judge;
+mod moved;
 mod outage;
 mod registrations;
 mod rounds;

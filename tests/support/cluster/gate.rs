@@ -1,6 +1,7 @@
 //! One gate of a cluster: a process with a directory of its own, which faults stop and restart.
 
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::Mutex;
 
 use loangate::app;
@@ -83,6 +84,20 @@ impl ClusterGate {
         }
     }
 
+    /// Waits until the process has ended by itself. Returns its status and its log.
+    pub(crate) async fn exit(&self) -> (ExitStatus, String) {
+        let process = self.state.lock().unwrap().process.take();
+        let mut process = process.expect("the gate is a process");
+        let status = process.exit().await;
+        (status, std::fs::read_to_string(&process.log).unwrap())
+    }
+
+    /// Aborts the gate in the test process, as `loangate serve` does after a move of its ledger.
+    pub(crate) async fn abort(&self) {
+        let running = self.state.lock().unwrap().running.take();
+        running.expect("the gate is in this process").abort().await;
+    }
+
     /// Stops the process, and starts a gate with this configuration in the test process. It may
     /// have settings that no file has.
     pub(crate) async fn replace(&self, config: Config) {
@@ -97,6 +112,12 @@ impl ClusterGate {
         if let Some(process) = &self.state.lock().unwrap().process {
             action(process);
         }
+    }
+
+    /// Returns the response of `/readyz`.
+    pub(crate) async fn readiness(&self) -> String {
+        let url = format!("{}/readyz", self.state.lock().unwrap().admin);
+        self.client.get(url).send().await.unwrap().text().await.unwrap()
     }
 
     /// Returns a sum of the gate's metrics, as [`metric`](crate::support::metric) does.

@@ -186,28 +186,40 @@ async fn gate_that_opened_the_source_during_the_copy_fails_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn step_written_just_before_the_mark_fails_the_copy() {
+    write_just_before_the_mark_fails_the_copy("number").await;
+}
+
+/// The progress of a reader, counts of delivered bytes and the mark of an opened loan have no step.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn write_without_a_step_just_before_the_mark_fails_the_copy() {
+    write_just_before_the_mark_fails_the_copy("batch").await;
+}
+
+async fn write_just_before_the_mark_fails_the_copy(column: &str) {
     let Some((first, there, back)) = stores().await else { return };
     write_ledger(&first).await;
     copy_all(&first, &there).await.unwrap();
     // As of a gate that was suspended, after the comparison.
-    let postgres = "CREATE FUNCTION extend() RETURNS trigger LANGUAGE plpgsql AS \
-         $$ BEGIN UPDATE chains SET number = number + 1; RETURN OLD; END $$; \
+    let postgres = format!(
+        "CREATE OR REPLACE FUNCTION extend() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN UPDATE chains SET {column} = {column} + 1; RETURN OLD; END $$; \
          CREATE TRIGGER extend BEFORE DELETE ON meta FOR EACH ROW \
-         WHEN (OLD.name = 'being copied') EXECUTE FUNCTION extend()";
-    let undo = "DROP TRIGGER extend ON meta; UPDATE chains SET number = number - 1";
-    there.execute("", postgres).await;
+         WHEN (OLD.name = 'being copied') EXECUTE FUNCTION extend()"
+    );
+    let undo = format!("DROP TRIGGER extend ON meta; UPDATE chains SET {column} = {column} - 1");
+    there.execute("", &postgres).await;
     let sentence = refused(copy_all(&there, &back).await);
     assert!(sentence.contains("the source has changed"), "{sentence}");
-    there.execute("", undo).await;
+    there.execute("", &undo).await;
     copy_all(&there, &back).await.unwrap();
     // The same, for a copy that is complete already.
     release(&there).await;
     let mark = "INSERT INTO meta (name, value) VALUES ('being copied', '')";
     there.execute("", mark).await;
-    there.execute("", &postgres.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")).await;
+    there.execute("", &postgres).await;
     let sentence = refused(copy_all(&there, &back).await);
     assert!(sentence.contains("the source has changed"), "{sentence}");
-    there.execute("", undo).await;
+    there.execute("", &undo).await;
     copy_all(&there, &back).await.unwrap();
 }
 
