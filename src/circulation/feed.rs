@@ -100,13 +100,12 @@ impl Circulation {
 
 /// Follows the feed until the process stops or the ledger was moved.
 pub(super) async fn follow(circulation: Circulation) {
-    let error = tokio::select! {
+    tokio::select! {
         biased;
-        error = circulation.inner.ledger.until_moved() => error,
+        _ = circulation.inner.ledger.until_moved() => {}
         () = read_until_stop(&circulation) => return,
-    };
+    }
     circulation.inner.feed_status.withdraw();
-    tracing::error!(%error, "no cached loan is served, and all streams are aborted");
     loop {
         // Also those that have begun meanwhile.
         if let Some(MonitoredStreams { streams, .. }) = circulation.inner.monitored_streams.get() {

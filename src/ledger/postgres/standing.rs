@@ -219,7 +219,7 @@ impl Standing {
         if let Err(error) = marks.allow_gate()
             && self.moved.set(marks.clone()).is_ok()
         {
-            tracing::error!(%error, "the ledger was taken from this gate, which ends");
+            tracing::error!(%error, "the gate delivers nothing more, and ends");
         }
     }
 

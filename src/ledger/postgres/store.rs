@@ -142,7 +142,7 @@ impl StoreConnection for PostgresConnection {
         Ok(last)
     }
 
-    /// Closes the chains of this lane, and removes its probe row.
+    /// Closes the chains of this lane, and removes its probe row, unless the ledger was moved.
     async fn finish(&mut self) {
         let lane = self.lane.clone();
         let finished = async {
@@ -150,8 +150,9 @@ impl StoreConnection for PostgresConnection {
             let Lane { chain, audit_key, standing, .. } = &*lane;
             let marks = copy_marks::read_to_write(&mut transaction).await?;
             if marks.allow_gate().is_err() {
+                // It is logged once.
                 standing.note_marks(&marks);
-                return Err(MarkedLedger::error(marks));
+                return transaction.rollback().await;
             }
             chain_seals::seal_own(&mut transaction, &lane.libraries(), *chain, audit_key).await?;
             let probe = sqlx::query("DELETE FROM meta WHERE name = $1");

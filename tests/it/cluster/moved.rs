@@ -1,16 +1,17 @@
 //! A gate whose ledger was moved delivers nothing more, and its process ends.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use loangate::config;
+use loangate::clock::Clock;
+use loangate::config::{self, Config};
+use loangate::ledger::{self, AuditKey, Keys, StoreSettings};
+use loangate::reader::Readers;
 use sqlx::Executor;
 use tokio::time::{sleep, timeout};
 
 use crate::support::cluster::{Cluster, ClusterReader, Plan, Store};
-use crate::support::external_program::output_text;
 use crate::support::{AUDIO, File};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,8 +41,10 @@ async fn assert_aborted(mut stream: reqwest::Response) {
     assert!(received < FILE_SIZE, "the whole file was delivered");
 }
 
+/// Starts a gate that would deliver for long without its ledger.
 async fn start() -> Option<(Arc<Cluster>, Arc<ClusterReader>)> {
-    let cluster = Cluster::start(Plan::new(1, Store::Postgres)).await?;
+    let plan = Plan { freshness: 5 * PATIENCE, ..Plan::new(1, Store::Postgres) };
+    let cluster = Cluster::start(plan).await?;
     let reader = cluster.reader("kari", AUDIO);
     Some((cluster, reader))
 }
@@ -52,16 +55,18 @@ async fn gate_that_was_suspended_during_a_copy_ends() {
     let stream = open_stream(&cluster, &reader).await;
     let gate = &cluster.gates[0];
     gate.pause();
-    let from = format!("{}?sslmode=disable", cluster.store.postgres().unwrap().database.url());
-    let to = cluster.scene.dir.path().join("there.db");
-    let mut copy = Command::new(env!("CARGO_BIN_EXE_loangate"));
-    copy.args(["ledger", "copy", "--from", &from, "--to", &format!("sqlite:{}", to.display())]);
-    let copied = copy.arg("--config").arg(&gate.config).output().unwrap();
-    assert!(copied.status.success(), "{}", output_text(&copied));
+    let Config { ledger, readers, .. } = config::load(&gate.config).unwrap().config;
+    let readers = Readers::new(&readers, Clock::system()).unwrap();
+    let audit = AuditKey::new(&readers.audit_key());
+    let keys = Keys { fingerprint: readers.key_fingerprint(), audit };
+    let file = cluster.scene.dir.path().join("there.db");
+    let to = StoreSettings::Sqlite(file.clone());
+    let now = Clock::system().now();
+    ledger::copy(&ledger.store, &to, &keys, now, &mut |_| {}).await.unwrap();
     gate.resume();
     let (status, log) = gate.exit().await;
     assert_eq!(status.code(), Some(1), "{log}");
-    let sentence = format!("the ledger was moved to {}, which", to.display());
+    let sentence = format!("the ledger was moved to {}, which", file.display());
     assert!(log.lines().last().is_some_and(|line| line.starts_with(&sentence)), "{log}");
     assert_aborted(stream).await;
 }
