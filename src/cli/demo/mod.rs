@@ -82,10 +82,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     tokio::select! {
         () = signals.drain() => {}
         error = demo.gate.ledger_moved() => {
-            tokio::select! {
-                () = demo.gate.abort() => {}
-                () = signals.drain() => {}
-            }
+            demo.gate.abort().await;
             return Err(CliError::new(error));
         }
     }

@@ -64,6 +64,13 @@ impl MarkedLedger {
         let source = if let sqlx::Error::Io(error) = error { error.get_ref() } else { None };
         source.and_then(|source| source.downcast_ref()).map(|MarkedLedger(marks)| marks)
     }
+
+    /// Records the marks in an error of [`MarkedLedger::error`].
+    pub(super) fn note_in(error: &sqlx::Error, standing: &Standing) {
+        if let Some(marks) = MarkedLedger::marks_in(error) {
+            standing.note_marks(marks);
+        }
+    }
 }
 
 /// Returns the error of a statement with the condition [`IS_MOVED`], and records in the standing of

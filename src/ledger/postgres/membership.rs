@@ -209,11 +209,8 @@ impl<T: MemberTable> Keeper<T> {
         // A name of its own for each attempt: a failed one may have joined all the same.
         let member = Uuid::new_v4();
         let (started, sent) = ((self.boot_time)(), self.clock.machine_now());
-        let renewal = self.table.join(member, self.process).await.inspect_err(|error| {
-            if let Some(marks) = MarkedLedger::marks_in(error) {
-                self.standing.note_marks(marks);
-            }
-        })?;
+        let joined = self.table.join(member, self.process).await;
+        let renewal = joined.inspect_err(|error| MarkedLedger::note_in(error, &self.standing))?;
         self.compare_clocks(sent, renewal.at);
         self.detector.compare_renewal(member, renewal, self.standing.clocks_agree());
         // Before the lease is held: the row of the former name may be lost and not fenced.

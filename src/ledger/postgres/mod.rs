@@ -29,6 +29,7 @@
 //! | `epoch` | the sealed number of the times when an operator opened them |
 //! | `reconcile` | opens them after a comparison with Bokbasen |
 //! | `standing` | the result in memory: the name, the lease and the work of this process |
+//! | `clock_difference` | how far the clocks are apart |
 //! | `observer` | decides which leases have expired |
 //! | `members_table` | the statements on the table `members` |
 //! | `buckets` | divides the background work among the members |
@@ -43,6 +44,7 @@ mod chain;
 mod chain_seals;
 mod chain_walk;
 mod check;
+mod clock_difference;
 mod closed;
 mod closed_begins;
 mod connect;

@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::clock_difference::ClockDifference;
 use super::connect::{Connector, Purpose};
 use super::epoch::EpochSeals;
 use super::members_table::{DATABASE_NOW, duration_of};
@@ -20,7 +21,6 @@ use super::pool::{BEGIN, TRANSACTION};
 use super::queries::Queries;
 use super::settings::PostgresSettings;
 use super::sql::statement;
-use super::standing::ClockDifference;
 use crate::clock::{self, Clock};
 use crate::ledger::audit::AuditKey;
 use crate::ledger::{Keys, LedgerError};

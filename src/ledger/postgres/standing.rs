@@ -16,6 +16,7 @@ use tokio::sync::{SetOnce, mpsc, oneshot};
 use uuid::Uuid;
 
 use super::buckets::{bucket_of, bucket_of_library, owned_by};
+use super::clock_difference::ClockDifference;
 use super::members_table::Members;
 use super::observer::Member;
 use crate::ledger::LedgerError;
@@ -24,8 +25,6 @@ use crate::ledger::membership::Membership;
 use crate::loan::{LibraryId, LoanId};
 use crate::lock::lock;
 
-/// Above this difference between the clocks, no loan is begun and none expires.
-const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(10);
 /// The comparisons of clocks whose largest difference counts: a slow response can hide one.
 const COMPARISONS: usize = 5;
 /// A response within this time shows the difference well, so that no earlier one counts.
@@ -234,39 +233,6 @@ impl Standing {
 
     fn owns_bucket(&self, bucket: i16) -> bool {
         self.shares.load().buckets.binary_search(&bucket).is_ok()
-    }
-}
-
-/// By how many milliseconds the clock of the database is certainly ahead of this machine's;
-/// negative if it is behind.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct ClockDifference(i64);
-
-impl ClockDifference {
-    pub(super) fn between(
-        sent: Timestamp,
-        database: Timestamp,
-        answered: Timestamp,
-    ) -> ClockDifference {
-        let (earliest, latest) = (sent.min(answered), sent.max(answered));
-        let database = database.as_millisecond();
-        let ahead = (database - latest.as_millisecond()).max(0);
-        let behind = (earliest.as_millisecond() - database).max(0);
-        ClockDifference(ahead - behind)
-    }
-
-    pub(super) fn amount(self) -> Duration {
-        Duration::from_millis(self.0.unsigned_abs())
-    }
-
-    /// Returns the difference in seconds.
-    pub(super) fn seconds(self) -> f64 {
-        let seconds = self.amount().as_secs_f64();
-        if self.0 < 0 { -seconds } else { seconds }
-    }
-
-    pub(super) fn is_too_large(self) -> bool {
-        self.amount() > MAX_CLOCK_DIFFERENCE
     }
 }
 
