@@ -10,21 +10,16 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-#[cfg(test)]
-use super::store::DiskFault;
 use super::{Cause, Delivered, Doubts, Intended, LedgerError};
 use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 use crate::telemetry::LoanEvent;
 
-/// A message to the executor.
+/// A message to one executor.
 pub(super) enum Message {
-    /// Run a command. Boxed, because the queue has room for thousands.
+    /// Run a command that concerns the executor itself.
     Run(Box<Command>),
-    /// Commit the commands so far, close the ledger and respond.
+    /// Commit the commands that wait, close the connection and respond.
     Close(oneshot::Sender<()>),
-    /// Simulate a fault of the disk.
-    #[cfg(test)]
-    Inject(DiskFault, oneshot::Sender<()>),
 }
 
 /// A command with its response.

@@ -1,4 +1,5 @@
-//! The writing task: commits all queued commands in one transaction, then responds to them.
+//! The writing task: commits all queued commands of a library in one transaction, then responds to
+//! them. SQLite has one transaction for the commands of all libraries.
 //!
 //! Each commit costs one disk sync, so a hundred registrations in one batch cost one sync. Commands
 //! of a batch see one another's rows. Rules (legal transition, no second live loan) are checked
@@ -6,8 +7,7 @@
 //! database fails, the whole batch fails and `write_connection` opens another connection. Until
 //! that succeeds, every command fails immediately.
 //!
-//! A store that is distributed by library gets one transaction for each library of a batch, and
-//! more if there are many commands or its round trips take long. If the value of one command fails
+//! A batch has several transactions if its round trips take long. If the value of one command fails
 //! a transaction, its commands run alone, and only that one fails.
 //!
 //! If the commit itself fails, it may still be durable. Where the store can tell, the batch gets no
@@ -24,20 +24,20 @@ mod recovery;
 mod transaction;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use super::audit::HeadRecorder;
-use super::command::{Command, Message};
+use super::command::Message;
+use super::library_queues::{LaneTurns, Turn};
 use super::store::{LedgerStore, StoreConnection};
 use super::write_connection::WriteConnection;
 use crate::loan::LoanId;
 pub(super) use context::ExecutorContext;
 
-/// The maximum number of commands that are received at once.
-const MAX_BATCH: usize = 512;
 /// The interval between log lines while the ledger cannot be written.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -46,6 +46,9 @@ pub(super) struct Executor<S: LedgerStore> {
     context: Arc<ExecutorContext>,
     connection: WriteConnection<S>,
     head: HeadRecorder,
+    turns: LaneTurns,
+    /// Whether the connection of each lane is open.
+    are_open: Arc<[Arc<AtomicBool>]>,
     /// Intents whose commit failed in its last step. The rows may be durable, but their callers do
     /// not send a begin.
     in_doubt: Vec<LoanId>,
@@ -57,39 +60,47 @@ impl<S: LedgerStore> Executor<S> {
         context: Arc<ExecutorContext>,
         connection: WriteConnection<S>,
         head: HeadRecorder,
+        turns: LaneTurns,
+        are_open: Arc<[Arc<AtomicBool>]>,
     ) -> Executor<S> {
-        Executor { context, connection, head, in_doubt: Vec::new(), logged_at: None }
+        Executor { context, connection, head, turns, are_open, in_doubt: vec![], logged_at: None }
     }
 
-    /// Runs until a close message is received or every sender is dropped.
-    pub(super) async fn run(mut self, mut waiting: mpsc::Receiver<Message>) {
-        let mut messages = Vec::with_capacity(MAX_BATCH);
-        loop {
-            let received = match self.wake_at() {
-                None => waiting.recv_many(&mut messages, MAX_BATCH).await,
-                Some(at) => {
-                    match timeout_at(at, waiting.recv_many(&mut messages, MAX_BATCH)).await {
-                        Ok(received) => received,
-                        Err(_) => {
-                            self.wake().await;
-                            continue;
-                        }
-                    }
+    /// Runs until a close message is received or every sender is dropped. The commands that wait
+    /// then are still committed.
+    pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let closed = loop {
+            let wake_at = self.wake_at();
+            let may_take = self.may_take_turns();
+            tokio::select! {
+                biased;
+                message = messages.recv() => match message {
+                    Some(Message::Run(command)) => self.commit_all(vec![*command]).await,
+                    Some(Message::Close(responder)) => break Some(responder),
+                    None => break None,
+                },
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {
+                    self.wake().await;
                 }
-            };
-            if received == 0 {
-                return self.head.flush().await;
+                Some(turn) = self.turns.next(), if may_take => self.process(turn).await,
             }
-            if let Some(closed) = self.process(std::mem::take(&mut messages)).await {
-                waiting.close();
-                self.head.flush().await;
-                if let Ok(connection) = self.connection.get() {
-                    connection.finish().await;
-                }
-                let _ = closed.send(());
-                return;
-            }
+        };
+        while let Some(turn) = self.turns.try_next() {
+            self.process(turn).await;
         }
+        self.head.flush().await;
+        let Some(closed) = closed else { return };
+        if let Ok(connection) = self.connection.get() {
+            connection.finish().await;
+        }
+        let _ = closed.send(());
+    }
+
+    /// Returns whether this lane may serve a library: its connection is open, or no lane has an
+    /// open one, so that every command fails immediately.
+    fn may_take_turns(&self) -> bool {
+        let is_closed = |lane: &Arc<AtomicBool>| !lane.load(Ordering::Relaxed);
+        self.connection.retry_at().is_none() || self.are_open.iter().all(is_closed)
     }
 
     /// Returns the time of the next work that needs no command: reopening the connection or writing
@@ -103,29 +114,9 @@ impl<S: LedgerStore> Executor<S> {
         self.head.wake().await;
     }
 
-    /// Writes one batch, and returns the response channel of a close message in it. Commands after
-    /// the close are not written.
-    async fn process(&mut self, messages: Vec<Message>) -> Option<oneshot::Sender<()>> {
-        let mut closed = None;
-        let mut commands = Vec::with_capacity(messages.len());
-        for message in messages {
-            match message {
-                Message::Close(responder) => closed = Some(responder),
-                #[cfg(test)]
-                Message::Inject(fault, responder) => {
-                    if let Ok(connection) = self.connection.get() {
-                        connection.inject(fault).await;
-                    }
-                    let _ = responder.send(());
-                }
-                Message::Run(_) if closed.is_some() => {} // dropped: its caller receives `Closed`
-                Message::Run(command) => commands.push(*command),
-            }
-        }
-        for commands in transactions_of::<S>(commands) {
-            self.commit_all(commands).await;
-        }
-        closed
+    /// Commits the commands of a library, whose turn then ends.
+    async fn process(&mut self, mut turn: Turn) {
+        self.commit_all(std::mem::take(&mut turn.commands)).await;
     }
 
     /// Counts a failed transaction, and logs at most one a minute: on a full disk each one fails.
@@ -138,20 +129,4 @@ impl<S: LedgerStore> Executor<S> {
             tracing::error!(error = why, commands, %ledger, "the ledger cannot be written");
         }
     }
-}
-
-/// Returns the commands of each transaction, in the order of their arrival.
-fn transactions_of<S: LedgerStore>(commands: Vec<Command>) -> Vec<Vec<Command>> {
-    let mut transactions: Vec<Vec<Command>> = Vec::new();
-    for command in commands {
-        let library = command.library();
-        let same = |of: &&mut Vec<Command>| {
-            S::SPANS_LIBRARIES || of.first().is_some_and(|first| first.library() == library)
-        };
-        match transactions.iter_mut().find(same) {
-            Some(transaction) => transaction.push(command),
-            None => transactions.push(vec![command]),
-        }
-    }
-    transactions
 }

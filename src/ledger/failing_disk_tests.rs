@@ -3,10 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::command::Message;
 use super::sqlite::{check, verify};
 use super::store::DiskFault;
 use super::test_support::{KEY, audit_key, by, key, loan, open};
@@ -15,13 +13,6 @@ use super::*;
 use crate::clock::Clock;
 use crate::loan::LoanState;
 use crate::telemetry::Metrics;
-
-async fn inject(ledger: &Ledger, fault: DiskFault) {
-    let (responder, response) = oneshot::channel();
-    let lane = ledger.lanes.lane(None).unwrap();
-    lane.send(Message::Inject(fault, responder)).await.unwrap();
-    response.await.unwrap();
-}
 
 async fn open_with_metrics(directory: &Path) -> (Ledger, Metrics) {
     let settings = Settings::sqlite(directory.join("loans.db"), Brake::default());
@@ -51,7 +42,7 @@ async fn writer_recovers_from_a_full_database() {
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
     for _ in 0..3 {
-        inject(&ledger, DiskFault::Full).await;
+        ledger.lanes.inject(DiskFault::Full);
         let error = until_full(&ledger).await;
         assert!(matches!(&error, LedgerError::Commit(why) if why.contains("full")), "{error}");
         // The limit held for the failed connection only.
@@ -72,7 +63,7 @@ async fn writer_recovers_from_a_rollback_by_sqlite() {
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
     ledger.intend(loan(1), None, by("reader")).await.unwrap();
-    inject(&ledger, DiskFault::RolledBack).await;
+    ledger.lanes.inject(DiskFault::RolledBack);
     let error = ledger.intend(loan(2), None, by("reader")).await.unwrap_err();
     assert!(matches!(error, LedgerError::Commit(_)), "{error}");
     let again = ledger.intend(loan(2), None, by("reader")).await;
@@ -86,7 +77,7 @@ async fn intent_with_an_unreported_commit_is_ended_as_not_sent() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("loans.db");
     let ledger = open(&file).await;
-    inject(&ledger, DiskFault::CommitUnreported).await;
+    ledger.lanes.inject(DiskFault::CommitUnreported);
     let doubtful = loan(1);
     let id = doubtful.id;
     let error = ledger.intend(doubtful, None, by("reader")).await.unwrap_err();
@@ -185,7 +176,7 @@ async fn head_file_gets_the_links_of_an_unreported_commit() {
     let Intended::Written(begun) = ledger.intend(loan(1), None, by("reader")).await.unwrap() else {
         panic!("the first intent is written")
     };
-    inject(&ledger, DiskFault::CommitUnreported).await;
+    ledger.lanes.inject(DiskFault::CommitUnreported);
     ledger.apply(begun.id, Event::Lost, by("begin")).await.unwrap_err();
     assert_eq!(ledger.history(begun.id).await.unwrap().len(), 2);
     let head = directory.path().join("loans.db.head");

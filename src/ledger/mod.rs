@@ -13,8 +13,9 @@
 //! | module | what it does |
 //! |---|---|
 //! | `command` | the writes that callers request, each with its response |
-//! | `lanes` | the queues of the executors, one for the libraries of each |
-//! | `executor` | a writing task: commits all queued commands together |
+//! | `library_queues` | the commands that wait, in a queue for each library |
+//! | `lanes` | the executors, which take turns from these queues |
+//! | `executor` | a writing task: commits all queued commands of a library together |
 //! | `runner`, `batch` | what each command does inside the transaction |
 //! | `rules`, `brake` | decisions, as pure functions of rows and counts |
 //! | `audit` | the chain of hashes over all steps |
@@ -40,6 +41,7 @@ mod error;
 mod executor;
 mod findings;
 mod lanes;
+mod library_queues;
 mod maintenance;
 mod membership;
 mod open;

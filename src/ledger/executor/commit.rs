@@ -11,6 +11,8 @@ use super::Executor;
 use super::transaction::{FailedWrite, write};
 use crate::ledger::audit::Head;
 use crate::ledger::command::Command;
+#[cfg(test)]
+use crate::ledger::store::StoreConnection;
 use crate::ledger::store::{LastCommit, LedgerStore, is_contention, is_of_value, reason};
 
 /// The number of attempts of a transaction that fails because of others, and the longest wait
@@ -34,6 +36,10 @@ enum Outcome {
 impl<S: LedgerStore> Executor<S> {
     /// Commits the commands in as many transactions as they need, in their order.
     pub(super) async fn commit_all(&mut self, mut waiting: Vec<Command>) {
+        #[cfg(test)]
+        if let (Some(fault), Ok(connection)) = (self.turns.take_fault(), self.connection.get()) {
+            connection.inject(fault).await;
+        }
         let mut began = Instant::now();
         // How many commands of the front run alone.
         let mut alone = 0_usize;

@@ -19,9 +19,10 @@ use crate::loan::LibraryId;
 /// The maximum number of chains that one transaction seals.
 const BATCH: i64 = 200;
 
+/// In the order of the libraries: several lanes may have written the same ones.
 const OWN: &str = "SELECT library, chain, number, mac, \
      (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now FROM chains \
-     WHERE library = ANY($1) AND chain = $2 FOR UPDATE";
+     WHERE library = ANY($1) AND chain = $2 ORDER BY library FOR UPDATE";
 /// The chains of all libraries that were written by a copy.
 const COPIED: &str = "SELECT library, chain, number, mac, \
      (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now FROM chains \

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio::sync::{Barrier, oneshot};
+use tokio::sync::Barrier;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -23,7 +23,6 @@ use super::super::test_support::{Node, settings};
 use super::PostgresStore;
 use crate::clock;
 use crate::ledger::audit::chain_heads::ChainHeads;
-use crate::ledger::command::Message;
 use crate::ledger::store::{DiskFault, LedgerStore, StoreConnection};
 use crate::ledger::test_support::{accepted, audit_key, by, key, loan};
 use crate::ledger::write_check::SHARED_FOR;
@@ -208,13 +207,10 @@ async fn fenced_owner_loses_its_undecided_loans() {
     other.close().await;
 }
 
-/// Pauses the next commit of the lane of the tests' library.
-async fn pause_commit(ledger: &Ledger) -> Arc<Barrier> {
+/// Pauses the next commit.
+fn pause_commit(ledger: &Ledger) -> Arc<Barrier> {
     let pause = Arc::new(Barrier::new(2));
-    let (responder, response) = oneshot::channel();
-    let lane = ledger.lanes.lane(Some(key(1).library)).unwrap();
-    lane.send(Message::Inject(DiskFault::PausedCommit(pause.clone()), responder)).await.unwrap();
-    response.await.unwrap();
+    ledger.lanes.inject(DiskFault::PausedCommit(pause.clone()));
     pause
 }
 
@@ -237,7 +233,7 @@ async fn with_lost_commit<T: std::fmt::Debug>(
 ) -> T {
     let mut watcher = database.connect().await;
     let before: i64 = batches(&mut watcher).await;
-    let pause = pause_commit(&node.ledger).await;
+    let pause = pause_commit(&node.ledger);
     let cut = async {
         pause.wait().await;
         match lost {
