@@ -204,3 +204,7 @@ impl Drop for Turn {
 fn too_many() -> LedgerError {
     LedgerError::Commit("too many commands wait for the ledger".to_owned())
 }
+
+#[cfg(test)]
+#[path = "library_queues_tests.rs"]
+mod tests;
