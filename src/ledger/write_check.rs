@@ -86,7 +86,7 @@ impl Ledger {
         result
     }
 
-    async fn test_lane(&self, lane: usize) -> Result<(), LedgerError> {
+    pub(in crate::ledger) async fn test_lane(&self, lane: usize) -> Result<(), LedgerError> {
         let (reply, response) = Reply::new();
         self.lanes.send_to(lane, Command::Update(Update::Probe, reply)).await?;
         response.await.map_err(|_| LedgerError::Closed)?.map(drop)

@@ -192,7 +192,7 @@ async fn lock_chain<'a>(
     let Locked { scope, renewals, is_moved } = locked;
     if is_moved {
         let refused = copy_marks::refuse(&mut transaction, standing).await;
-        // Dropped, it would stay open until the next use of the connection.
+        // Another lane may serve this library next, and must not wait for the lock of this one.
         let _ = transaction.rollback().await;
         return Err(refused);
     }

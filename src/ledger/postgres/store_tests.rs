@@ -210,7 +210,14 @@ async fn fenced_owner_loses_its_undecided_loans() {
 }
 
 /// Pauses the next commit.
-fn pause_commit(ledger: &Ledger) -> Arc<Barrier> {
+async fn pause_commit(ledger: &Ledger) -> Arc<Barrier> {
+    // Each lane first replaces a connection that an earlier fault broke, which would take this one.
+    for lane in 0.. {
+        match ledger.test_lane(lane).await {
+            Err(LedgerError::Closed) => break,
+            tested => tested.unwrap(),
+        }
+    }
     let pause = Arc::new(Barrier::new(2));
     ledger.lanes.inject(DiskFault::PausedCommit(pause.clone()));
     pause
@@ -235,7 +242,7 @@ async fn with_lost_commit<T: std::fmt::Debug>(
 ) -> T {
     let mut watcher = database.connect().await;
     let before: i64 = batches(&mut watcher).await;
-    let pause = pause_commit(&node.ledger);
+    let pause = pause_commit(&node.ledger).await;
     let cut = async {
         pause.wait().await;
         match lost {
