@@ -93,16 +93,9 @@ impl Circulation {
             return LoanOutcome::Undetermined.into();
         }
         let intent = Loan::intend(loan_request.key, self.inner.clock.now());
-        let issued = match self.issued_for_ledger(loan_request).await {
-            Ok(issued) => issued,
-            Err(error) => {
-                log_ledger_failure("reading when the last loan ended", &error);
-                return LoanOutcome::Undetermined.into();
-            }
-        };
         // Scheduled before it is durable, so that a loan whose driver dies is always found.
         let (work, wait) = self.inner.schedule.insert(self, intent.id);
-        let not_written = match self.inner.ledger.intend(intent, issued, cause).await {
+        let not_written = match self.intend(intent, loan_request, cause).await {
             Ok(Intended::Written(loan)) => {
                 drive::begin(self, work, loan, lease).await;
                 return wait.into();
@@ -134,26 +127,27 @@ impl Circulation {
         }
     }
 
-    /// Returns the credential's issue time for the ledger's comparison with the last end. If the
-    /// end is in the future and the credential is later than the time from which it counts, the
-    /// result is later than the end.
-    async fn issued_for_ledger(
+    /// Writes an intent. An end in the future counts from the time when it was first seen. So if
+    /// one bars the intent and the credential is later than that time, the intent is written with
+    /// an issue time after the end.
+    async fn intend(
         &self,
+        intent: Loan,
         loan_request: &LoanRequest,
-    ) -> Result<Option<Timestamp>, LedgerError> {
-        let (Some(issued), Some(end)) =
-            (loan_request.issued, self.inner.ledger.last_end(&loan_request.key).await?)
-        else {
-            return Ok(loan_request.issued);
+        cause: Cause,
+    ) -> Result<Intended, LedgerError> {
+        let LoanRequest { key, issued } = loan_request;
+        let ledger = &self.inner.ledger;
+        let barred = ledger.intend(intent.clone(), *issued, cause.clone()).await?;
+        let (Intended::EndedSince(end), Some(issued)) = (&barred, *issued) else {
+            return Ok(barred);
         };
         // If the token is in the future too, only the two times themselves can be compared.
         let now = self.inner.clock.now().max(self.inner.clock.lending_now());
-        let counts_as = if issued > now { end } else { self.ended_at(&loan_request.key, end) };
-        let is_later = issued > counts_as;
-        Ok(Some(if is_later {
-            issued.max(clock::after(end, Duration::from_millis(1)))
-        } else {
-            issued
-        }))
+        if issued > now || issued <= self.ended_at(key, *end) {
+            return Ok(barred);
+        }
+        let after_end = clock::after(*end, Duration::from_millis(1));
+        ledger.intend(intent, Some(after_end), cause).await
     }
 }
