@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
+use super::clock_difference::ClockDifference;
 use super::closed_begins::{self, ANY_EPOCH, ARE_CLOSED, EPOCH, REMEDY};
 use super::epoch::{EpochSeals, FORGED, FORGED_SENTENCE};
 use super::head_files;
@@ -26,7 +27,6 @@ use super::members_table::DATABASE_NOW;
 use super::observer::Member;
 use super::renewals_file::{self, StoredRenewals, remove};
 use super::seen_renewals::SeenRenewals;
-use super::standing::ClockDifference;
 use crate::clock::{self, Clock};
 use crate::ledger::LedgerError;
 use crate::ledger::audit::chain_heads::{self, HeadsFile};

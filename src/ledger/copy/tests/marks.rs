@@ -262,12 +262,12 @@ async fn destination_spelled_otherwise_is_the_same_copy() {
         write_ledger(store).await;
         let opened = ExclusiveLedger::open(&store.settings(), &keys(), Deadlines::default()).await;
         let mut ledger = opened.unwrap();
-        let head = ledger.head().await.unwrap();
+        let extent = ledger.extent().await.unwrap();
         let mark = |copy: &str, to: &str| SourceMark { copy: copy.to_owned(), to: to.to_owned() };
         ledger.mark_source(&mark("1", "localhost")).await.unwrap();
-        assert!(ledger.mark_moved(&mark("1", "localhost"), &head).await.unwrap());
-        assert!(ledger.mark_moved(&mark("1", "127.0.0.1"), &head).await.unwrap());
-        assert!(!ledger.mark_moved(&mark("2", "localhost"), &head).await.unwrap());
+        assert!(ledger.mark_moved(&mark("1", "localhost"), &extent).await.unwrap());
+        assert!(ledger.mark_moved(&mark("1", "127.0.0.1"), &extent).await.unwrap());
+        assert!(!ledger.mark_moved(&mark("2", "localhost"), &extent).await.unwrap());
         assert!(ledger.is_moved_by("1").await.unwrap() && !ledger.is_moved_by("2").await.unwrap());
         ledger.close().await;
     }
