@@ -119,6 +119,12 @@ impl ChainHeads {
         lock(&self.heads).newest.keys().copied().collect()
     }
 
+    /// Returns the epoch, and the newest committed link of each library.
+    pub(in crate::ledger) fn all(&self) -> (i64, HashMap<LibraryId, Head>) {
+        let heads = lock(&self.heads);
+        (heads.epoch, heads.newest.clone())
+    }
+
     /// Returns the newest committed link of a library, if this process has written one.
     pub(in crate::ledger) fn newest(&self, library: LibraryId) -> Option<Head> {
         lock(&self.heads).newest.get(&library).cloned()

@@ -104,6 +104,18 @@ pub(super) const OPEN: &str = "INSERT INTO chains (library, chain, batch, number
 pub(super) const BATCH: &str =
     "SELECT batch FROM chains WHERE library = $1 AND chain = $2 FOR UPDATE";
 
+/// Opens a chain, unless it exists.
+pub(super) async fn open(
+    connection: &mut PgConnection,
+    library: LibraryId,
+    chain: Uuid,
+    key: &AuditKey,
+) -> Result<(), sqlx::Error> {
+    let open = sqlx::query(OPEN).bind(library.as_str()).bind(chain);
+    let open = open.bind(key.chain_start(library, chain)).persistent(prepares(connection));
+    open.execute(&mut *connection).await.map(drop)
+}
+
 /// Returns whether the transaction with this number is durable. Waits for an unfinished one.
 ///
 /// A read that does not find the chain proves nothing: the transaction that opens it may still
@@ -115,9 +127,7 @@ pub(super) async fn last_commit(
     key: &AuditKey,
     batch: i64,
 ) -> Result<LastCommit, sqlx::Error> {
-    let open = sqlx::query(OPEN).bind(library.as_str()).bind(chain);
-    let open = open.bind(key.chain_start(library, chain)).persistent(prepares(connection));
-    open.execute(&mut *connection).await?;
+    open(connection, library, chain, key).await?;
     let query = sqlx::query_scalar(BATCH)
         .bind(library.as_str())
         .bind(chain)

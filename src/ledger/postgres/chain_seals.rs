@@ -1,42 +1,41 @@
 //! Closes chains whose process has ended, with a seal of their newest link.
 //!
 //! A process seals its own chains when it stops. The chains of a process that was fenced are sealed
-//! by the others, some minutes later. A fenced process may still write ends and tallies: that opens
-//! its chain again, and the chain is sealed once more.
+//! by the others, some minutes later: see `ended_chains`. A fenced process may still write ends and
+//! tallies: that opens its chain again, and the chain is sealed once more.
 //!
 //! `verify` reports a chain without a seal whose process has ended, and a seal of another link.
+//!
+//! Chains are locked in the order of their keys, as a pruning does.
+
+use std::collections::{HashMap, HashSet};
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::copy_marks::{self, MarkedLedger};
-use super::pool::{BEGIN, Pool, TRANSACTION};
 use super::sql::{column, statement};
 use crate::ledger::audit::{AuditKey, Head};
 use crate::loan::LibraryId;
 
-/// The maximum number of chains that one transaction seals.
-const BATCH: i64 = 200;
-
-/// In the order of the libraries: several lanes may have written the same ones.
-const OWN: &str = "SELECT library, chain, number, mac, \
+pub(super) const OWN: &str = "SELECT library, chain, number, mac, \
      (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now FROM chains \
-     WHERE library = ANY($1) AND chain = $2 ORDER BY library FOR UPDATE";
+     WHERE library = ANY($1) AND chain = $2 ORDER BY library, chain FOR UPDATE";
+/// Waits for no lane that writes.
+pub(super) const OTHERS: &str = "SELECT library, chain, number, mac, \
+     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now FROM chains \
+     WHERE library = ANY($1) AND chain = $2 AND seal IS NULL ORDER BY library, chain \
+     FOR UPDATE SKIP LOCKED";
 /// The chains of all libraries that were written by a copy.
 const COPIED: &str = "SELECT library, chain, number, mac, \
      (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now FROM chains \
-     WHERE chain = $1";
-/// The chains of processes that were members and have ended. Others are left as they are: nothing
-/// tells that their end is the real one.
-pub(super) const ENDED: &str = "SELECT library, chain, number, mac, \
+     WHERE chain = $1 ORDER BY library FOR UPDATE";
+/// Waits for no other process that seals them, or that writes them after all.
+pub(super) const OPEN: &str = "SELECT library, chain, number, mac, \
      (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now FROM chains \
-     WHERE seal IS NULL AND (library, chain) > ($1, $2) \
-     AND chain = ANY(ARRAY(SELECT process FROM members \
-     GROUP BY process HAVING bool_and(fenced IS NOT NULL))) \
-     ORDER BY library, chain LIMIT $3";
-/// Leaves a chain that has got another step meanwhile.
-const SEAL: &str = "UPDATE chains SET closed = t.closed, seal = t.seal \
+     WHERE library = $1 AND chain = ANY($2) AND seal IS NULL ORDER BY chain \
+     FOR UPDATE SKIP LOCKED";
+pub(super) const SEAL: &str = "UPDATE chains SET closed = t.closed, seal = t.seal \
      FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::bytea[], $5::bigint[], $6::bytea[]) \
      AS t (library, chain, number, mac, closed, seal) \
      WHERE chains.library = t.library AND chains.chain = t.chain \
@@ -60,16 +59,41 @@ impl Ending {
     }
 }
 
-/// Seals the chains of this process in these libraries. The caller commits.
+/// Seals the chains of this process in these libraries, which this lane writes. Returns those whose
+/// chain lacks the link in `newest`, which this process has committed: it is not sealed. Also seals
+/// the chains of other libraries in `newest`, which have head records only or belong to other
+/// lanes. The caller commits.
 pub(super) async fn seal_own(
     connection: &mut PgConnection,
     libraries: &[LibraryId],
+    newest: &HashMap<LibraryId, Head>,
     chain: Uuid,
     key: &AuditKey,
-) -> Result<(), sqlx::Error> {
-    let libraries: Vec<String> = libraries.iter().map(LibraryId::to_string).collect();
-    let rows = statement(OWN).bind(libraries).bind(chain).fetch_all(&mut *connection).await?;
-    seal(connection, rows.iter().map(Ending::of).collect::<Result<_, _>>()?, key).await
+) -> Result<Vec<LibraryId>, sqlx::Error> {
+    let names: Vec<String> = libraries.iter().map(LibraryId::to_string).collect();
+    let others = newest.keys().map(LibraryId::to_string).filter(|name| !names.contains(name));
+    let others: Vec<String> = others.collect();
+    let newest_of: HashMap<&str, &Head> =
+        newest.iter().map(|(library, head)| (library.as_str(), head)).collect();
+    let rows = statement(OWN).bind(names).bind(chain).fetch_all(&mut *connection).await?;
+    let mut chains = rows.iter().map(Ending::of).collect::<Result<Vec<_>, _>>()?;
+    chains.retain(|Ending { library, head, .. }| {
+        newest_of.get(library.as_str()).is_none_or(|newest| head.follows(newest))
+    });
+    let found: HashSet<&str> = chains.iter().map(|ending| ending.library.as_str()).collect();
+    let lacks =
+        |library: &&LibraryId| newest.contains_key(library) && !found.contains(library.as_str());
+    let lacking = libraries.iter().filter(lacks).copied().collect();
+    let rows = statement(OTHERS).bind(others).bind(chain).fetch_all(&mut *connection).await?;
+    for row in &rows {
+        let ending = Ending::of(row)?;
+        let newest = newest_of.get(ending.library.as_str());
+        if newest.is_some_and(|newest| ending.head.follows(newest)) {
+            chains.push(ending);
+        }
+    }
+    seal(connection, chains, key).await?;
+    Ok(lacking)
 }
 
 /// Seals the chains with this name in all libraries, which nobody writes.
@@ -82,35 +106,22 @@ pub(in crate::ledger) async fn seal_copied(
     seal(connection, rows.iter().map(Ending::of).collect::<Result<_, _>>()?, key).await
 }
 
-/// Seals the chains of processes that have ended, except those that lack a link which is known:
-/// `known` returns the number of the newest one.
-pub(super) async fn seal_ended(
-    pool: &Pool,
+/// Seals those of these chains of a library that are open and still end with this link.
+pub(super) async fn seal_at(
+    connection: &mut PgConnection,
+    library: LibraryId,
+    ends: &HashMap<Uuid, Head>,
     key: &AuditKey,
-    known: impl Fn(&str, Uuid) -> i64 + Sync,
 ) -> Result<(), sqlx::Error> {
-    let mut position = Some((String::new(), Uuid::nil()));
-    while let Some((library, chain)) = position.take() {
-        let page = pool.transaction(BEGIN, TRANSACTION, async |connection| {
-            let marks = copy_marks::read_to_write(&mut *connection).await?;
-            if marks.allow_gate().is_err() {
-                return Err(MarkedLedger::error(marks));
-            }
-            let query = statement(ENDED).bind(library).bind(chain).bind(BATCH);
-            let rows = query.fetch_all(&mut *connection).await?;
-            let mut ended = rows.iter().map(Ending::of).collect::<Result<Vec<_>, _>>()?;
-            let is_full = i64::try_from(ended.len()).is_ok_and(|count| count >= BATCH);
-            let last = ended.last().filter(|_| is_full);
-            let last = last.map(|ending| (ending.library.clone(), ending.chain));
-            ended.retain(|ending| ending.head.number >= known(&ending.library, ending.chain));
-            seal(connection, ended, key).await?;
-            Ok(last)
-        });
-        position = Box::pin(page).await?;
-    }
-    Ok(())
+    let names: Vec<Uuid> = ends.keys().copied().collect();
+    let open = statement(OPEN).bind(library.to_string()).bind(names);
+    let rows = open.fetch_all(&mut *connection).await?;
+    let mut chains = rows.iter().map(Ending::of).collect::<Result<Vec<_>, _>>()?;
+    chains.retain(|ending| ends.get(&ending.chain) == Some(&ending.head));
+    seal(connection, chains, key).await
 }
 
+/// Seals chains that this transaction has locked.
 async fn seal(
     connection: &mut PgConnection,
     chains: Vec<Ending>,

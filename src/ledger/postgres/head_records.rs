@@ -5,10 +5,8 @@
 //! an hour for each library, unless there are many new steps. Requests do not wait for it, since it
 //! locks the row of the own chain for one statement only.
 //!
-//! The task also seals the chains of processes that have ended: see `chain_seals`.
-//!
-//! Chains that were closed some days ago are left out, so that the work does not grow with the age
-//! of the ledger.
+//! The task also compares the own chains with what this process has committed, and seals the chains
+//! of processes that have ended: see `ended_chains`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Weak};
@@ -18,8 +16,12 @@ use sqlx::{PgConnection, Row};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::chain_seals;
+use super::chain;
 use super::copy_marks::IS_MOVED;
+use super::ended_chains::RefusedChains;
+use super::library_failures::LibraryFailures;
+use super::other_chains::{self, Other};
+use super::own_chains::OwnChains;
 use super::pool::{BEGIN, Pool, TRANSACTION};
 use super::sql::statement;
 use crate::ledger::audit::chain_heads::ChainHeads;
@@ -41,17 +43,6 @@ const MAX_HEADS: usize = 500;
 /// The attempts at a record whose chain has got another step meanwhile.
 const ATTEMPTS: u32 = 5;
 
-/// Also returns the number of the last step that is no head record. Otherwise two chains would
-/// record each other's records for ever.
-pub(super) const OTHERS: &str = "SELECT other.* \
-     FROM unnest($1::text[]) AS t (name) CROSS JOIN LATERAL ( \
-     SELECT library, chain, number, mac, coalesce(( \
-     SELECT history.number FROM history WHERE history.library = t.name \
-     AND history.chain = chains.chain AND history.loan <> '00000000-0000-0000-0000-000000000000' \
-     ORDER BY history.number DESC LIMIT 1), number) AS step FROM chains \
-     WHERE library = t.name AND chain <> $2 AND number > 0 AND (closed IS NULL \
-     OR closed > (extract(epoch FROM now()) * 1000)::bigint - 259200000) \
-     ORDER BY chain) AS other";
 pub(super) const OWN: &str = "SELECT number, mac, \
      (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS at FROM chains \
      WHERE library = $1 AND chain = $2 AND closed IS NULL";
@@ -71,13 +62,15 @@ pub(super) static APPEND: LazyLock<String> = LazyLock::new(|| {
 
 /// Writes the head records of this process.
 pub(super) struct HeadRecords {
-    pool: Arc<Pool>,
-    /// The name of the chains of this process.
-    chain: Uuid,
-    key: AuditKey,
+    pub(super) pool: Arc<Pool>,
+    pub(super) own: OwnChains,
+    pub(super) key: AuditKey,
     /// The epoch of `libraries`.
     epoch: i64,
     libraries: HashMap<LibraryId, Recorded>,
+    pub(super) failures: LibraryFailures,
+    /// The chains that lack steps, by library and name.
+    pub(super) refused: RefusedChains,
 }
 
 /// What was recorded in the chain of a library.
@@ -85,13 +78,6 @@ struct Recorded {
     at: Instant,
     /// The number of the newest recorded link of each other chain.
     numbers: HashMap<Uuid, i64>,
-}
-
-/// Another chain.
-struct Other {
-    newest: RecordedHead,
-    /// The number of the last step that is no head record.
-    step: i64,
 }
 
 /// The result of an attempt to append a record.
@@ -105,8 +91,16 @@ enum Appended {
 }
 
 impl HeadRecords {
-    pub(super) fn new(pool: Arc<Pool>, chain: Uuid, key: AuditKey) -> HeadRecords {
-        HeadRecords { pool, chain, key, epoch: 0, libraries: HashMap::new() }
+    pub(super) fn new(pool: Arc<Pool>, own: OwnChains, key: AuditKey) -> HeadRecords {
+        HeadRecords {
+            pool,
+            own,
+            key,
+            epoch: 0,
+            libraries: HashMap::new(),
+            failures: LibraryFailures::default(),
+            refused: RefusedChains::new(),
+        }
     }
 
     /// Writes records in the background, for as long as the ledger is open. `heads` has the newest
@@ -130,15 +124,12 @@ impl HeadRecords {
         });
     }
 
-    /// Writes a record in each library where one is due, and seals the chains of ended processes.
+    /// Compares the own chains with what this process has committed, writes a record in each
+    /// library where one is due, and seals the chains of ended processes.
     pub(super) async fn round(&mut self, heads: &ChainHeads) -> Result<(), sqlx::Error> {
+        self.own.compare(&self.pool, heads).await?;
         self.record_all(heads).await?;
-        let known = |library: &str, chain| {
-            let recorded = library.parse().ok().and_then(|library| self.libraries.get(&library));
-            let number = recorded.and_then(|recorded| recorded.numbers.get(&chain));
-            number.copied().unwrap_or_default()
-        };
-        chain_seals::seal_ended(&self.pool, &self.key, known).await
+        self.seal_ended(heads).await
     }
 
     async fn record_all(&mut self, heads: &ChainHeads) -> Result<(), sqlx::Error> {
@@ -148,48 +139,56 @@ impl HeadRecords {
             (self.epoch, self.libraries) = (epoch, HashMap::new());
         }
         for libraries in heads.libraries().chunks(LIBRARIES) {
-            for (library, others) in self.read_others(libraries).await? {
-                let due = self.due(library, others);
-                if !due.is_empty() {
-                    self.record(heads, library, due).await?;
-                }
+            if let Ok(others) = other_chains::read(&self.pool, libraries, self.own.chain).await {
+                self.record_due(heads, others).await?;
+                continue;
+            }
+            // One of them may be the cause.
+            for library in libraries {
+                let (others, read) =
+                    match other_chains::read(&self.pool, &[*library], self.own.chain).await {
+                        Ok(others) => (others, Ok(())),
+                        Err(error) => (HashMap::new(), Err(error)),
+                    };
+                self.failures.note(*library, "read", read)?;
+                self.record_due(heads, others).await?;
             }
         }
         Ok(())
     }
 
-    async fn read_others(
-        &self,
-        libraries: &[LibraryId],
-    ) -> Result<HashMap<LibraryId, Vec<Other>>, sqlx::Error> {
-        let names: Vec<String> = libraries.iter().map(LibraryId::to_string).collect();
-        let query = statement(OTHERS).bind(names).bind(self.chain);
-        let rows =
-            self.pool.read(TRANSACTION, async |connection| query.fetch_all(connection).await);
-        let mut others: HashMap<LibraryId, Vec<Other>> = HashMap::new();
-        for row in Box::pin(rows).await? {
-            let library = row.try_get::<&str, _>("library")?.parse::<LibraryId>();
-            let Ok(library) = library else { continue };
-            let head = Head { number: row.try_get("number")?, mac: row.try_get("mac")? };
-            let newest = RecordedHead { chain: row.try_get("chain")?, head };
-            let other = Other { newest, step: row.try_get("step")? };
-            others.entry(library).or_default().push(other);
+    /// Writes the records of these libraries that are due.
+    async fn record_due(
+        &mut self,
+        heads: &ChainHeads,
+        others: HashMap<LibraryId, Vec<Other>>,
+    ) -> Result<(), sqlx::Error> {
+        for (library, others) in others {
+            let due = self.due(library, others);
+            if !due.is_empty() {
+                let recorded = self.record(heads, library, due).await;
+                self.failures.note(library, "record", recorded.map(drop))?;
+            }
         }
-        Ok(others)
+        Ok(())
+    }
+
+    /// Returns the number of the newest link of a chain that this process has recorded.
+    pub(super) fn recorded_number(&self, library: LibraryId, chain: &Uuid) -> i64 {
+        let recorded = self.libraries.get(&library);
+        let number = recorded.and_then(|recorded| recorded.numbers.get(chain));
+        number.copied().unwrap_or_default()
     }
 
     /// Returns the links for a record; none if it is not due yet.
     fn due(&self, library: LibraryId, others: Vec<Other>) -> Vec<RecordedHead> {
         let recorded = self.libraries.get(&library);
-        let number = |chain: &Uuid| {
-            let number = recorded.and_then(|recorded| recorded.numbers.get(chain));
-            number.copied().unwrap_or_default()
-        };
         let (mut new_steps, mut due) = (0_i64, Vec::new());
         for Other { newest, step } in others {
-            let known = number(&newest.chain);
-            if step > known {
-                new_steps = new_steps.saturating_add(step - known);
+            let known = self.recorded_number(library, &newest.chain);
+            // A chain that has head records only is recorded once.
+            if step > known || known == 0 {
+                new_steps = new_steps.saturating_add(step.saturating_sub(known).max(0));
                 due.push(newest);
             }
         }
@@ -199,21 +198,51 @@ impl HeadRecords {
         due
     }
 
+    /// Records the ends of chains that are about to be sealed. Opens the own chain if this process
+    /// has written nothing in the library. Returns whether they are recorded.
+    pub(super) async fn record_before_seal(
+        &mut self,
+        heads: &ChainHeads,
+        library: LibraryId,
+        mut ends: Vec<RecordedHead>,
+    ) -> Result<bool, sqlx::Error> {
+        let (chain, key) = (self.own.chain, &self.key);
+        if ends.is_empty() {
+            return Ok(true);
+        }
+        // An own chain that this process has written is not opened again.
+        if heads.newest(library).is_none() {
+            let opened = self.pool.transaction(BEGIN, TRANSACTION, async |connection| {
+                chain::open(connection, library, chain, key).await
+            });
+            Box::pin(opened).await?;
+        }
+        while !ends.is_empty() {
+            let rest = ends.split_off(ends.len().min(MAX_HEADS));
+            if !self.record(heads, library, ends).await? {
+                return Ok(false);
+            }
+            ends = rest;
+        }
+        Ok(true)
+    }
+
+    /// Writes a record. Returns whether the own chain has it.
     async fn record(
         &mut self,
         heads: &ChainHeads,
         library: LibraryId,
         others: Vec<RecordedHead>,
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<bool, sqlx::Error> {
         let text = head_record::to_text(&others);
         for _ in 0..ATTEMPTS {
-            let (chain, key) = (self.chain, &self.key);
+            let (chain, key) = (self.own.chain, &self.key);
             let appended = self.pool.transaction(BEGIN, TRANSACTION, async |connection| {
                 append(connection, library, chain, heads, &text, key).await
             });
             match Box::pin(appended).await? {
                 Appended::Moved => continue,
-                Appended::Refused => return Ok(()),
+                Appended::Refused => return Ok(false),
                 Appended::Head(head) => heads.record(library, head),
             }
             let at = Instant::now();
@@ -221,9 +250,9 @@ impl HeadRecords {
             let recorded = entry.or_insert_with(|| Recorded { at, numbers: HashMap::new() });
             recorded.at = at;
             recorded.numbers.extend(others.iter().map(|other| (other.chain, other.head.number)));
-            return Ok(());
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of head records on a real server: who removes the end of a chain in the database is found,
 //! also without head files.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use uuid::Uuid;
 
 use super::connect::{Connector, Purpose};
 use super::head_records::HeadRecords;
+use super::own_chains::OwnChains;
 use super::pool::Pool;
 use super::settings::PostgresSettings;
 use super::test_support::support::{Database, Postgres};
@@ -24,52 +26,76 @@ use crate::ledger::{Brake, Delivered, Keys, Prunable, StoreSettings};
 use crate::loan::{LibraryId, Ranges, Tally};
 
 /// The writer of the head records of a node, and the heads that the node has committed.
-struct Recorder {
+pub(super) struct Recorder {
     records: HeadRecords,
-    heads: Arc<ChainHeads>,
-    _directory: TempDir,
+    pub(super) heads: Arc<ChainHeads>,
+    _directory: Option<TempDir>,
 }
 
 impl Recorder {
-    /// Creates the writer for the chain with this name.
-    async fn new(database: &Database, connection: &mut PgConnection, chain: Uuid) -> Recorder {
+    /// Creates the writer for the chain with this name, on a machine without head files.
+    pub(super) async fn new(
+        database: &Database,
+        connection: &mut PgConnection,
+        chain: Uuid,
+    ) -> Recorder {
         let directory = tempfile::tempdir().unwrap();
-        let heads = ChainHeads::start(directory.path(), Uuid::new_v4(), chain, 0).unwrap();
-        let head = "SELECT number, mac FROM chains WHERE chain = $1";
-        let head = sqlx::query_as(head).bind(chain).fetch_one(connection).await;
-        let (number, mac) = head.unwrap();
-        heads.record(library(), Head { number, mac });
-        let pool = Pool::new(Connector::new(&settings(&database.url())), Purpose::Support, 1);
-        let records = HeadRecords::new(Arc::new(pool), chain, audit_key());
-        Recorder { records, heads, _directory: directory }
+        let recorder = Recorder::with_files(database, connection, chain, directory.path()).await;
+        Recorder { _directory: Some(directory), ..recorder }
     }
 
-    async fn round(&mut self) {
+    /// The same on a machine with the head files in this directory.
+    pub(super) async fn with_files(
+        database: &Database,
+        connection: &mut PgConnection,
+        chain: Uuid,
+        directory: &Path,
+    ) -> Recorder {
+        let ledger = ledger_id(connection).await;
+        let heads = ChainHeads::start(directory, ledger, chain, 0).unwrap();
+        let head = "SELECT number, mac FROM chains WHERE chain = $1 AND library = $2";
+        let head = sqlx::query_as(head).bind(chain).bind(library().to_string());
+        if let Some((number, mac)) = head.fetch_optional(connection).await.unwrap() {
+            heads.record(library(), Head { number, mac });
+        }
+        let pool = Pool::new(Connector::new(&settings(&database.url())), Purpose::Support, 1);
+        let own = OwnChains { chain, ledger, directory: directory.to_owned() };
+        let records = HeadRecords::new(Arc::new(pool), own, audit_key());
+        Recorder { records, heads, _directory: None }
+    }
+
+    pub(super) async fn round(&mut self) {
         self.records.round(&self.heads).await.unwrap();
     }
 }
 
-fn library() -> LibraryId {
+pub(super) fn library() -> LibraryId {
     "NO-0301000".parse().unwrap()
 }
 
-async fn execute(connection: &mut PgConnection, sql: &str) {
+pub(super) async fn execute(connection: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
 }
 
+pub(super) async fn ledger_id(connection: &mut PgConnection) -> Uuid {
+    let id = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'ledger'");
+    let id: Vec<u8> = id.fetch_one(connection).await.unwrap();
+    Uuid::from_slice(&id).unwrap()
+}
+
 /// Returns the name of the newest chain.
-async fn newest_chain(connection: &mut PgConnection) -> Uuid {
+pub(super) async fn newest_chain(connection: &mut PgConnection) -> Uuid {
     let sql = "SELECT chain FROM chains ORDER BY opened DESC LIMIT 1";
     sqlx::query_scalar(sql).fetch_one(connection).await.unwrap()
 }
 
-async fn count_of_records(connection: &mut PgConnection) -> i64 {
+pub(super) async fn count_of_records(connection: &mut PgConnection) -> i64 {
     let sql = "SELECT count(*) FROM history WHERE cause = 'heads'";
     sqlx::query_scalar(sql).fetch_one(connection).await.unwrap()
 }
 
 /// Verifies a ledger without head files, in pages of this number of rows.
-async fn findings(database: &Database, page: i64) -> Vec<String> {
+pub(super) async fn findings(database: &Database, page: i64) -> Vec<String> {
     let mut ledger = WholeLedger::open(&settings(&database.url())).await.unwrap();
     ledger.page = page;
     let none = tempfile::tempdir().unwrap();
@@ -195,6 +221,10 @@ async fn records_are_few_and_stop_without_new_steps() {
     let mut behind = recorder;
     behind.round().await;
     assert_eq!(count_of_records(&mut connection).await, 3);
+    // Begins are closed: this process has committed a step that the database lacks.
+    let closed = "SELECT count(*) FROM meta WHERE name = 'begins closed'";
+    let closed: i64 = sqlx::query_scalar(closed).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(closed, 1);
     first.close().await;
     second.close().await;
     // Nor a closed one.

@@ -15,8 +15,10 @@
 //! | `store`, `lane`, `transaction` | write connections and transactions |
 //! | `loans`, `delivered`, `doubts`, `retention`, `chain` | the statements of a transaction |
 //! | `whole_ledger` | pages of a whole ledger, for support commands |
-//! | `chain_seals` | closes the chains of processes that have ended |
-//! | `head_records` | records the heads of other chains in the own chains |
+//! | `chain_seals`, `ended_chains` | closes the chains of processes that have ended |
+//! | `head_records`, `other_chains` | records the heads of other chains in the own chains |
+//! | `own_chains` | compares the own chains with what this process has committed |
+//! | `library_failures` | failures of this work on a library |
 //! | `verify`, `chain_walk`, `last_steps` | the verification of the audit trail |
 //! | `head_files`, `recorded_heads` | what the chains are compared with |
 //! | `check` | the check of every row |
@@ -55,6 +57,7 @@ mod delivered;
 mod details;
 mod doubts;
 mod earlier_processes;
+mod ended_chains;
 mod endpoint;
 mod epoch;
 mod exclusive;
@@ -64,6 +67,7 @@ mod index_builds;
 mod lane;
 mod last_steps;
 mod late_begins;
+mod library_failures;
 mod listing;
 mod loans;
 mod loss_detector;
@@ -73,6 +77,8 @@ mod migrations;
 mod observer;
 mod open;
 mod open_check;
+mod other_chains;
+mod own_chains;
 mod password_file;
 mod pool;
 mod prunable;
@@ -117,6 +123,8 @@ pub use settings::{ConnectionShares, PostgresSettings, longest_call};
 pub(super) use sql::column;
 pub(super) use verify::verify;
 
+#[cfg(test)]
+mod ended_chains_tests;
 #[cfg(test)]
 mod head_records_tests;
 #[cfg(test)]

@@ -20,6 +20,7 @@ use super::loss_detector::LossDetector;
 use super::members_table::JoiningProcess;
 use super::membership;
 use super::migrations::{self, Migration, Schema, SchemaTooNew, program_version};
+use super::own_chains::OwnChains;
 use super::pool::Pool;
 use super::queries::{OwnedBuckets, Queries, QueryPools};
 use super::renewals_file::RenewalsFile;
@@ -111,7 +112,8 @@ pub(in crate::ledger) async fn open(
     let of_member = membership.clone();
     let owned = OwnedBuckets::new(move || of_member.buckets());
     let (queries, support) = Queries::new(pools, owned, DamagedRows::new(metrics.clone()));
-    let records = HeadRecords::new(support.pool.clone(), chain, audit_key.clone());
+    let own = OwnChains { chain, ledger, directory: settings.heads.clone() };
+    let records = HeadRecords::new(support.pool.clone(), own, audit_key.clone());
     records.start(Arc::downgrade(&heads));
     Ok(Opened { lanes, queries, support, membership, heads })
 }

@@ -14,8 +14,8 @@ use super::queries_tests::SCHEMA;
 use super::test_support::support::Postgres;
 use super::{
     anchors, barrier, chain, chain_seals, chain_walk, check, closed, delivered, details, doubts,
-    head_records, last_steps, listing, loans, prunable, prune, queries, recorded_heads, retention,
-    whole_ledger, worklist,
+    ended_chains, head_records, last_steps, listing, loans, other_chains, own_chains, prunable,
+    prune, queries, recorded_heads, retention, whole_ledger, worklist,
 };
 use crate::ledger::brake::{Count, Counted};
 use crate::ledger::{Filter, Prunable};
@@ -93,8 +93,9 @@ async fn fill(connection: &mut PgConnection, server: &Postgres) {
     let doubts =
         "INSERT INTO doubts SELECT library, id, begun, begun FROM loans WHERE bucket < 512";
     let chains = "INSERT INTO chains (library, chain, batch, number, mac, opened, seal) \
-         SELECT DISTINCT library, md5(library || bucket % 64)::uuid, 0, 0, ''::bytea, 0, \
-         CASE WHEN bucket % 64 > 1 THEN decode(repeat(md5('s'), 2), 'hex') END FROM loans";
+         SELECT library, md5(library || n)::uuid, 0, 0, ''::bytea, 0, \
+         CASE WHEN n > 1 THEN decode(repeat(md5('s'), 2), 'hex') END \
+         FROM (SELECT DISTINCT library FROM loans) AS named CROSS JOIN generate_series(0, 149) AS n";
     let members = "INSERT INTO members (member, process, joined, lease, freshness) \
          SELECT md5('owner' || n)::uuid, md5('owner' || n)::uuid, 0, 30000, 60000 \
          FROM generate_series(0, 5) AS n";
@@ -176,6 +177,8 @@ fn maintenance() -> Vec<(String, Reach, String)> {
     use Reach::{All, One};
     let ids = format!("{LIBRARY}, ARRAY[{ID}, md5('242')::uuid]");
     let chain = format!("{LIBRARY}, md5('NO-000004242')::uuid");
+    let ended = format!("ARRAY[{LIBRARY}], ARRAY[{ID}], '{{1}}', ARRAY[''::bytea]");
+    let ended = format!("{ended}, '{{1}}', ARRAY[''::bytea]");
     let before = jiff::Timestamp::from_millisecond(LATE).unwrap();
     let mut all: Vec<(String, Reach, String)> = [
         (whole_ledger::FIRST_LIBRARY, All, String::new()),
@@ -184,8 +187,14 @@ fn maintenance() -> Vec<(String, Reach, String)> {
         (chain_walk::ANCHORS, One, format!("{chain}, 0, 2000")),
         (chain_walk::STEPS, One, format!("{chain}, 0, 2000")),
         (recorded_heads::RECORDS, One, format!("{LIBRARY}, {ID}, 0, {ID}, 0, 2000")),
-        (chain_seals::ENDED, All, format!("'', {ID}, 200")),
-        (head_records::OTHERS, All, format!("ARRAY[{LIBRARY}], {ID}")),
+        (&ended_chains::ENDED, All, format!("'', {ID}, 200")),
+        (recorded_heads::NAMED, One, format!("{LIBRARY}, {ID}, 0, {ID}, 0, ARRAY['x'], 100")),
+        (chain_seals::OWN, All, format!("ARRAY[{LIBRARY}], {ID}")),
+        (chain_seals::OTHERS, All, format!("ARRAY[{LIBRARY}], {ID}")),
+        (chain_seals::OPEN, One, format!("{LIBRARY}, ARRAY[{ID}]")),
+        (chain_seals::SEAL, All, ended),
+        (own_chains::OWN_ENDS, All, format!("ARRAY[{LIBRARY}], {ID}")),
+        (other_chains::OTHERS, All, format!("ARRAY[{LIBRARY}], {ID}")),
         (head_records::OWN, One, chain.clone()),
         (&head_records::APPEND, One, format!("{chain}, 0, 1, '', {ID}, {LATE}, 'heads', 'x'")),
         (&whole_ledger::CHAINS, One, format!("{LIBRARY}, {ID}, 2000")),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::{Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction};
 use tokio::time::{Instant, timeout};
 
 use super::chain::{self, Locked};
@@ -147,14 +147,13 @@ impl StoreConnection for PostgresConnection {
         let lane = self.lane.clone();
         let finished = async {
             let mut transaction = self.connection.begin_with(BEGIN).await?;
-            let Lane { chain, audit_key, standing, .. } = &*lane;
             let marks = copy_marks::read_to_write(&mut transaction).await?;
             if marks.allow_gate().is_err() {
                 // It is logged once.
-                standing.note_marks(&marks);
+                lane.standing.note_marks(&marks);
                 return transaction.rollback().await;
             }
-            chain_seals::seal_own(&mut transaction, &lane.libraries(), *chain, audit_key).await?;
+            seal_chains(&mut transaction, &lane).await?;
             let probe = sqlx::query("DELETE FROM meta WHERE name = $1");
             let probe = probe.bind(&lane.probe).persistent(false);
             probe.execute(&mut *transaction).await?;
@@ -176,6 +175,24 @@ impl StoreConnection for PostgresConnection {
     async fn inject(&mut self, fault: DiskFault) {
         self.fault = Some(fault);
     }
+}
+
+/// Seals the chains of this process. If one lacks a step that this process has committed, closes
+/// the begins of all gates.
+async fn seal_chains(connection: &mut PgConnection, lane: &Lane) -> Result<(), sqlx::Error> {
+    let Lane { chain, audit_key, heads, standing, .. } = lane;
+    // Read before the database is, whose links are then as new or newer.
+    let (epoch, newest) = heads.all();
+    let libraries = lane.libraries();
+    let lacking = chain_seals::seal_own(connection, &libraries, &newest, *chain, audit_key).await?;
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    for library in lacking {
+        tracing::error!(%library, "{}", LostWrites("step"));
+    }
+    standing.note_loss(epoch);
+    closed_begins::close(connection, *chain, epoch).await
 }
 
 /// Locks the chain of a library, and compares the database with what this process has committed.
