@@ -98,6 +98,12 @@ async fn reconcile_with_balance(ledger: &Ledger, database: &Database) {
     reconcile(&short(database), since, Duration::ZERO, &keys()).await.unwrap();
 }
 
+/// Verifies the ledger with the head files in this directory. Returns what it finds.
+async fn verify(database: &Database, heads: &TempDir) -> Vec<String> {
+    let store = PostgresSettings { heads: heads.path().to_owned(), ..short(database) };
+    super::verify(&store, &audit_key()).await.unwrap().findings
+}
+
 fn keys() -> Keys {
     Keys { fingerprint: KEY, audit: audit_key() }
 }
@@ -361,10 +367,9 @@ async fn raised_epoch_does_not_hide_a_restore() {
     let heads = node.close().await;
     restore(&mut connection).await;
     run(&mut connection, RAISE).await;
-    let store = PostgresSettings { heads: heads.path().to_owned(), ..short(&database) };
-    let verified = super::verify(&store, &audit_key()).await.unwrap();
-    let is_found = |part| verified.findings.iter().any(|found| found.contains(part));
-    assert!(is_found("no valid seal") && is_found("does not have step 1"), "{verified:?}");
+    let found = verify(&database, &heads).await;
+    let is_found = |part| found.iter().any(|found| found.contains(part));
+    assert!(is_found("no valid seal") && is_found("does not have step 1"), "{found:?}");
     let refused = restart(&database, &heads).await.unwrap_err();
     assert!(refused.to_string().contains("no valid seal"), "{refused}");
     let ledger = restart(&database, &heads).await.unwrap();
@@ -391,4 +396,37 @@ async fn deleted_epoch_closes_begins_until_an_operator_reconciles() {
     reconcile_with_balance(&node.ledger, &database).await;
     assert_open(&[&node.ledger], &mut connection).await;
     write(&node.ledger, 1).await;
+    let heads = node.close().await;
+    run(&mut connection, "DELETE FROM meta WHERE name = 'epoch'").await;
+    let found = verify(&database, &heads).await;
+    assert!(found.len() == 1 && found[0].contains("no valid seal"), "{found:?}");
+}
+
+/// The seal of an older epoch is valid. A head file of a newer one shows that it was set back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_names_an_epoch_that_was_set_back() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    let node = start(&database).await;
+    back_up(&mut connection).await;
+    run(
+        &mut connection,
+        "INSERT INTO meta SELECT 'begins closed', decode(repeat('00', 16), 'hex') \
+         || int8send((extract(epoch FROM now()) * 1000)::bigint)",
+    )
+    .await;
+    reconcile_with_balance(&node.ledger, &database).await;
+    assert_open(&[&node.ledger], &mut connection).await;
+    write(&node.ledger, 1).await;
+    let heads = node.close().await;
+    assert_eq!(verify(&database, &heads).await, Vec::<String>::new());
+    run(
+        &mut connection,
+        "UPDATE meta SET value = (SELECT value FROM backup.meta WHERE name = 'epoch') \
+         WHERE name = 'epoch'",
+    )
+    .await;
+    let found = verify(&database, &heads).await;
+    assert!(found.len() == 1 && found[0].contains("the database was set back"), "{found:?}");
 }
