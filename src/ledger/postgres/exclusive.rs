@@ -18,7 +18,6 @@ use uuid::Uuid;
 use super::closed_begins::ARE_CLOSED;
 use super::connect::{Connector, Purpose, within};
 use super::earlier_processes;
-use super::epoch::EpochSeals;
 use super::members_table::{MemberTable, PostgresMembers};
 use super::observer::{LiveMember, Observer, RENEWALS_PER_LEASE};
 use super::open::prepare;
@@ -87,9 +86,8 @@ impl ExclusiveDatabase {
         let connector = Connector::new(settings);
         let opening = async {
             let (candidate, migrations) = (Uuid::new_v4(), settings.migrations);
-            let (mut connection, ledger) =
-                prepare(&connector, migrations, key_fingerprint, candidate).await?;
-            let seals = EpochSeals::new(audit_key.clone(), ledger);
+            let keys = (key_fingerprint, audit_key);
+            let (mut connection, seals) = prepare(&connector, migrations, keys, candidate).await?;
             let clock = Clock::system();
             earlier_processes::compare(&mut connection, &settings.heads, &seals, &clock).await?;
             let _ = connection.close().await;

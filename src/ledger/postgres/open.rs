@@ -65,11 +65,11 @@ pub(in crate::ledger) async fn open(
 ) -> Result<Opened, LedgerError> {
     let connector = Connector::new(settings);
     let chain = Uuid::new_v4();
-    let (mut connection, ledger) =
-        prepare(&connector, settings.migrations, key_fingerprint, chain).await?;
+    let keys = (key_fingerprint, audit_key);
+    let (mut connection, seals) = prepare(&connector, settings.migrations, keys, chain).await?;
+    let ledger = seals.ledger();
     let missing_indexes = step(index_builds::missing(&mut connection, settings.migrations)).await?;
     in_time(refuse_copied(&mut connection)).await?;
-    let seals = EpochSeals::new(audit_key.clone(), ledger);
     let mut before =
         in_time(earlier_processes::compare(&mut connection, &settings.heads, &seals, clock))
             .await?;
@@ -137,14 +137,14 @@ async fn connect_lanes(
     try_join_all(lanes).await
 }
 
-/// Opens a connection to a ledger whose schema is current and whose key is this one. Returns it
-/// with the id of the ledger, which is `candidate` if the ledger is new.
+/// Opens a connection to a ledger whose schema is current and whose key has this fingerprint.
+/// Returns it with what seals its epochs. The id of a new ledger is `candidate`.
 pub(super) async fn prepare(
     connector: &Connector,
     migrations: &[Migration],
-    key_fingerprint: &[u8; 32],
+    (key_fingerprint, audit_key): (&[u8; 32], &AuditKey),
     candidate: Uuid,
-) -> Result<(PgConnection, Uuid), LedgerError> {
+) -> Result<(PgConnection, EpochSeals), LedgerError> {
     let mut connection =
         connector.connect(Purpose::Migrations).await.map_err(LedgerError::Server)?;
     let schema = match step(migrations::current(&mut connection, migrations)).await? {
@@ -165,7 +165,9 @@ pub(super) async fn prepare(
     }
     let ledger = Uuid::from_slice(&ledger)
         .map_err(|error| LedgerError::damaged("? (the id of the ledger)", &error))?;
-    Ok((connection, ledger))
+    let seals = EpochSeals::new(audit_key.clone(), ledger);
+    step(seals.seal_first(&mut connection)).await?;
+    Ok((connection, seals))
 }
 
 /// Runs a step of the start within its deadline.

@@ -430,3 +430,28 @@ async fn verify_names_an_epoch_that_was_set_back() {
     let found = verify(&database, &heads).await;
     assert!(found.len() == 1 && found[0].contains("the database was set back"), "{found:?}");
 }
+
+/// Head files of another ledger are not compared, and an epoch without a seal must not help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changed_id_of_the_ledger_is_noticed() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    let node = start(&database).await;
+    write(&node.ledger, 1).await;
+    let heads = node.close().await;
+    assert_eq!(verify(&database, &heads).await, Vec::<String>::new());
+    const CHANGES: [&str; 2] = [
+        "UPDATE meta SET value = uuid_send(gen_random_uuid()) WHERE name = 'ledger'",
+        "UPDATE meta SET value = int8send(0) WHERE name = 'epoch'",
+    ];
+    for change in CHANGES {
+        run(&mut connection, change).await;
+        let found = verify(&database, &heads).await;
+        assert!(found.len() == 1 && found[0].contains("no valid seal"), "{change}: {found:?}");
+        run(&mut connection, "DELETE FROM meta WHERE name = 'begins closed'").await;
+        let refused = restart(&database, &heads).await.unwrap_err();
+        assert!(refused.to_string().contains("no valid seal"), "{change}: {refused}");
+        assert!(are_closed(&mut connection).await);
+    }
+}

@@ -9,7 +9,7 @@ CREATE TABLE meta (
 );
 
 -- Grows when an operator reconciles a ledger that lost steps. A bigint in network byte order, and
--- its seal after the first one.
+-- its seal, which the first process that opens the ledger adds.
 INSERT INTO meta (name, value) VALUES ('epoch', int8send(0));
 
 CREATE TABLE members (
