@@ -587,7 +587,11 @@ async fn database_that_lost_steps_is_neither_written_nor_opened() {
     assert_eq!(count(&mut connection, "meta WHERE name = 'begins closed'").await, 1);
     assert_eq!(count(&mut connection, "history").await, 1, "nothing is written");
     run(&mut connection, closed_begins::OPEN).await;
+    // A process that stops compares its chains, and seals none that lacks a step.
     let heads = node.close().await;
+    assert_eq!(count(&mut connection, "meta WHERE name = 'begins closed'").await, 1);
+    assert_eq!(count(&mut connection, "chains WHERE seal IS NOT NULL").await, 0);
+    run(&mut connection, closed_begins::OPEN).await;
     let refused = Node::try_open(settings(&database.url()), &heads).await.unwrap_err();
     assert!(matches!(refused, LedgerError::DatabaseOlder { .. }), "{refused}");
     assert_eq!(count(&mut connection, "meta WHERE name = 'begins closed'").await, 1);
