@@ -11,8 +11,8 @@
 //! Before the seal, a head record in the own chain names the sealed link. So an end that is removed
 //! together with its seal is found.
 //!
-//! While begins are closed, nothing is sealed: the database may lack steps. Nor in a ledger that was
-//! moved, which nobody writes.
+//! While begins are closed, nothing is sealed: the database may lack steps. The same holds for a
+//! ledger that was moved, which no gate writes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

@@ -95,7 +95,8 @@ async fn fill(connection: &mut PgConnection, server: &Postgres) {
     let chains = "INSERT INTO chains (library, chain, batch, number, mac, opened, seal) \
          SELECT library, md5(library || n)::uuid, 0, 0, ''::bytea, 0, \
          CASE WHEN n > 1 THEN decode(repeat(md5('s'), 2), 'hex') END \
-         FROM (SELECT DISTINCT library FROM loans) AS named CROSS JOIN generate_series(0, 149) AS n";
+         FROM (SELECT DISTINCT library FROM loans) AS named \
+         CROSS JOIN generate_series(0, 149) AS n";
     let members = "INSERT INTO members (member, process, joined, lease, freshness) \
          SELECT md5('owner' || n)::uuid, md5('owner' || n)::uuid, 0, 30000, 60000 \
          FROM generate_series(0, 5) AS n";
