@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use super::chain_seals;
 use super::closed_begins::ARE_CLOSED;
+use super::copy_marks;
 use super::copy_marks::IS_MOVED;
 use super::head_files;
 use super::head_records::HeadRecords;
@@ -172,6 +173,10 @@ impl HeadRecords {
         let ends = complete.into_iter().map(|ended| (ended.chain, ended.head)).collect();
         let key = &self.key;
         let sealed = self.pool.transaction(BEGIN, TRANSACTION, async |connection| {
+            // Again: a copy may have marked the ledger since.
+            if copy_marks::read_to_write(connection).await?.allow_gate().is_err() {
+                return Ok(());
+            }
             chain_seals::seal_at(connection, library, &ends, key).await
         });
         Box::pin(sealed).await
