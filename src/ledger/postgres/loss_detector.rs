@@ -274,6 +274,20 @@ mod tests {
     }
 
     #[test]
+    fn row_that_was_deleted_during_a_suspension_is_no_loss() {
+        let (mut detector, me) = (detector(), Uuid::from_u128(1));
+        detector.compare_renewal(me, renewal(5, 9, false), true);
+        detector.compare(&members(8));
+        let at = Timestamp::from_millisecond(31 * 86_400_000).unwrap();
+        detector.compare_renewal(me, Renewal { at, ..renewal(5, 10, false) }, true);
+        let mut without = members(8);
+        without.live.truncate(1);
+        without.live[0].member.renewals = 10;
+        detector.compare(&without);
+        assert!(!detector.has_lost());
+    }
+
+    #[test]
     fn step_of_the_clock_forgets_no_member() {
         let (mut detector, me) = (detector(), Uuid::from_u128(1));
         detector.compare_renewal(me, renewal(5, 9, false), true);
