@@ -37,7 +37,7 @@ const MANY: u64 = 10_000;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 static DECIDER: LazyLock<Mutex<Decider>> =
-    LazyLock::new(|| Mutex::new(RUNTIME.block_on(Decider::set_up())));
+    LazyLock::new(|| Mutex::new(RUNTIME.block_on(Decider::set_up(None))));
 
 fn main() {
     divan::main();

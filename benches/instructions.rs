@@ -3,9 +3,9 @@
 //! count exceeds the one in `instructions.json` by more than 5 %.
 //!
 //! `cargo bench --profile counted --bench instructions`; add `-- --record` to record an intended
-//! change. valgrind counts the decision alone, in this program, which runs itself under valgrind.
-//! It also counts a 1 KiB file in the release program. Counts are comparable only with the recorded
-//! compiler, C library, valgrind and profile.
+//! change. valgrind counts the decision alone, with both kinds of ledger, in this program, which
+//! runs itself under valgrind. It also counts a 1 KiB file in the release program. Counts are
+//! comparable only with the recorded compiler, C library, valgrind and profile.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -36,7 +36,7 @@ use http::{HeaderMap, Version};
 use serde::{Deserialize, Serialize};
 use shared::load::Target;
 use support::external_program::program;
-use support::{BOOK, Process};
+use support::{BOOK, Postgres, Process};
 
 const SMALL: usize = 1 << 10;
 /// Number of readers with a loan each, who send requests in turn.
@@ -47,7 +47,9 @@ const COUNTED: usize = 2000;
 /// Permitted ratio of a count to the recorded one.
 const MARGIN: f64 = 1.05;
 /// Argument that runs the decision, under valgrind.
-const INSIDE: &str = "--inside";
+const INSIDE: &str = "--inside=";
+const SQLITE: &str = "sqlite";
+const POSTGRES: &str = "postgres";
 
 /// Instructions per request, and the versions with which they were counted.
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,15 +61,18 @@ struct Record {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == INSIDE) {
-        decide().await;
+    if let Some(store) = arguments.iter().find_map(|argument| argument.strip_prefix(INSIDE)) {
+        decide(store == POSTGRES).await;
         return ExitCode::SUCCESS;
     }
     if program("valgrind", "valgrind").is_none() {
         return ExitCode::SUCCESS;
     }
     let mut instructions = gate().await;
-    instructions.insert("the decision alone".to_owned(), decision());
+    instructions.insert("the decision alone".to_owned(), decision(SQLITE));
+    if Postgres::is_installed() {
+        instructions.insert("the same with PostgreSQL".to_owned(), decision(POSTGRES));
+    }
     let record = Record { with: with(), instructions };
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/instructions.json");
     if arguments.iter().any(|argument| argument == "--record") {
@@ -134,20 +139,25 @@ fn total(file: &Path) -> u64 {
 }
 
 /// Counts the decision alone, in this program under valgrind, which counts only in [`counted`].
-fn decision() -> u64 {
+fn decision(store: &str) -> u64 {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("decision");
     let mut command = callgrind(&out);
     command
         .arg("--toggle-collect=*instructions*counted*")
         .arg(std::env::current_exe().unwrap())
-        .arg(INSIDE);
+        .arg(format!("{INSIDE}{store}"));
     assert!(command.status().unwrap().success());
     total(&out) / COUNTED as u64
 }
 
-async fn decide() {
-    let mut decider = Decider::set_up().await;
+async fn decide(on_postgres: bool) {
+    let server = if on_postgres { Postgres::start().await } else { None };
+    let database = match &server {
+        Some(server) => Some(server.database().await),
+        None => None,
+    };
+    let mut decider = Decider::set_up(database.as_ref()).await;
     decider.fill(READERS).await;
     let fields = decider.fields(READERS);
     let asking = |requests: usize| fields.iter().cycle().take(requests);

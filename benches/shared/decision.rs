@@ -21,6 +21,7 @@ use loangate::reader::{Reader, Readers};
 use loangate::telemetry::{Metrics, Via};
 use tokio::runtime::Handle;
 
+use crate::support::postgres::Database;
 use crate::support::{BOOK, LIBRARY, Scene, Setting};
 
 /// Number of loans begun concurrently, so that many share a sync.
@@ -38,8 +39,13 @@ pub(crate) struct Decider {
 }
 
 impl Decider {
-    pub(crate) async fn set_up() -> Decider {
+    /// With a database, that is the ledger, and the gate follows its change feed.
+    pub(crate) async fn set_up(database: Option<&Database>) -> Decider {
         let scene = Scene::without_gate(Setting::default()).await;
+        if let Some(database) = database {
+            let url = format!("url = \"{}\"", database.url());
+            scene.replace_in_config("url = \"sqlite:data/loangate.db\"", &url);
+        }
         let config = loangate::config::load(&scene.config_file()).unwrap().config;
         let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
         let readers = Readers::new(&config.readers, clock.clone()).unwrap();
@@ -52,7 +58,10 @@ impl Decider {
         let handles = ProcessHandles { clock, metrics, slow: Handle::current() };
         let circulation =
             Circulation::new(config.circulation, ledger.clone(), lending, handles.clone());
-        let gate = Gate::new(&config.gate, circulation, handles);
+        let gate = Gate::new(&config.gate, circulation.clone(), handles);
+        if database.is_some() {
+            circulation.start();
+        }
         let path = format!("/files/{BOOK}/book.epub");
         Decider { scene, ledger, readers, catalog, gate, path, cached: 0 }
     }
