@@ -85,7 +85,10 @@ impl<S: LedgerStore> Executor<S> {
                 Some(turn) = self.turns.next(), if may_take => self.process(turn).await,
             }
         };
-        while let Some(turn) = self.turns.try_next() {
+        // A lane without a connection leaves them to the others.
+        while self.may_take_turns()
+            && let Some(turn) = self.turns.try_next()
+        {
             self.process(turn).await;
         }
         self.head.flush().await;

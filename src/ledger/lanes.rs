@@ -61,7 +61,7 @@ impl Lanes {
         let start = |(connection, head): (WriteConnection<S>, HeadRecorder)| {
             let (messages, received) = mpsc::channel(MESSAGES);
             let is_open = connection.is_open();
-            let turns = queues.add_lane();
+            let turns = queues.add_lane(is_open.clone());
             let executor =
                 Executor::new(context.clone(), connection, head, turns, are_open.clone());
             tokio::spawn(executor.run(received));
@@ -103,13 +103,18 @@ impl Lanes {
         }
     }
 
-    /// Returns the lanes to test: each whose connection is closed, and the one whose turn it is.
+    /// Returns the lanes to test: each whose connection is closed, and the one whose turn it is. A
+    /// lane that has ended is left out while there are others, which serve its libraries.
     pub(super) fn to_test(&self, turn: usize) -> Vec<usize> {
-        let turn = turn.checked_rem(self.lanes.len());
+        let lanes: Vec<(usize, &Lane)> = self.lanes.iter().enumerate().collect();
+        let live = lanes.iter().filter(|(_, lane)| !lane.messages.is_closed()).copied();
+        let live: Vec<(usize, &Lane)> = live.collect();
+        let lanes = if live.is_empty() { lanes } else { live };
+        let turn = turn.checked_rem(lanes.len());
         let is_closed = |lane: &Lane| !lane.is_open.load(Ordering::Relaxed);
-        let lanes = self.lanes.iter().enumerate();
-        let tested = lanes.filter(|(number, lane)| Some(*number) == turn || is_closed(lane));
-        tested.map(|(number, _)| number).collect()
+        let places = lanes.into_iter().enumerate();
+        let tested = places.filter(|(place, (_, lane))| Some(*place) == turn || is_closed(lane));
+        tested.map(|(_, (number, _))| number).collect()
     }
 
     /// Simulates a fault in the next transaction of any lane.

@@ -7,6 +7,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -61,7 +62,11 @@ impl std::fmt::Debug for State {
 
 /// What a lane takes turns from. When the last lane ends, no command can be committed, so those
 /// that wait get [`LedgerError::Closed`].
-pub(super) struct LaneTurns(Arc<LibraryQueues>);
+pub(super) struct LaneTurns {
+    queues: Arc<LibraryQueues>,
+    /// Whether the connection of the lane is open.
+    is_open: Arc<AtomicBool>,
+}
 
 /// Commands of one library, which no other lane takes until this is dropped.
 pub(super) struct Turn {
@@ -83,10 +88,10 @@ impl LibraryQueues {
         }
     }
 
-    /// Adds a lane.
-    pub(super) fn add_lane(self: &Arc<Self>) -> LaneTurns {
+    /// Adds a lane, with the flag that says whether its connection is open.
+    pub(super) fn add_lane(self: &Arc<Self>, is_open: Arc<AtomicBool>) -> LaneTurns {
         lock(&self.state).lanes += 1;
-        LaneTurns(self.clone())
+        LaneTurns { queues: self.clone(), is_open }
     }
 
     /// Enqueues a command.
@@ -164,25 +169,32 @@ impl LibraryQueues {
 impl LaneTurns {
     /// Waits for a library whose turn it is. Cancel safe.
     pub(super) async fn next(&self) -> Option<Turn> {
-        self.0.ready.acquire().await.ok()?.forget();
-        self.0.take()
+        self.queues.ready.acquire().await.ok()?.forget();
+        self.queues.take()
     }
 
     /// Returns the commands of a library that waits for its turn, if one does.
     pub(super) fn try_next(&self) -> Option<Turn> {
-        self.0.ready.try_acquire().ok()?.forget();
-        self.0.take()
+        self.queues.ready.try_acquire().ok()?.forget();
+        self.queues.take()
     }
 
     #[cfg(test)]
     pub(super) fn take_fault(&self) -> Option<DiskFault> {
-        lock(&self.0.state).fault.take()
+        lock(&self.queues.state).fault.take()
     }
 }
 
 impl Drop for LaneTurns {
     fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
+        self.is_open.store(false, Ordering::Relaxed);
+        if std::thread::panicking() {
+            tracing::error!(
+                "a task that writes the ledger has panicked; the others serve its libraries. \
+                 Restart this gate soon, and report the panic"
+            );
+        }
+        let mut state = lock(&self.queues.state);
         state.lanes = state.lanes.saturating_sub(1);
         if state.lanes > 0 {
             return;
@@ -190,7 +202,7 @@ impl Drop for LaneTurns {
         let unserved = std::mem::take(&mut state.waiting);
         state.ready.clear();
         drop(state);
-        self.0.close();
+        self.queues.close();
         drop(unserved);
     }
 }

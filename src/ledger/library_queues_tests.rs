@@ -31,7 +31,7 @@ fn numbers(turn: &Turn) -> Vec<u16> {
 #[tokio::test]
 async fn one_lane_at_a_time_serves_a_library_in_order() {
     let queues = queues(false, 3, 2);
-    let (one, other) = (queues.add_lane(), queues.add_lane());
+    let (one, other) = (queues.add_lane(Arc::default()), queues.add_lane(Arc::default()));
     for number in 0..5 {
         push(&queues, 1, number).await.unwrap();
     }
@@ -50,7 +50,7 @@ async fn one_lane_at_a_time_serves_a_library_in_order() {
 #[tokio::test]
 async fn busy_library_waits_behind_others_between_its_turns() {
     let queues = queues(false, 1, 1);
-    let lane = queues.add_lane();
+    let lane = queues.add_lane(Arc::default());
     for (of, number) in [(1, 10), (1, 11), (2, 20), (3, 30)] {
         push(&queues, of, number).await.unwrap();
     }
@@ -62,7 +62,7 @@ async fn busy_library_waits_behind_others_between_its_turns() {
 #[tokio::test]
 async fn store_that_spans_libraries_gets_them_together() {
     let queues = queues(true, 10, 1);
-    let lane = queues.add_lane();
+    let lane = queues.add_lane(Arc::default());
     for number in 0..3 {
         push(&queues, u8::try_from(number).unwrap(), number).await.unwrap();
     }
@@ -72,7 +72,7 @@ async fn store_that_spans_libraries_gets_them_together() {
 #[tokio::test]
 async fn full_queue_of_one_library_leaves_room_for_others() {
     let queues = queues(false, 1, 2);
-    let _lane = queues.add_lane();
+    let _lane = queues.add_lane(Arc::default());
     for _ in 0..CAPACITY {
         push(&queues, 1, 0).await.unwrap();
     }
@@ -84,7 +84,7 @@ async fn full_queue_of_one_library_leaves_room_for_others() {
 #[tokio::test(start_paused = true)]
 async fn caller_waits_a_limited_time_for_room() {
     let queues = queues(false, CAPACITY, 1);
-    let lane = queues.add_lane();
+    let lane = queues.add_lane(Arc::default());
     for _ in 0..CAPACITY {
         push(&queues, 1, 0).await.unwrap();
     }
@@ -97,7 +97,7 @@ async fn caller_waits_a_limited_time_for_room() {
 #[tokio::test]
 async fn closed_queues_are_still_served() {
     let queues = queues(false, 1, 1);
-    let lane = queues.add_lane();
+    let lane = queues.add_lane(Arc::default());
     push(&queues, 1, 7).await.unwrap();
     queues.close();
     assert!(matches!(push(&queues, 1, 8).await, Err(LedgerError::Closed)));
@@ -107,7 +107,7 @@ async fn closed_queues_are_still_served() {
 #[tokio::test]
 async fn commands_fail_when_the_last_lane_has_ended() {
     let queues = queues(false, 1, 2);
-    let (one, other) = (queues.add_lane(), queues.add_lane());
+    let (one, other) = (queues.add_lane(Arc::default()), queues.add_lane(Arc::default()));
     let response = push(&queues, 1, 0).await.unwrap();
     drop(one);
     let mut response = std::pin::pin!(response);

@@ -336,4 +336,6 @@ pub(super) enum DiskFault {
     CommitUnreported,
     /// The next commit waits here twice: when it is about to be requested, and until it may be.
     PausedCommit(Arc<tokio::sync::Barrier>),
+    /// The lane panics, as by a bug.
+    Panic,
 }

@@ -38,6 +38,9 @@ impl<S: LedgerStore> Executor<S> {
     pub(super) async fn commit_all(&mut self, mut waiting: Vec<Command>) {
         #[cfg(test)]
         if let (Some(fault), Ok(connection)) = (self.turns.take_fault(), self.connection.get()) {
+            if matches!(fault, crate::ledger::store::DiskFault::Panic) {
+                std::panic::resume_unwind(Box::new("a lane panics"));
+            }
             connection.inject(fault).await;
         }
         let mut began = Instant::now();

@@ -670,6 +670,26 @@ async fn locked_library_delays_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_lanes_serve_the_libraries_of_one_that_panicked() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    let intend = |loan| node.ledger.intend(loan, None, by("reader"));
+    node.ledger.lanes.inject(DiskFault::Panic);
+    assert!(intend(loan_at(0, 1)).await.is_err());
+    for written in join_all((0..=20).map(|library| intend(loan_at(library, 2)))).await {
+        assert!(matches!(written, Ok(Intended::Written(_))), "{written:?}");
+    }
+    let lanes = 16;
+    for turn in 0..lanes {
+        for lane in node.ledger.lanes.to_test(turn) {
+            node.ledger.test_lane(lane).await.unwrap();
+        }
+    }
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn libraries_that_change_lanes_leave_clean_books() {
     let Some(server) = Postgres::shared().await else { return };
     let database = server.database().await;
