@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::closed_begins::{self, REMEDY};
@@ -36,25 +36,39 @@ impl OwnChains {
     pub(super) async fn compare(&self, pool: &Pool, heads: &ChainHeads) -> Result<(), sqlx::Error> {
         // Read before the database is, whose links are then as new or newer.
         let (epoch, newest) = heads.all();
-        let names: Vec<String> = newest.keys().map(LibraryId::to_string).collect();
-        let own = statement(OWN_ENDS).bind(names).bind(self.chain);
-        let rows = pool.read(TRANSACTION, async |connection| own.fetch_all(connection).await);
-        // A damaged row has no link.
-        let found: HashMap<String, Head> =
-            Box::pin(rows).await?.iter().filter_map(|row| end_of(row).ok()).collect();
-        let lacks = |(library, newest): &(&LibraryId, &Head)| {
-            found.get(library.as_str()).is_none_or(|found| !found.follows(newest))
-        };
-        let Some((library, _)) = newest.iter().find(lacks) else { return Ok(()) };
-        tracing::error!(
-            %library,
-            "the database lacks a step that this process has committed; closing the begins of all \
-             gates; {REMEDY}"
-        );
+        let read = pool.read(TRANSACTION, async |connection| {
+            self.incomplete(connection, &newest).await.map(|library| library.is_some())
+        });
+        if !Box::pin(read).await? {
+            return Ok(());
+        }
+        // Again, where begins are closed: the first read may have been of a former primary.
         let closed = pool.transaction(BEGIN, TRANSACTION, async |connection| {
+            let Some(library) = self.incomplete(connection, &newest).await? else { return Ok(()) };
+            tracing::error!(
+                %library,
+                "the database lacks a step that this process has committed; closing the begins of \
+                 all gates; {REMEDY}"
+            );
             closed_begins::close(connection, self.chain, epoch).await
         });
         Box::pin(closed).await
+    }
+
+    /// Returns a library whose chain lacks one of these links.
+    async fn incomplete(
+        &self,
+        connection: &mut PgConnection,
+        newest: &HashMap<LibraryId, Head>,
+    ) -> Result<Option<LibraryId>, sqlx::Error> {
+        let names: Vec<String> = newest.keys().map(LibraryId::to_string).collect();
+        let rows = statement(OWN_ENDS).bind(names).bind(self.chain).fetch_all(connection).await?;
+        // A damaged row has no link.
+        let found: HashMap<String, Head> = rows.iter().filter_map(|row| end_of(row).ok()).collect();
+        let lacks = |(library, newest): &(&LibraryId, &Head)| {
+            found.get(library.as_str()).is_none_or(|found| !found.follows(newest))
+        };
+        Ok(newest.iter().find(lacks).map(|(library, _)| *library))
     }
 }
 
