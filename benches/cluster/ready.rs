@@ -55,7 +55,7 @@ async fn fill(database: &super::support::postgres::Database, loans: u64) {
         let made = format!(
             "SELECT n, 'NO-' || lpad((n % {LIBRARIES})::text, 7, '0') AS library, \
              md5(n::text)::uuid AS id, 1790000000000 + n * 1000::bigint AS begun, \
-             n % 10 > 0 AS over FROM generate_series({first}, {last}) AS n"
+             n % 10 > 0 AS over FROM generate_series({first}::bigint, {last}::bigint) AS n"
         );
         let insert = format!(
             "INSERT INTO loans (library, id, bucket, borrower, isbn, reference, lending_id, state, \
