@@ -148,6 +148,6 @@ impl Circulation {
             return Ok(barred);
         }
         let after_end = clock::after(*end, Duration::from_millis(1));
-        ledger.intend(intent, Some(after_end), cause).await
+        ledger.intend(intent.after_end(*end), Some(after_end), cause).await
     }
 }

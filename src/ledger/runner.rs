@@ -164,7 +164,10 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
         if is_foreign && rules::needs_ownership(event) {
             return Err(WorkError::Rejected(LedgerError::NotOwner(*id)));
         }
-        let at = if T::LOCKS_ROWS { later_than(before.changed, self.now) } else { self.now };
+        let at = match T::LOCKS_ROWS {
+            true => later_than(before.changed, self.now),
+            false => self.now.max(before.changed),
+        };
         let after =
             before.apply(event, at).map_err(|illegal| WorkError::Rejected(illegal.into()))?;
         self.batch.record(&after, Some(before.state), cause);
