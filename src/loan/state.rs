@@ -117,8 +117,8 @@ impl Loan {
         })
     }
 
-    /// Returns the intent with its first step later than this end of an earlier loan. If that end is
-    /// in the future, by a clock that was wrong, the end of this loan is then the later one.
+    /// Returns the intent with its first step later than this end of an earlier loan. If that end
+    /// is in the future, by a clock that was wrong, the end of this loan is then the later one.
     pub fn after_end(mut self, end: Timestamp) -> Loan {
         self.0.changed = self.0.changed.max(clock::after(end, Duration::from_millis(1)));
         self

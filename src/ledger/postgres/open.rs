@@ -109,13 +109,17 @@ pub(in crate::ledger) async fn open(
         support: Pool::new(connector.clone(), Purpose::Support, shares.support),
         feed: Pool::new(connector, Purpose::Feed, 1),
     };
-    let of_member = membership.clone();
-    let owned = OwnedBuckets::new(move || of_member.buckets());
-    let (queries, support) = Queries::new(pools, owned, DamagedRows::new(metrics.clone()));
+    let (queries, support) =
+        Queries::new(pools, buckets_of(&membership), DamagedRows::new(metrics.clone()));
     let own = OwnChains { chain, ledger, directory: settings.heads.clone() };
     let records = HeadRecords::new(support.pool.clone(), own, audit_key.clone());
     records.start(Arc::downgrade(&heads));
     Ok(Opened { lanes, queries, support, membership, heads })
+}
+
+fn buckets_of(membership: &Arc<Standing>) -> OwnedBuckets {
+    let membership = membership.clone();
+    OwnedBuckets::new(move || membership.buckets())
 }
 
 /// Opens the first connections of the lanes that write.
