@@ -46,6 +46,11 @@ impl Mark {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
+    /// Returns whether no row was copied.
+    pub(super) fn is_first(&self) -> bool {
+        self.table == Table::ALL.first().copied() && self.done == 0
+    }
+
     /// Returns whether the copy began with this newest link of the source.
     pub(super) fn is_of(&self, source: &Head) -> bool {
         self.source_number == source.number && self.source_mac == HEXLOWER.encode(&source.mac)

@@ -85,7 +85,7 @@ impl Copy<'_> {
         // First: what is verified now must not be pruned later.
         source.mark_source(&of_source).await?;
         let begun = self.begin(source, destination, (&mark, is_new)).await;
-        if begun.is_err() && is_new {
+        if begun.is_err() && mark.is_first() {
             source.unmark_source(&of_source).await?;
         }
         let verified = begun?;

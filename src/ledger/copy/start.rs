@@ -102,13 +102,29 @@ impl Copy<'_> {
         let verified = self.verify(source, "source").await?;
         if is_new {
             destination.insert_mark(mark).await?;
-            // A gate that started before the mark was there may have not seen it.
-            if let Err(error) = self.require_alone(destination, "--to").await {
-                destination.remove_mark(mark).await?;
-                return Err(error);
-            }
+        }
+        // Also if the copy was killed between the mark and this.
+        if mark.is_first()
+            && let Err(error) = self.require_unused(destination).await
+        {
+            destination.remove_mark(mark).await?;
+            return Err(error);
         }
         Ok(verified)
+    }
+
+    /// Refuses a destination that a gate uses or has used: one that started before the mark was
+    /// there may have not seen it, and may have begun loans.
+    async fn require_unused(&mut self, destination: &mut ExclusiveLedger) -> Result<(), CopyError> {
+        self.require_alone(destination, "--to").await?;
+        match first_filled(destination).await? {
+            None => Ok(()),
+            Some(table) => Err(CopyError::Refused(format!(
+                "a gate has used the destination meanwhile, which now has {}; keep it, and name an \
+                 empty database or a new file",
+                table.name()
+            ))),
+        }
     }
 
     /// Verifies the audit trail of one side.

@@ -237,6 +237,53 @@ async fn emptied_copy_can_be_a_destination_again() {
     }
 }
 
+/// A gate that has looked for a mark before it was there, and ends because of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn destination_that_a_gate_used_before_the_mark_is_kept() {
+    let Some((first, there, _)) = stores().await else { return };
+    write_ledger(&first).await;
+    let mut begin_loan = |progress| {
+        if progress == CopyProgress::Verifying("source") {
+            wait_for(async {
+                let ledger = there.open().await;
+                accepted(&ledger, 1).await;
+                close(ledger).await;
+            });
+        }
+    };
+    let (from, to) = (first.settings(), there.settings());
+    let sentence = refused(copy(&from, &to, &keys(), now(), &mut begin_loan).await);
+    assert!(sentence.contains("a gate has used the destination meanwhile"), "{sentence}");
+    let ledger = there.open().await;
+    assert_eq!(all_loans(&ledger).await.len(), 1);
+    close(ledger).await;
+    // The source has no mark.
+    assert!(prune_ended(&first).await.unwrap().loans > 0);
+}
+
+/// The same, if the copy is killed before it checks that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn destination_used_before_a_killed_copy_is_kept() {
+    let Some((first, there, _)) = stores().await else { return };
+    write_ledger(&first).await;
+    let ledger = there.open().await;
+    accepted(&ledger, 1).await;
+    close(ledger).await;
+    let mut ends = Vec::new();
+    for store in [&first, &there] {
+        let opened = ExclusiveLedger::open(&store.settings(), &keys(), Deadlines::default()).await;
+        ends.push(opened.unwrap());
+    }
+    let mark = Mark::new(&ends[0].extent().await.unwrap().head);
+    ends[1].insert_mark(&mark).await.unwrap();
+    for ledger in ends {
+        ledger.close().await;
+    }
+    let sentence = refused(copy_all(&first, &there).await);
+    assert!(sentence.contains("a gate has used the destination meanwhile"), "{sentence}");
+    try_gate(&there).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_its_own_mark_is_removed() {
     let Some((first, there, _)) = stores().await else { return };
