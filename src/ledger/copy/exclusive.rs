@@ -92,6 +92,20 @@ impl ExclusiveLedger {
         }
     }
 
+    /// Waits until no gate that did not leave delivers files. In SQLite, a gate that runs keeps the
+    /// copy out.
+    pub(super) async fn wait_for_silence(
+        &mut self,
+        on_wait: impl FnMut(usize),
+    ) -> Result<(), LedgerError> {
+        match self {
+            Sqlite(_) => Ok(()),
+            Postgres(database) => {
+                Box::pin(database.wait_for_silence(on_wait)).await.map_err(LedgerError::Server)
+            }
+        }
+    }
+
     /// Returns whether begins are closed, since the database lost steps.
     pub(super) async fn begins_are_closed(&mut self) -> Result<bool, LedgerError> {
         match self {

@@ -7,6 +7,8 @@ use std::fmt;
 pub enum CopyProgress {
     /// Waits for this number of gates that did not leave the ledger: they run or were killed.
     Waiting(usize),
+    /// Waits until this number of gates that did not leave deliver nothing more.
+    Silencing(usize),
     /// Verifies the audit trail of the source or the destination.
     Verifying(&'static str),
     /// Copies the rows of a table.
@@ -29,6 +31,9 @@ impl fmt::Display for CopyProgress {
         match self {
             CopyProgress::Waiting(gates) => {
                 write!(f, "waiting for the leases of {gates} gates that did not leave")
+            }
+            CopyProgress::Silencing(gates) => {
+                write!(f, "waiting until {gates} gates that did not leave deliver nothing more")
             }
             CopyProgress::Verifying(side) => write!(f, "verifying the audit trail of the {side}"),
             CopyProgress::Copying { rows, done, total, per_second } => {

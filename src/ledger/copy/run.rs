@@ -58,6 +58,7 @@ impl Copy<'_> {
                 if !source.mark_moved_before(&mark, &extent).await? {
                     return Err(CopyError::Refused(SOURCE_CHANGED.to_owned()));
                 }
+                self.wait_for_silence(&mut source).await?;
                 Copied { counts: summary.counts(), covered: verified.uncovered, origin }
             }
             Start::At(mark, is_new) => {
@@ -102,6 +103,7 @@ impl Copy<'_> {
         }
         // Again: a gate that was suspended may have joined before the mark was there.
         self.require_alone(source, "--from").await?;
+        self.wait_for_silence(source).await?;
         if !destination.complete(&mark, &origins).await? {
             return Err(CopyError::Refused(OTHER_COPY.to_owned()));
         }

@@ -60,6 +60,16 @@ impl Copy<'_> {
         )))
     }
 
+    /// Waits until no gate delivers files under loans of the source. The gates on the destination
+    /// cannot wait for it before they send an end to Bokbasen: they do not know of it.
+    pub(super) async fn wait_for_silence(
+        &mut self,
+        source: &mut ExclusiveLedger,
+    ) -> Result<(), LedgerError> {
+        let report = &mut self.report;
+        source.wait_for_silence(|gates| report(CopyProgress::Silencing(gates))).await
+    }
+
     /// Returns where the copy begins or continues. Changes nothing.
     pub(super) async fn start(
         &mut self,

@@ -3,6 +3,7 @@
 mod marks;
 mod network;
 mod order;
+mod silence;
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@
 //! for some seconds. So an end also waits for [`MARGIN`] after it was seen.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
@@ -75,6 +75,11 @@ impl Polls {
     /// Reads the counters.
     pub(super) async fn read(connection: &mut PgConnection) -> Result<Polls, sqlx::Error> {
         Polls::of(&statement(POLLS).fetch_all(connection).await?)
+    }
+
+    /// Returns the number of members that may still deliver files.
+    pub(super) fn count(&self) -> usize {
+        self.members.len()
     }
 
     #[cfg(test)]
@@ -196,10 +201,16 @@ pub(in crate::ledger) struct Barrier {
     base: Polls,
     /// When `base` had been read.
     ended: Duration,
-    tracker: std::sync::Arc<PollTracker>,
+    tracker: Arc<PollTracker>,
 }
 
 impl Barrier {
+    /// Creates a barrier for everything that was committed before `base` was read. That read
+    /// ended at `ended`, in time since this machine started.
+    pub(super) fn new(base: Polls, ended: Duration, tracker: Arc<PollTracker>) -> Barrier {
+        Barrier { base, ended, tracker }
+    }
+
     pub(in crate::ledger) fn is_past(&self) -> bool {
         self.tracker.is_past(&self.base, self.ended)
     }
@@ -210,7 +221,7 @@ impl Queries {
     pub(in crate::ledger) async fn barrier(&self) -> Result<Barrier, LedgerError> {
         let rows = self.background_rows(statement(POLLS)).await?;
         let base = Polls::of(&rows).map_err(LedgerError::Server)?;
-        Ok(Barrier { base, ended: clock::since_boot(), tracker: self.polls.clone() })
+        Ok(Barrier::new(base, clock::since_boot(), self.polls.clone()))
     }
 }
 

@@ -5,9 +5,12 @@
 //! deadline. No gate writes, so all pages are of one state.
 //!
 //! A gate that was killed leaves its row in `members`. It is dead when it has not renewed its lease
-//! for longer than that, and is fenced here as any gate would do.
+//! for longer than that, and is fenced here as any gate would do. But it may still deliver files,
+//! until its `gate.freshness` is over. The gates on the destination do not know of it, so a copy
+//! waits for that, too.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use sqlx::{Connection, PgConnection};
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use super::barrier::{Barrier, PollTracker, Polls};
 use super::closed_begins::ARE_CLOSED;
 use super::connect::{Connector, Purpose, within};
 use super::earlier_processes;
@@ -35,6 +39,8 @@ const OPENING_DEADLINE: Duration = Duration::from_secs(600);
 /// The attempts at a transaction whose connection fails, and the pause between two of them.
 pub(in crate::ledger) const ATTEMPTS: u32 = 4;
 pub(in crate::ledger) const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// The interval of checks whether gates that did not leave still deliver files.
+const SILENCE_INTERVAL: Duration = Duration::from_secs(1);
 /// The server ends what this process has given up.
 const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
     SET LOCAL statement_timeout = '600s'; \
@@ -68,6 +74,8 @@ pub(in crate::ledger) struct ExclusiveDatabase {
     pub(in crate::ledger) settings: PostgresSettings,
     pool: Pool,
     members: PostgresMembers,
+    /// What was observed of gates that may still deliver files.
+    polls: Arc<PollTracker>,
     deadlines: Deadlines,
 }
 
@@ -97,7 +105,8 @@ impl ExclusiveDatabase {
         let seals = opened.map_err(LedgerError::Server)??;
         let pool = Pool::new(connector.clone(), Purpose::Command, 1);
         let members = PostgresMembers::new(connector, DEADLINE, seals);
-        Ok(ExclusiveDatabase { settings: settings.clone(), pool, members, deadlines })
+        let (settings, polls) = (settings.clone(), Arc::default());
+        Ok(ExclusiveDatabase { settings, pool, members, polls, deadlines })
     }
 
     /// Returns whether the database has the tables of a ledger.
@@ -202,6 +211,8 @@ impl ExclusiveDatabase {
         let mut observer = Observer::new(interval);
         let mut seen: HashMap<Uuid, i64> = HashMap::new();
         loop {
+            // From now on, a gate that was killed counts as silent.
+            self.observe_polls().await?;
             let live = self.members.read(&[]).await?.live;
             if live.is_empty() {
                 return Ok(true);
@@ -220,5 +231,35 @@ impl ExclusiveDatabase {
             }
             sleep(interval).await;
         }
+    }
+
+    /// Waits until no gate delivers files under loans of this ledger. All gates have left or are
+    /// fenced, and the ledger is marked as moved: what a gate has read before the mark counts too.
+    pub(in crate::ledger) async fn wait_for_silence(
+        &self,
+        mut on_wait: impl FnMut(usize),
+    ) -> Result<(), sqlx::Error> {
+        let (base, ended) = self.observe_polls().await?;
+        let gates = base.count();
+        if gates == 0 {
+            return Ok(());
+        }
+        let barrier = Barrier::new(base, ended, self.polls.clone());
+        while !barrier.is_past() {
+            on_wait(gates);
+            sleep(SILENCE_INTERVAL).await;
+            self.observe_polls().await?;
+        }
+        Ok(())
+    }
+
+    /// Records the counters of the gates that may still deliver files. Returns them, and when they
+    /// had been read, in time since this machine started.
+    async fn observe_polls(&self) -> Result<(Polls, Duration), sqlx::Error> {
+        let began = clock::since_boot();
+        let polls = self.read(async |connection| Polls::read(connection).await).await?;
+        let ended = clock::since_boot();
+        self.polls.observe(&polls, began, ended);
+        Ok((polls, ended))
     }
 }
