@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::copy_mark::Marks;
 use super::{Ledger, LedgerError, Queries};
 use crate::loan::{LibraryId, LoanId, Reference};
 
@@ -60,8 +61,12 @@ pub(super) trait Membership: Debug + Send + Sync {
         false
     }
 
-    /// Returns why this process must not use the ledger any more: a join or a write was refused,
-    /// since the ledger was moved or is half copied. That never changes back.
+    /// Records marks of the ledger: see [`Membership::moved`].
+    fn note_marks(&self, _marks: &Marks) {}
+
+    /// Returns why this process must not use the ledger any more: a join, a write or an
+    /// acknowledgement was refused, and the ledger was moved or is half copied. That never changes
+    /// back.
     fn moved(&self) -> Option<LedgerError> {
         None
     }

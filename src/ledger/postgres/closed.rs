@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::barrier::Polls;
+use super::copy_marks;
 use super::queries::Queries;
 use super::sql::statement;
 use crate::clock;
@@ -161,12 +162,28 @@ impl ClosedFeed {
         let done = pool.transaction(BEGIN_ACKNOWLEDGEMENT, DEADLINE, async |connection| {
             query.execute(connection).await
         });
-        match Box::pin(done).await.map_err(LedgerError::Server)?.rows_affected() {
-            0 => Err(LedgerError::NoMember),
-            _ => {
+        let error = match Box::pin(done).await {
+            Ok(done) if done.rows_affected() > 0 => {
                 self.advance(clock::since_boot());
-                Ok(())
+                return Ok(());
             }
+            Ok(_) => LedgerError::NoMember,
+            Err(error) => LedgerError::Server(error),
+        };
+        self.note_marks().await;
+        Err(error)
+    }
+
+    /// Reads the marks of a copy, which fences members that do not renew their lease. Until the
+    /// next join, reads of the old ledger would confirm the loans of streams.
+    async fn note_marks(&self) {
+        let marks = self
+            .queries
+            .feed_pool
+            .read(DEADLINE, async |connection| copy_marks::read(connection).await);
+        // If that fails, the next acknowledgement fails, too.
+        if let Ok(marks) = Box::pin(marks).await {
+            self.membership.note_marks(&marks);
         }
     }
 

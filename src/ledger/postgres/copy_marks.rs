@@ -10,6 +10,7 @@ use sqlx::{PgConnection, Row};
 
 use super::standing::Standing;
 use crate::ledger::copy_mark::{BEING_COPIED, MARKS, Marks};
+use crate::ledger::membership::Membership;
 
 /// Locks the row as a transaction that prunes or seals.
 const LOCK_TO_WRITE: &str = "SELECT 1 FROM meta WHERE name = 'pseudonym key' FOR SHARE";

@@ -212,16 +212,6 @@ impl Standing {
         self.lost_epoch.fetch_max(epoch, Ordering::Relaxed);
     }
 
-    /// Records marks of the ledger. If no gate may use a ledger with them, this process never uses
-    /// it again: the loans may have ended in another ledger.
-    pub(super) fn note_marks(&self, marks: &Marks) {
-        if let Err(error) = marks.allow_gate()
-            && self.moved.set(marks.clone()).is_ok()
-        {
-            tracing::error!(%error, "the gate delivers nothing more, and ends");
-        }
-    }
-
     /// Returns whether this process holds its lease now.
     pub(super) fn is_member(&self) -> bool {
         self.holds_lease(&self.lease.load().name)
@@ -255,6 +245,16 @@ impl Membership for Standing {
             && (self.boot_time)() < lease.valid_until
             && !self.begins_are_closed()
             && self.moved.get().is_none()
+    }
+
+    /// If no gate may use a ledger with these marks, this process never uses it again: the loans
+    /// may have ended in another ledger.
+    fn note_marks(&self, marks: &Marks) {
+        if let Err(error) = marks.allow_gate()
+            && self.moved.set(marks.clone()).is_ok()
+        {
+            tracing::error!(%error, "the gate delivers nothing more, and ends");
+        }
     }
 
     fn moved(&self) -> Option<LedgerError> {

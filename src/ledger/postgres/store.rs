@@ -17,6 +17,7 @@ use super::pool::{BEGIN, TRANSACTION};
 use super::server_error::is_of_connection;
 use super::session::Session;
 use super::transaction::{PostgresTransaction, Scope};
+use crate::ledger::membership::Membership;
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{LastCommit, LedgerStore, StoreConnection, StoreTransaction};

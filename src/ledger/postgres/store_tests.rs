@@ -531,6 +531,35 @@ async fn refused_join_ends_the_use_of_the_ledger() {
     node.close().await;
 }
 
+/// Its keeper would join much later.
+#[tokio::test]
+async fn refused_acknowledgement_ends_the_use_of_the_ledger() {
+    let Some(server) = Postgres::shared().await else { return };
+    for refuse in [
+        "UPDATE members SET fenced = 1",
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE 'the disk is full'; END $$; \
+         CREATE TRIGGER refuse BEFORE UPDATE ON members EXECUTE FUNCTION refuse()",
+    ] {
+        let database = server.database().await;
+        let mut slow = settings(&database.url());
+        slow.lease = Duration::from_secs(3600);
+        let node = Node::open_with(slow, Brake::default()).await;
+        let opened = accepted(&node.ledger, 1).await;
+        assert!(node.ledger.mark_opened(opened).await.unwrap());
+        let mut feed = node.ledger.feed();
+        while feed.next().await.unwrap().completed.is_none() {}
+        feed.acknowledge().await.unwrap();
+        let mut connection = database.connect().await;
+        run(&mut connection, refuse).await;
+        assert!(feed.acknowledge().await.is_err() && node.ledger.moved().is_none());
+        run(&mut connection, MOVE).await;
+        assert!(feed.acknowledge().await.is_err() && node.ledger.moved().is_some(), "{refuse}");
+        assert_moved(&node.ledger, opened).await;
+        node.close().await;
+    }
+}
+
 #[tokio::test]
 async fn moved_ledger_gets_no_probe_and_no_seal() {
     let Some(server) = Postgres::shared().await else { return };
