@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::chain;
-use super::copy_marks::IS_MOVED;
+use super::copy_marks::{self, IS_MOVED};
 use super::ended_chains::RefusedChains;
 use super::library_failures::LibraryFailures;
 use super::other_chains::{self, Other};
@@ -213,9 +213,15 @@ impl HeadRecords {
         // An own chain that this process has written is not opened again.
         if heads.newest(library).is_none() {
             let opened = self.pool.transaction(BEGIN, TRANSACTION, async |connection| {
-                chain::open(connection, library, chain, key).await
+                // A copy may have marked the ledger since.
+                if copy_marks::read_to_write(connection).await?.allow_gate().is_err() {
+                    return Ok(false);
+                }
+                chain::open(connection, library, chain, key).await.map(|()| true)
             });
-            Box::pin(opened).await?;
+            if !Box::pin(opened).await? {
+                return Ok(false);
+            }
         }
         while !ends.is_empty() {
             let rest = ends.split_off(ends.len().min(MAX_HEADS));

@@ -21,6 +21,7 @@ use super::verify::verify_ledger;
 use super::whole_ledger::WholeLedger;
 use crate::ledger::audit::Head;
 use crate::ledger::audit::chain_heads::ChainHeads;
+use crate::ledger::audit::head_record::RecordedHead;
 use crate::ledger::test_support::{KEY, accepted, audit_key, end, forget};
 use crate::ledger::{Brake, Delivered, Keys, Prunable, StoreSettings};
 use crate::loan::{LibraryId, Ranges, Tally};
@@ -321,4 +322,23 @@ async fn chain_of_a_fenced_process_is_sealed_and_a_late_write_opens_it() {
     fenced.close().await;
     node.close().await;
     assert_eq!(findings(&database, 2).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn no_chain_is_opened_in_a_moved_ledger() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let node = Node::open(&database).await;
+    accepted(&node.ledger, 1).await;
+    let mut connection = database.connect().await;
+    let ended = newest_chain(&mut connection).await;
+    execute(&mut connection, "INSERT INTO meta (name, value) VALUES ('moved', '')").await;
+    let Recorder { mut records, heads, _directory } =
+        Recorder::new(&database, &mut connection, Uuid::new_v4()).await;
+    let head = Head { number: 3, mac: vec![7; 32] };
+    let ends = vec![RecordedHead { chain: ended, head }];
+    assert!(!records.record_before_seal(&heads, library(), ends).await.unwrap());
+    let chains = sqlx::query_scalar("SELECT chain FROM chains");
+    let chains: Vec<Uuid> = chains.fetch_all(&mut connection).await.unwrap();
+    assert_eq!(chains, [ended]);
 }
