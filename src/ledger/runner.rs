@@ -164,10 +164,12 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
         if is_foreign && rules::needs_ownership(event) {
             return Err(WorkError::Rejected(LedgerError::NotOwner(*id)));
         }
-        let at = match T::LOCKS_ROWS {
-            true => later_than(before.changed, self.now),
-            false => self.now.max(before.changed),
-        };
+        let mut at = if T::LOCKS_ROWS { later_than(before.changed, self.now) } else { self.now };
+        if !T::LOCKS_ROWS && before.accepted.is_some() {
+            // An earlier end may be in the future, by a clock that was wrong: this one is later.
+            let last_end = self.batch.standing(&before.key).await?.last_end;
+            at = last_end.map_or(at, |end| later_than(end, at));
+        }
         let after =
             before.apply(event, at).map_err(|illegal| WorkError::Rejected(illegal.into()))?;
         self.batch.record(&after, Some(before.state), cause);
