@@ -43,8 +43,9 @@ impl Decider {
     pub(crate) async fn set_up(database: Option<&Database>) -> Decider {
         let scene = Scene::without_gate(Setting::default()).await;
         if let Some(database) = database {
-            let url = format!("url = \"{}\"", database.url());
+            let url = format!("url = \"{}?sslmode=disable\"", database.url());
             scene.replace_in_config("url = \"sqlite:data/loangate.db\"", &url);
+            scene.make_config_private();
         }
         let config = loangate::config::load(&scene.config_file()).unwrap().config;
         let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
