@@ -26,8 +26,7 @@ use uuid::Uuid;
 
 use super::chain_seals;
 use super::closed_begins::ARE_CLOSED;
-use super::copy_marks;
-use super::copy_marks::IS_MOVED;
+use super::copy_marks::{self, IS_MOVED};
 use super::head_files;
 use super::head_records::HeadRecords;
 use super::pool::{BEGIN, Pool, TRANSACTION};

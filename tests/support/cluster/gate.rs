@@ -84,7 +84,7 @@ impl ClusterGate {
         }
     }
 
-    /// Waits until the process has ended by itself. Returns its status and its log.
+    /// Waits until the process ends, without a signal. Returns its status and its log.
     pub(crate) async fn exit(&self) -> (ExitStatus, String) {
         let process = self.state.lock().unwrap().process.take();
         let mut process = process.expect("the gate is a process");
