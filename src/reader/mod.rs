@@ -143,7 +143,7 @@ impl Readers {
         if let Some(verified) = keys.verified.get(&hash, now) {
             return Ok(verified);
         }
-        let (reader, leeway, grace) = match credential {
+        let (mut reader, leeway, grace) = match credential {
             Credential::Token(token) => {
                 let tokens = keys.tokens.as_ref().ok_or(Refusal::TokensDisabled)?;
                 (
@@ -163,6 +163,8 @@ impl Readers {
             check_link_times(&reader, &self.clock_evidence, now, grace_until)?;
         }
         check_lifetime(&reader, now, keys.settings.max_lifetime, credential)?;
+        // The issuer's clock may be ahead. A credential that was seen before an end is not later.
+        reader.issued = reader.issued.map(|issued| issued.min(now));
         let verified = Verified { reader: Arc::new(reader), until, grace_until };
         keys.verified.insert(hash, verified.clone());
         Ok(verified)

@@ -71,6 +71,25 @@ async fn download_resumed_after_a_return_uses_no_licence() {
 }
 
 #[tokio::test]
+async fn token_of_a_clock_that_is_ahead_begins_nothing_after_a_return() {
+    let scene = Scene::start().await;
+    scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(SIZE));
+    let (path, loan) = (format!("/files/{AUDIO}/audio.mp3"), format!("/loans/{AUDIO}"));
+    let now = loangate::clock::Clock::system().now().as_second();
+    let token = scene.token_with(&json!({ "sub": "kari", "iat": now + 50 }));
+    let request = async || scene.get(&scene.http1(), &path, &token).send().await.unwrap().status();
+    assert_eq!(request().await, StatusCode::OK);
+    let (returned, _) = scene.call_api("DELETE", &loan, &token, "").await;
+    assert_eq!(returned, StatusCode::NO_CONTENT);
+    let ended = async || scene.ledger().await[0]["state"] == "ended";
+    scene.until("the end is acknowledged", ended).await;
+    assert_eq!(request().await, StatusCode::FORBIDDEN);
+    assert_eq!(scene.call_api("PUT", &loan, &token, "").await.0, StatusCode::FORBIDDEN);
+    assert_eq!(scene.books().await.len(), 1);
+    scene.end().await;
+}
+
+#[tokio::test]
 async fn return_waits_for_a_begin_that_is_not_written_yet() {
     let config = vec![("[ledger]", "[gate]\npatience = \"300ms\"\n\n[ledger]")];
     let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
