@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{CliError, say};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::ledger::{self, Copied, CopyProgress, Keys, StoreSettings};
+use crate::ledger::{self, Copied, CopiedTo, CopyProgress, Keys, StoreSettings};
 
 /// The interval between lines of progress on a terminal, which replace each other.
 const TERMINAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,10 +22,13 @@ pub(super) struct Args {
     /// The new ledger, of the other kind: a new file or an empty database.
     #[arg(long, value_name = "URL", required_unless_present = "release_source")]
     to: Option<String>,
-    /// Copy nothing, but let gates use the ledger of --from again after a copy. Only if no gate has
-    /// run on the new ledger.
-    #[arg(long, conflicts_with = "to")]
+    /// Copy nothing, but let gates use the ledger of --from again after a copy. --to names the new
+    /// ledger, which no gate may have used, and which no gate opens afterwards.
+    #[arg(long)]
     release_source: bool,
+    /// With --release-source: the new ledger does not exist any more.
+    #[arg(long, requires = "release_source", conflicts_with = "to")]
+    destination_is_lost: bool,
     /// Configuration with the pseudonym key, and with the password of a database that its [ledger]
     /// names.
     #[arg(long, default_value = "config.toml")]
@@ -37,8 +40,16 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let store = |option: &str, url: &str| read_url(option, url, &config, &args.config);
     let from = store("--from", &args.from)?;
     let keys = super::ledger::keys(&config)?;
-    let Some(to) = args.to else { return release(&from, &keys).await };
-    let to = store("--to", &to)?;
+    let to = args.to.map(|to| store("--to", &to)).transpose()?;
+    if args.release_source {
+        let destination = match (&to, args.destination_is_lost) {
+            (Some(to), _) => CopiedTo::Store(to),
+            (None, true) => CopiedTo::Lost,
+            (None, false) => CopiedTo::Unnamed,
+        };
+        return release(&from, destination, &keys).await;
+    }
+    let Some(to) = to else { return Err(CliError::new("--to is missing; name the new ledger")) };
     let mut reporter = Reporter::default();
     let mut report = |progress| reporter.report(progress);
     let copied = ledger::copy(&from, &to, &keys, Clock::system().now(), &mut report).await;
@@ -55,11 +66,11 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 }
 
 /// Lets gates use a source again.
-async fn release(from: &StoreSettings, keys: &Keys) -> Result<(), CliError> {
+async fn release(from: &StoreSettings, to: CopiedTo<'_>, keys: &Keys) -> Result<(), CliError> {
     // Boxed: connecting takes much memory, which a caller's future would reserve.
-    let released = Box::pin(ledger::release_source(from, keys)).await;
+    let released = Box::pin(ledger::release_source(from, to, keys)).await;
     match released.map_err(CliError::new)? {
-        Some(to) => say(&format!("gates may use {from} again; start none on {to}")),
+        Some(to) => say(&format!("gates may use {from} again, and none uses {to}")),
         None => say(&format!("{from} has no mark of a copy, so there is nothing to release")),
     }
 }

@@ -53,7 +53,8 @@ pub enum LedgerError {
     #[error(
         "the ledger was moved to {to}, which may have newer loans; set [ledger] url to that one. \
          To go back, copy it with `loangate ledger copy` to a new file or an empty database. If no \
-         gate has run on it, `loangate ledger copy --release-source` lets gates use this one again"
+         gate has run on it, `loangate ledger copy --release-source` with the same --from and --to \
+         lets gates use this one again"
     )]
     Moved {
         /// The ledger that took its place.

@@ -71,7 +71,9 @@ pub use audit::{AuditKey, AuditStep, Chains, Head, Verified};
 pub use brake::{Brake, BrakeMode};
 pub use change_feed::{ClosedLoan, ClosedRead, Feed, FeedBarrier};
 use command::{Change, Command, Intent, Reply, Update};
-pub use copy::{Copied, CopyError, CopyProgress, Keys, Origin, copied_from, copy, release_source};
+pub use copy::{
+    Copied, CopiedTo, CopyError, CopyProgress, Keys, Origin, copied_from, copy, release_source,
+};
 pub use error::LedgerError;
 use lanes::{Deadlines, Lanes};
 pub use maintenance::{check, prune, verify};

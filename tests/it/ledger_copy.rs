@@ -72,7 +72,7 @@ async fn demo_continues_in_postgresql_and_back_in_a_file() {
     let prune = ["ledger", "prune", "--before", "2020-01-01"];
     let refused = text(&loangate(&demo, &prune).stderr);
     assert!(refused.contains("was moved to the database"), "{refused}");
-    let release = ["ledger", "copy", "--from", &file, "--release-source"];
+    let release = ["ledger", "copy", "--from", &file, "--to", &postgres, "--release-source"];
     let released = succeeds(&loangate(&demo, &release));
     assert!(released.contains("gates may use"), "{released}");
     succeeds(&loangate(&demo, &prune));

@@ -33,6 +33,7 @@ mod origin;
 mod progress;
 mod read_postgres;
 mod read_sqlite;
+mod release;
 mod rows;
 mod run;
 mod source;
@@ -51,8 +52,8 @@ use super::postgres::Deadlines;
 use super::{LedgerError, StoreSettings};
 pub use origin::{Origin, copied_from};
 pub use progress::CopyProgress;
+pub use release::{CopiedTo, release_source};
 use run::Copy;
-pub use source::release_source;
 
 /// The number of rows that one transaction writes.
 const BATCH: usize = 4000;

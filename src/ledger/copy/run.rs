@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::exclusive::{ExclusiveLedger, Extent};
 use super::mark::Mark;
 use super::origin::{self, Origin};
+use super::release;
 use super::rows::{Position, Table};
 use super::source::source_mark;
 use super::start::Start;
@@ -59,6 +60,7 @@ impl Copy<'_> {
                     return Err(CopyError::Refused(SOURCE_CHANGED.to_owned()));
                 }
                 self.wait_for_silence(&mut source).await?;
+                release::take_up(&mut destination).await?;
                 Copied { counts: summary.counts(), covered: verified.uncovered, origin }
             }
             Start::At(mark, is_new) => {

@@ -6,7 +6,6 @@
 //! completes the destination.
 
 use super::exclusive::{ExclusiveLedger, Extent};
-use super::{CopyError, Deadlines, Keys};
 use crate::ledger::copy_mark::{BEING_COPIED, MOVED, SourceMark, destination_in};
 use crate::ledger::{LedgerError, StoreSettings};
 
@@ -100,31 +99,4 @@ impl ExclusiveLedger {
         })
         .await
     }
-}
-
-/// Removes the marks that copies have left on a source, so that gates may open it. Returns where it
-/// was or should have been copied to; none if it has no such mark.
-///
-/// # Errors
-/// [`CopyError`]. The ledger is unchanged then.
-pub async fn release_source(
-    from: &StoreSettings,
-    keys: &Keys,
-) -> Result<Option<String>, CopyError> {
-    if !ExclusiveLedger::exists(from).await? {
-        return Err(CopyError::Refused("--from names no ledger; check its path".to_owned()));
-    }
-    let opened = ExclusiveLedger::open(from, keys, Deadlines::default());
-    let mut ledger = Box::pin(opened).await?;
-    // A change waits for all who write, and they wait for it: not on a ledger that gates use.
-    let mut released = None;
-    if ledger.has_source_mark().await? {
-        let taken = ledger.change_meta(async |meta| {
-            let (copied, moved) = (meta.take(BEING_COPIED).await?, meta.take(MOVED).await?);
-            Ok(moved.or(copied))
-        });
-        released = taken.await?;
-    }
-    ledger.close().await;
-    Ok(released.map(|value| destination_in(&value)))
 }

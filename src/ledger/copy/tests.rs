@@ -105,7 +105,7 @@ async fn write_loans(ledger: &Ledger) {
 
 /// Lets gates use the source of a copy again.
 async fn release(store: &TestStore) {
-    assert!(release_source(&store.settings(), &keys()).await.unwrap().is_some());
+    assert!(release_source(&store.settings(), CopiedTo::Lost, &keys()).await.unwrap().is_some());
 }
 
 /// Closes a ledger, and with it the file that shows that its process lives.

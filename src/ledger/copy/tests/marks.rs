@@ -24,7 +24,8 @@ fn wait_for<T>(future: impl Future<Output = T>) -> T {
 async fn moved_source_opens_only_after_its_release() {
     let Some((first, there, back)) = stores().await else { return };
     write_ledger(&first).await;
-    assert_eq!(release_source(&first.settings(), &keys()).await.unwrap(), None);
+    let unnamed = release_source(&first.settings(), CopiedTo::Unnamed, &keys()).await;
+    assert_eq!(unnamed.unwrap(), None);
     for (from, to, name) in
         [(&first, &there, "the database".to_owned()), (&there, &back, "loans.db".to_owned())]
     {
@@ -44,9 +45,15 @@ async fn moved_source_opens_only_after_its_release() {
         let other = to.another().await;
         let sentence = refused(copy_all(from, &other).await);
         assert!(sentence.contains("was moved to "), "{sentence}");
-        let released = release_source(&from.settings(), &keys()).await.unwrap();
+        let unnamed = release_source(&from.settings(), CopiedTo::Unnamed, &keys()).await;
+        assert!(unnamed.unwrap_err().to_string().contains("--to"));
+        let there = to.settings();
+        let to_there = CopiedTo::Store(&there);
+        let released = release_source(&from.settings(), to_there, &keys()).await.unwrap();
         assert!(released.is_some_and(|to| to.contains(&name)));
         try_gate(from).await.unwrap();
+        let given_up = try_gate(to).await;
+        assert!(matches!(given_up, Err(LedgerError::Moved { .. })), "{given_up:?}");
         // Whoever copies again means it.
         copy_all(from, to).await.unwrap();
         try_gate(from).await.unwrap_err();
@@ -95,7 +102,8 @@ async fn nothing_is_pruned_while_a_copy_is_unfinished() {
         // A gate gives the copy up. Until something changes, it can still be continued.
         try_gate(from).await.unwrap();
         assert!(copy_until(from, to, 1).await.is_none());
-        assert!(release_source(&from.settings(), &keys()).await.unwrap().is_some());
+        let unnamed = release_source(&from.settings(), CopiedTo::Unnamed, &keys()).await;
+        assert!(unnamed.unwrap().is_some());
         copy_all(from, to).await.unwrap();
     }
     assert!(prune_ended(&back).await.unwrap().loans > 0);
@@ -230,7 +238,7 @@ async fn emptied_copy_can_be_a_destination_again() {
     write_ledger(&first).await;
     write_ledger(&other).await;
     for from in [&first, &first, &other] {
-        release_source(&from.settings(), &keys()).await.unwrap();
+        release_source(&from.settings(), CopiedTo::Lost, &keys()).await.unwrap();
         copy_all(from, &there).await.unwrap();
         try_gate(&there).await.unwrap();
         there.execute("", "TRUNCATE loans, history, chains, delivered, doubts").await;
@@ -330,7 +338,7 @@ async fn release_of_an_unmarked_ledger_waits_for_no_writer() {
     let writing = database.write(async |connection| {
         let write = sqlx::query("UPDATE chains SET number = number").persistent(false);
         write.execute(connection).await?;
-        Ok(release_source(&there.settings(), &keys()).await)
+        Ok(release_source(&there.settings(), CopiedTo::Unnamed, &keys()).await)
     });
     assert_eq!(writing.await.unwrap().unwrap(), None);
     database.close().await;
@@ -355,6 +363,61 @@ async fn copy_whose_source_was_released_says_so() {
         assert!(sentence.contains("--release-source"), "{sentence}");
         from.execute("DROP TRIGGER release", "DROP TRIGGER release ON meta").await;
         copy_all(from, to).await.unwrap();
+        try_gate(from).await.unwrap_err();
+    }
+}
+
+/// Two ledgers would lend the same loans twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn source_whose_copy_is_used_stays_moved() {
+    let Some((first, there, back)) = stores().await else { return };
+    write_ledger(&first).await;
+    for (from, to, borrower) in [(&first, &there, 77), (&there, &back, 78)] {
+        copy_all(from, to).await.unwrap();
+        let settings = to.settings();
+        let release = async || refused_release(from, &settings).await;
+        let gate = to.open().await;
+        assert!(release().await.contains("a gate has"), "{}", release().await);
+        begun(&gate, borrower).await;
+        close(gate).await;
+        let sentence = release().await;
+        assert!(sentence.contains("newer loans"), "{sentence}");
+        try_gate(from).await.unwrap_err();
+        let other = to.another().await;
+        other.open().await.close().await;
+        let sentence = refused_release(from, &other.settings()).await;
+        assert!(sentence.contains("no copy"), "{sentence}");
+    }
+}
+
+async fn refused_release(from: &TestStore, to: &StoreSettings) -> String {
+    let released = release_source(&from.settings(), CopiedTo::Store(to), &keys()).await;
+    released.unwrap_err().to_string()
+}
+
+/// A gate may use the copy just before it is marked as given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_used_just_before_its_mark_is_not_given_up() {
+    let sqlite = "CREATE TRIGGER use BEFORE INSERT ON meta WHEN NEW.name = 'moved' \
+         BEGIN DELETE FROM history; END";
+    let postgres = "CREATE FUNCTION use() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN DELETE FROM history; RETURN NEW; END $$; \
+         CREATE TRIGGER use BEFORE INSERT ON meta FOR EACH ROW \
+         WHEN (NEW.name = 'moved') EXECUTE FUNCTION use()";
+    for is_file in [false, true] {
+        let Some((first, there, back)) = stores().await else { return };
+        write_ledger(&first).await;
+        if is_file {
+            copy_all(&first, &there).await.unwrap();
+        }
+        let (from, to) = if is_file { (&there, &back) } else { (&first, &there) };
+        copy_all(from, to).await.unwrap();
+        to.execute(sqlite, postgres).await;
+        let sentence = refused_release(from, &to.settings()).await;
+        assert!(sentence.contains("newer loans"), "{sentence}");
+        to.execute("DROP TRIGGER use", "DROP TRIGGER use ON meta").await;
+        let opened = try_gate(to).await;
+        assert!(!matches!(opened, Err(LedgerError::Moved { .. })), "{opened:?}");
         try_gate(from).await.unwrap_err();
     }
 }

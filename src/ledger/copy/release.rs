@@ -1,0 +1,139 @@
+//! `--release-source`: lets gates use a source again. Its complete copy is then a ledger that was
+//! moved back: no gate opens it, so that never two ledgers are used.
+
+use super::exclusive::ExclusiveLedger;
+use super::origin;
+use super::rows::Table;
+use super::source::source_mark;
+use super::{CopyError, Deadlines, Keys};
+use crate::ledger::StoreSettings;
+use crate::ledger::copy_mark::{BEING_COPIED, MOVED, SourceMark, destination_in};
+
+/// Begins the name of the copy in the mark of a destination that was given up.
+const RELEASED: &str = "released ";
+
+/// What is known of the destination of a complete copy.
+#[derive(Clone, Copy, Debug)]
+pub enum CopiedTo<'a> {
+    /// It is there.
+    Store(&'a StoreSettings),
+    /// It does not exist any more, as the operator says.
+    Lost,
+    /// The operator has not named it.
+    Unnamed,
+}
+
+/// Removes the marks that copies have left on a source, so that gates may open it. Returns where it
+/// was or should have been copied to; none if it has no such mark.
+///
+/// # Errors
+/// [`CopyError`]. The source is unchanged then.
+pub async fn release_source(
+    from: &StoreSettings,
+    to: CopiedTo<'_>,
+    keys: &Keys,
+) -> Result<Option<String>, CopyError> {
+    if !ExclusiveLedger::exists(from).await? {
+        return Err(CopyError::Refused("--from names no ledger; check its path".to_owned()));
+    }
+    let opened = ExclusiveLedger::open(from, keys, Deadlines::default());
+    let mut source = Box::pin(opened).await?;
+    // A change waits for all who write, and they wait for it: not on a ledger that gates use.
+    let mut released = None;
+    if source.has_source_mark().await? {
+        if source.find_meta(MOVED).await?.is_some() {
+            Box::pin(give_up(&mut source, from, to, keys)).await?;
+        }
+        let taken = source.change_meta(async |meta| {
+            let (copied, moved) = (meta.take(BEING_COPIED).await?, meta.take(MOVED).await?);
+            Ok(moved.or(copied))
+        });
+        released = taken.await?;
+    }
+    source.close().await;
+    Ok(released.map(|value| destination_in(&value)))
+}
+
+/// Marks the destination as moved, unless a gate has used it.
+async fn give_up(
+    source: &mut ExclusiveLedger,
+    from: &StoreSettings,
+    to: CopiedTo<'_>,
+    keys: &Keys,
+) -> Result<(), CopyError> {
+    let to = match to {
+        CopiedTo::Lost => return Ok(()),
+        CopiedTo::Store(to) => to,
+        CopiedTo::Unnamed => {
+            return refuse(
+                "the copy of this ledger is complete, so gates may have used it; name it with \
+                 --to, or write --destination-is-lost if it does not exist any more",
+            );
+        }
+    };
+    if !ExclusiveLedger::exists(to).await? {
+        return refuse("--to names no ledger; check it, or write --destination-is-lost");
+    }
+    let opened = ExclusiveLedger::open(to, keys, Deadlines::default());
+    let mut destination = Box::pin(opened).await?;
+    // No gate opens a half copied one.
+    if destination.mark().await?.is_none() {
+        require_unused(source, &mut destination, keys).await?;
+        let mut mark = source_mark("", from);
+        mark.copy = format!("{RELEASED}{}", mark.to);
+        let mark = mark.to_bytes();
+        destination
+            .change_meta(async |meta| {
+                meta.take(MOVED).await?;
+                meta.insert(MOVED, &mark).await
+            })
+            .await?;
+        // A gate may have opened it between the check and the mark. None writes to it any more.
+        if let Err(used) = require_unused(source, &mut destination, keys).await {
+            destination.change_meta(async |meta| meta.remove(MOVED, &mark).await).await?;
+            return Err(used);
+        }
+    }
+    destination.close().await;
+    Ok(())
+}
+
+/// Refuses a destination that is no copy of the source, or that a gate uses or has used.
+async fn require_unused(
+    source: &mut ExclusiveLedger,
+    destination: &mut ExclusiveLedger,
+    keys: &Keys,
+) -> Result<(), CopyError> {
+    if !destination.is_alone(|_| {}).await? {
+        return refuse("a gate has the ledger of --to open; stop all gates, and copy it back");
+    }
+    let head = source.extent().await?.head;
+    let origins = origin::read_origins(&destination.origins().await?, &keys.audit)?;
+    let Some(origin) = origins.into_iter().rfind(|origin| origin.is_of(&head)) else {
+        return refuse("the ledger of --to is no copy of this one; name the one that is");
+    };
+    let counts =
+        (destination.count(Table::Loans).await?, destination.count_copied(Table::Steps).await?);
+    if counts != (origin.loans, origin.steps) {
+        return refuse(
+            "gates have used the ledger of --to, which has newer loans; keep it, or copy it to a \
+             new file or an empty database",
+        );
+    }
+    Ok(())
+}
+
+/// Lets gates use a destination again that was given up, since the source is moved to it again.
+pub(super) async fn take_up(destination: &mut ExclusiveLedger) -> Result<(), CopyError> {
+    if let Some(value) = destination.find_meta(MOVED).await?
+        && serde_json::from_slice(&value)
+            .is_ok_and(|SourceMark { copy, .. }| copy.starts_with(RELEASED))
+    {
+        destination.change_meta(async |meta| meta.remove(MOVED, &value).await).await?;
+    }
+    Ok(())
+}
+
+fn refuse<T>(sentence: &str) -> Result<T, CopyError> {
+    Err(CopyError::Refused(sentence.to_owned()))
+}
