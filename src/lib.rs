@@ -36,7 +36,7 @@
 //! | `delivery` | `origin`, `metering`, `gate` (the permit), `catalog` (files) |
 //! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads), `supervise` |
 //! | `admin` | `ledger` (reads), `gate` (ends loans), `circulation` (balances) |
-//! | `admin` | `reader` (mints links), `catalog`, `supervise` |
+//! | `admin` | `reader` (mints links), `catalog`, `server` (explanations), `supervise` |
 //! | `sandbox`, `samples` | |
 //! | `config` | `admin`, `catalog`, `circulation`, `delivery`, `gate`, `ledger` (their Settings) |
 //! | `config` | `lending`, `metering`, `origin`, `reader`, `server` (their Settings) |

@@ -73,12 +73,8 @@ pub(super) async fn mint(
     // serde's message names a field or a position, and repeats no string value.
     let request: LinkRequest = serde_json::from_slice(&body)
         .map_err(|error| AdminProblem::malformed(format!("The body cannot be read: {error}.")))?;
-    let library: LibraryId = request.library.parse().map_err(|_| {
-        AdminProblem::malformed("library is not an ISIL. Write one like NO-0301000.")
-    })?;
-    if !(1..=MAX_BORROWER).contains(&request.borrower.len()) {
-        return Err(AdminProblem::malformed("borrower must have 1 to 256 bytes."));
-    }
+    let library = library_of(&request.library)?;
+    check_borrower(&request.borrower)?;
     let (scope, below) = scope(&app, request.isbn.as_deref(), request.prefix.as_deref())?;
     let ttl = request.ttl.as_deref().map_or(Ok(DEFAULT_TTL), humantime::parse_duration);
     let readers = &app.parts.readers;
@@ -94,6 +90,20 @@ pub(super) async fn mint(
     ))?;
     let url = format!("{}/~{token}{below}", app.parts.public_base);
     Ok((StatusCode::CREATED, Json(MintedLink { url, query: format!("token={token}"), expires })))
+}
+
+/// Parses the ISIL of a library.
+pub(super) fn library_of(text: &str) -> Result<LibraryId, AdminProblem> {
+    text.parse()
+        .map_err(|_| AdminProblem::malformed("library is not an ISIL. Write one like NO-0301000."))
+}
+
+/// Checks the length of a borrower's own id.
+pub(super) fn check_borrower(borrower: &str) -> Result<(), AdminProblem> {
+    match borrower.len() {
+        1..=MAX_BORROWER => Ok(()),
+        _ => Err(AdminProblem::malformed("borrower must have 1 to 256 bytes.")),
+    }
 }
 
 /// Returns the scope of the link, and the path below which its files are.

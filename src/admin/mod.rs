@@ -1,5 +1,5 @@
-//! Admin listener for operators and support staff: health, readiness, metrics, loans, links and
-//! balances.
+//! Admin listener for operators and support staff: health, readiness, metrics, loans, links,
+//! explanations and balances.
 //!
 //! `app` starts it on its own listener and on the slow runtime, so that it never
 //! competes with readers. It reads the ledger, ends loans through the gate, and runs balances
@@ -12,6 +12,7 @@ mod balance;
 mod client_addresses;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod ends;
+mod explain;
 mod hosts;
 mod links;
 mod listen;
@@ -50,6 +51,7 @@ use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::reader::Readers;
+use crate::server::Explainer;
 use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Task};
 use auth::WrongTokenLog;
@@ -92,6 +94,8 @@ pub(crate) struct Parts {
     pub readers: Arc<Readers>,
     /// The public base URL of links, without a trailing slash.
     pub public_base: String,
+    /// Explains what requests would get.
+    pub explainer: Explainer,
     /// The catalog, which finds a title's files.
     pub catalog: Arc<Catalog>,
     /// The clock of this process.
@@ -235,6 +239,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/loans", get(loans::list))
         .route("/api/v1/loans/{id}", get(loans::one).delete(ends::end))
         .route("/api/v1/links", post(links::mint))
+        .route("/api/v1/explain", post(explain::explain))
         .route("/api/v1/balance", get(balance::last).post(balance::balance))
         .route("/openapi.json", get(openapi::describe))
         .fallback(async || AdminProblem::NOT_FOUND)

@@ -8,7 +8,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi as Description, SecurityRequirement};
 
-use super::{App, balance, ends, links, loans};
+use super::{App, balance, ends, explain, links, loans};
 use crate::problem::Document;
 
 #[derive(OpenApi)]
@@ -21,7 +21,15 @@ use crate::problem::Document;
         ),
         (name = "support", description = "On the admin listener, with the admin token."),
     ),
-    paths(loans::list, loans::one, ends::end, links::mint, balance::balance, balance::last),
+    paths(
+        loans::list,
+        loans::one,
+        ends::end,
+        links::mint,
+        explain::explain,
+        balance::balance,
+        balance::last
+    ),
     components(schemas(Document<'static>))
 )]
 struct Support;

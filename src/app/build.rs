@@ -20,7 +20,7 @@ use crate::lending::Bokbasen;
 use crate::metering::Meter;
 use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
-use crate::server::{self, Certificates, SecurityHeaders, Services};
+use crate::server::{self, Certificates, Explainer, SecurityHeaders, Services};
 
 /// The connected parts of a gate, without its listeners. Nothing runs yet.
 pub(super) struct ConnectedParts {
@@ -102,9 +102,12 @@ impl ConnectedParts {
     pub(super) fn for_admin(
         &self,
         public: SocketAddr,
+        services: Arc<Services>,
         stopping: &CancellationToken,
-    ) -> admin::Parts {
-        admin::Parts {
+    ) -> Result<admin::Parts, StartError> {
+        let name = self.certificates.name().filter(|name| !name.starts_with('*'));
+        let explainer = Explainer::new(services, self.delivery.for_worker()?, name);
+        Ok(admin::Parts {
             ledger: self.ledger.for_support(),
             metrics: self.handles.metrics.clone(),
             buffers: self.buffers.clone(),
@@ -113,11 +116,12 @@ impl ConnectedParts {
             circulation: self.circulation.clone(),
             readers: self.readers.clone(),
             public_base: public_base(&self.certificates, public),
+            explainer,
             catalog: self.catalog.clone(),
             clock: self.handles.clock.clone(),
             readers_api: server::Api::openapi(),
             tls: self.certificates.config(),
-        }
+        })
     }
 }
 

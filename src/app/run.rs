@@ -23,7 +23,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::metering::Flusher;
 use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
-use crate::server;
+use crate::server::{self, Services};
 use crate::telemetry::Metrics;
 
 /// How long `circulation` may take to stop, because it waits for begins in flight, and how long the
@@ -58,11 +58,12 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartErr
     descriptors::fit_limits(&mut config);
     let handles = ProcessHandles { clock, metrics: Metrics::new()?, slow: Handle::current() };
     let parts = ConnectedParts::build(&config, handles).await?;
-    let server = start_server(&config, &parts)?;
+    let services = Arc::new(parts.services(&config.server));
+    let server = start_server(&config, &parts, services.clone())?;
     let stopping = CancellationToken::new();
     background::start(&parts, &stopping);
     let reloadable = ReloadableParts::of(&parts);
-    let for_admin = parts.for_admin(server.address, &stopping);
+    let for_admin = parts.for_admin(server.address, services, &stopping)?;
     let ConnectedParts { handles, readers, meter, ledger, circulation, .. } = parts;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
     let admin = Admin::start(&config.admin, for_admin).await?;
@@ -82,10 +83,13 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartErr
 }
 
 /// Starts the public listener with one worker for each core.
-fn start_server(config: &Config, parts: &ConnectedParts) -> Result<server::Running, StartError> {
+fn start_server(
+    config: &Config,
+    parts: &ConnectedParts,
+    services: Arc<Services>,
+) -> Result<server::Running, StartError> {
     let count = std::thread::available_parallelism().map_or(1, NonZero::get);
     let workers = (0..count).map(|_| parts.delivery.for_worker()).collect::<Result<Vec<_>, _>>()?;
-    let services = Arc::new(parts.services(&config.server));
     Ok(server::start(&config.server, services, parts.certificates.clone(), workers)?)
 }
 

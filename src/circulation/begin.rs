@@ -11,7 +11,7 @@ use super::wait::OutcomeWait;
 use super::{Circulation, DEFAULT_RETRY_AFTER, LoanOutcome, drive, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{Cause, Intended, LedgerError};
-use crate::loan::{Loan, LoanKey, LoanState};
+use crate::loan::{Loan, LoanId, LoanKey, LoanState};
 
 /// Reader, title and credential of a request for a loan.
 #[derive(Clone, Copy, Debug)]
@@ -22,24 +22,59 @@ pub struct LoanRequest {
     pub issued: Option<Timestamp>,
 }
 
+/// What the newest loan of a reader and a title means.
+enum Newest {
+    Known(LoanOutcome),
+    /// Its begin is not decided.
+    Undecided(Box<Loan>),
+    /// It is due, and the expiry task has not ended it yet.
+    Due(LoanId),
+}
+
 impl Circulation {
     /// Looks up the loan of this reader and title. When this returns, the ledger has been read; an
     /// undecided loan still has to be awaited.
     pub async fn look_up(&self, key: &LoanKey) -> OutcomeWait {
-        self.read_newest(key).await.unwrap_or_else(|error| {
+        match self.read_newest(key).await {
+            Newest::Known(outcome) => outcome.into(),
+            Newest::Undecided(loan) => OutcomeWait::undecided(self, *loan),
+            Newest::Due(loan) => {
+                self.expire_now(loan);
+                self.ended_now().into()
+            }
+        }
+    }
+
+    /// As [`Circulation::look_up`], but changes nothing and waits for no decision. Returns none if
+    /// the loan is undecided.
+    pub async fn peek(&self, key: &LoanKey) -> Option<LoanOutcome> {
+        match self.read_newest(key).await {
+            Newest::Known(outcome) => Some(outcome),
+            Newest::Undecided(_) => None,
+            Newest::Due(_) => Some(self.ended_now()),
+        }
+    }
+
+    /// The outcome of a loan that is due.
+    fn ended_now(&self) -> LoanOutcome {
+        LoanOutcome::Ended { at: self.inner.clock.now(), settled: false }
+    }
+
+    async fn read_newest(&self, key: &LoanKey) -> Newest {
+        self.try_read_newest(key).await.unwrap_or_else(|error| {
             log_ledger_failure("looking up a loan", &error);
-            LoanOutcome::Undetermined.into()
+            Newest::Known(LoanOutcome::Undetermined)
         })
     }
 
-    async fn read_newest(&self, key: &LoanKey) -> Result<OutcomeWait, LedgerError> {
+    async fn try_read_newest(&self, key: &LoanKey) -> Result<Newest, LedgerError> {
         let Some(loan) = self.inner.ledger.newest(key).await? else {
-            return Ok(LoanOutcome::NoLoan.into());
+            return Ok(Newest::Known(LoanOutcome::NoLoan));
         };
         let now = self.inner.clock.lending_now();
         let outcome = match loan.state {
             LoanState::Intended | LoanState::Pending | LoanState::Unknown => {
-                return Ok(OutcomeWait::undecided(self, loan));
+                return Ok(Newest::Undecided(Box::new(loan)));
             }
             LoanState::Accepted => match loan.open_until() {
                 Some(until) if until > now => LoanOutcome::Open { loan: loan.id, until },
@@ -49,10 +84,7 @@ impl Circulation {
                 }
                 Some(_) if !self.inner.ledger.clocks_agree() => LoanOutcome::Undetermined,
                 // It is due, and the expiry task has not ended it yet.
-                Some(_) | None => {
-                    self.expire_now(loan.id);
-                    LoanOutcome::Ended { at: self.inner.clock.now(), settled: false }
-                }
+                Some(_) | None => return Ok(Newest::Due(loan.id)),
             },
             LoanState::Ending => {
                 let at = self.ended_at(key, loan.ended.unwrap_or(now));
@@ -66,7 +98,16 @@ impl Circulation {
                 },
             },
         };
-        Ok(outcome.into())
+        Ok(Newest::Known(outcome))
+    }
+
+    /// Returns why no loan can be begun now, whoever asks for it.
+    pub fn obstacle(&self) -> Option<LoanOutcome> {
+        if let Some(retry_after) = self.inner.lending.closed_for() {
+            return Some(LoanOutcome::Unavailable { retry_after });
+        }
+        let is_held = self.inner.ledger.lease().is_held();
+        (!is_held || !self.inner.ledger.clocks_agree()).then_some(LoanOutcome::Undetermined)
     }
 
     /// Begins a loan, or finds the live one. When this returns, the begin is sent and answered; its
@@ -76,8 +117,8 @@ impl Circulation {
     pub async fn begin(&self, loan_request: &LoanRequest, by: &'static str) -> OutcomeWait {
         // Checked first, so that an outage does not fill the ledger with intents that are never
         // sent.
-        if let Some(retry_after) = self.inner.lending.closed_for() {
-            return LoanOutcome::Unavailable { retry_after }.into();
+        if let Some(obstacle) = self.obstacle() {
+            return obstacle.into();
         }
         let (circulation, loan_request) = (self.clone(), *loan_request);
         let begun = self.spawn(async move {

@@ -7,6 +7,7 @@
 mod admin_client;
 mod check;
 mod demo;
+mod explain;
 mod init;
 mod ledger;
 mod ledger_contract;
@@ -66,6 +67,8 @@ enum Command {
     /// Show and end the loans of a running gate.
     #[command(subcommand)]
     Loans(loans::Command),
+    /// Say what a request for a file would get from a running gate, and why; begin no loan.
+    Explain(explain::Args),
 }
 
 /// The sentences that explain why a command failed.
@@ -126,6 +129,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Ledger(command) => block_on(ledger::run(command)),
         Command::Audit(command) => block_on(ledger::audit(command)),
         Command::Loans(command) => block_on(loans::run(command)),
+        Command::Explain(args) => block_on(explain::run(args)),
     }
 }
 

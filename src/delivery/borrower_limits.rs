@@ -104,6 +104,13 @@ impl BorrowerLimits {
         Ok(Some(StreamAllowance { _counted: counted, bucket, burst, debt: 0, waiting: None }))
     }
 
+    /// Returns whether [`BorrowerLimits::take`] would refuse one more stream, and counts none.
+    pub(super) fn would_refuse(&self, key: &LoanKey) -> Option<Problem> {
+        let borrowers = self.borrowers();
+        let running = borrowers.get(&(key.library, key.borrower)).map_or(0, |some| some.count);
+        (self.0.streams > 0 && running >= self.0.streams).then_some(TOO_MANY_STREAMS)
+    }
+
     fn borrowers(&self) -> MutexGuard<'_, HashMap<BorrowerKey, RunningStreams>> {
         lock(&self.0.borrowers)
     }

@@ -5,6 +5,7 @@
 //!
 //! - `plan` decides what to answer, without I/O; `range` parses Range, and `conditions` judges
 //!   preconditions.
+//! - `preview` says what `plan` decides for a request that is only explained.
 //! - `transfer` performs the plan and builds the response; `origin_fetch` queries the origin, and
 //!   `fields` is the allow-list for header fields.
 //! - `body` never ends a short body without an error, and `resume` resumes a broken one.
@@ -26,6 +27,7 @@ mod multipart;
 mod origin_fetch;
 mod outgoing;
 mod plan;
+mod preview;
 mod range;
 mod resume;
 mod stall_monitor;
@@ -54,6 +56,7 @@ use fields::Kind;
 pub(crate) use file_body::Suspended;
 use origin_fetch::{MetadataCache, OriginFile};
 use plan::Planner;
+pub(crate) use preview::Foreseen;
 use stall_monitor::StallMonitor;
 use transfer::{Destination, Transfer};
 

@@ -13,6 +13,7 @@ mod end;
 mod flight;
 mod multi_title;
 mod permit;
+mod preview;
 mod rules;
 mod shared_task;
 mod title_status;
@@ -35,6 +36,8 @@ use access::Denied;
 use cache::{Decision, Decisions};
 use flight::{Flights, Stage};
 pub use permit::Permit;
+pub use preview::{Preview, Previewed};
+use rules::Judged;
 
 /// The settings in `[gate]`.
 #[derive(Clone, Debug)]
@@ -192,14 +195,10 @@ impl Gate {
     async fn run_flights(&self, request: &Request<'_>) -> (Result<LoanOutcome, Problem>, Via) {
         let loan_request = LoanRequest { key: request.key, issued: request.issued };
         let found = self.flights.join(loan_request, Stage::LookUp).await.map_err(Problem::from);
-        let last_end = match found {
-            Ok(LoanOutcome::NoLoan) => None,
-            Ok(LoanOutcome::Ended { at, settled: true }) => Some(at),
-            _ => return (found, Via::Ledger),
-        };
-        match rules::may_begin(request, last_end) {
-            Ok(()) => (self.begin_flight(loan_request).await, Via::Registered),
-            Err(problem) => (Err(problem), Via::Ledger),
+        match found.map(|outcome| rules::judge(request, outcome)) {
+            Ok(Judged::MayBegin) => (self.begin_flight(loan_request).await, Via::Registered),
+            Ok(Judged::MayNot(problem)) | Err(problem) => (Err(problem), Via::Ledger),
+            Ok(Judged::Decided(outcome)) => (Ok(outcome), Via::Ledger),
         }
     }
 

@@ -19,13 +19,49 @@ use crate::telemetry::Via;
 
 /// Results of the lookups if no loan opens the file.
 #[derive(Debug, Default)]
-struct Found {
+pub(super) struct Found {
     /// The ledger could not be read for one title: its loan may be live.
     undetermined: bool,
     /// Too many flights were running to look up one title: its loan may be live.
     overloaded: bool,
     /// A loan has ended, and the credential is too old to begin another.
     ended: bool,
+}
+
+impl Found {
+    /// Notes a loan of one title that does not open the file.
+    pub(super) fn note(&mut self, request: &Request<'_>, outcome: &LoanOutcome) {
+        match outcome {
+            LoanOutcome::Ended { at, .. } => self.ended |= rules::is_old(request.issued, *at),
+            LoanOutcome::Undetermined => self.undetermined = true,
+            LoanOutcome::Open { .. }
+            | LoanOutcome::Refused { .. }
+            | LoanOutcome::NoLoan
+            | LoanOutcome::Withdrawn
+            | LoanOutcome::Unavailable { .. }
+            | LoanOutcome::Braked { .. } => {}
+        }
+    }
+
+    /// Notes why an open loan of one title gave no permit.
+    pub(super) fn note_problem(&mut self, problem: &Problem) {
+        self.undetermined |= *problem == Problem::LedgerUnavailable;
+        self.ended |= *problem == Problem::LoanEnded;
+    }
+
+    /// Returns why no loan may be begun; none if the first title decides. `first` is the problem
+    /// that the cache has for it.
+    pub(super) fn problem(&self, first: Option<Problem>) -> Option<(Problem, Via)> {
+        match first {
+            _ if self.overloaded => Some((Problem::Overloaded, Via::None)),
+            _ if self.undetermined => Some((Problem::LedgerUnavailable, Via::Ledger)),
+            Some(problem) => Some((problem, Via::Cache)),
+            // After returning one of its titles, a reader needs a newer credential, as for a single
+            // title. Otherwise an app that continues automatically would spend a licence of another
+            // title.
+            None => self.ended.then_some((Problem::LoanEnded, Via::Ledger)),
+        }
+    }
 }
 
 impl Gate {
@@ -44,7 +80,7 @@ impl Gate {
                 Some(Ok(permit)) => {
                     return Answer { permit: Ok(permit), isbn: *isbn, via: Via::Cache };
                 }
-                Some(Err(problem)) => found.ended |= problem == Problem::LoanEnded,
+                Some(Err(problem)) => found.note_problem(&problem),
                 None => unknown.push(key),
             }
         }
@@ -55,19 +91,13 @@ impl Gate {
         let lookups = self.look_up_all(request, &unknown, &mut found, until);
         let answer = tokio::time::timeout_at(until, lookups).await;
         let closed = |problem, via| Answer { permit: Err(problem), isbn: request.key.isbn, via };
-        match (answer, first) {
-            (Ok(Some(answer)), _) => answer,
-            (Err(_), _) => {
-                closed(Problem::LoanPending { retry_after: PENDING_RETRY_AFTER }, Via::None)
-            }
-            (Ok(None), _) if found.overloaded => closed(Problem::Overloaded, Via::None),
-            (Ok(None), _) if found.undetermined => closed(Problem::LedgerUnavailable, Via::Ledger),
-            (Ok(None), Some(problem)) => closed(problem, Via::Cache),
-            // After returning one of its titles, a reader needs a newer credential, as for a single
-            // title. Otherwise an app that continues automatically would spend a licence of another
-            // title.
-            (Ok(None), None) if found.ended => closed(Problem::LoanEnded, Via::Ledger),
-            (Ok(None), None) => self.decide_by_flight(request, until).await,
+        match answer {
+            Ok(Some(answer)) => answer,
+            Err(_) => closed(Problem::LoanPending { retry_after: PENDING_RETRY_AFTER }, Via::None),
+            Ok(None) => match found.problem(first) {
+                Some((problem, via)) => closed(problem, via),
+                None => self.decide_by_flight(request, until).await,
+            },
         }
     }
 
@@ -98,23 +128,10 @@ impl Gate {
                                 via: Via::Ledger,
                             });
                         }
-                        Err(problem) => {
-                            found.undetermined |= problem == Problem::LedgerUnavailable;
-                            found.ended |= problem == Problem::LoanEnded;
-                        }
+                        Err(problem) => found.note_problem(&problem),
                     }
                 }
-                Ok(LoanOutcome::Ended { at, .. }) => {
-                    found.ended |= rules::is_old(request.issued, at)
-                }
-                Ok(LoanOutcome::Undetermined) => found.undetermined = true,
-                Ok(
-                    LoanOutcome::Refused { .. }
-                    | LoanOutcome::NoLoan
-                    | LoanOutcome::Withdrawn
-                    | LoanOutcome::Unavailable { .. }
-                    | LoanOutcome::Braked { .. },
-                ) => {}
+                Ok(outcome) => found.note(request, &outcome),
                 Err(Overloaded) => found.overloaded = true,
             }
         }

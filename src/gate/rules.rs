@@ -7,6 +7,7 @@
 use jiff::Timestamp;
 
 use super::Request;
+use crate::circulation::LoanOutcome;
 use crate::problem::Problem;
 
 /// Refusal reason on a route where only an explicit request begins loans.
@@ -18,6 +19,26 @@ const CONTINUES: &str = "continues-download";
 /// counts as old.
 pub(super) fn is_old(issued: Option<Timestamp>, ended: Timestamp) -> bool {
     issued.is_none_or(|issued| issued <= ended)
+}
+
+/// What follows from the newest loan of a request's reader and title.
+pub(super) enum Judged {
+    /// There is no loan, and this request may begin one.
+    MayBegin,
+    /// There is no loan, and this request may not begin one.
+    MayNot(Problem),
+    /// The loan decides.
+    Decided(LoanOutcome),
+}
+
+/// Judges a request by the newest loan of its reader and title.
+pub(super) fn judge(request: &Request<'_>, newest: LoanOutcome) -> Judged {
+    let last_end = match newest {
+        LoanOutcome::NoLoan => None,
+        LoanOutcome::Ended { at, settled: true } => Some(at),
+        decided => return Judged::Decided(decided),
+    };
+    may_begin(request, last_end).map_or_else(Judged::MayNot, |()| Judged::MayBegin)
 }
 
 /// Checks whether this request may begin a loan. `last_end` is the last end of a loan of this

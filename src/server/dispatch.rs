@@ -86,17 +86,20 @@ impl Context<'_> {
             }
         }
     }
+}
 
-    /// Authenticates the request for a file. Also returns whether its link has expired, and is in
-    /// the grace that only the continuation of a download has.
-    fn authenticate(&self, token: Option<&str>) -> Result<(Arc<Reader>, bool), Problem> {
-        let (headers, query) = (&self.request.headers, self.request.uri.query());
-        let readers = &self.services.readers;
-        if download_continuation::proves_partial_download(&self.request.method, headers) {
-            return readers.authenticate_with_grace(headers, query, token);
-        }
-        Ok((readers.authenticate(headers, query, token)?, false))
+/// Authenticates the request for a file. Also returns whether its link has expired, and is in the
+/// grace that only the continuation of a download has.
+pub(super) fn authenticate(
+    readers: &Readers,
+    request: &Parts,
+    token: Option<&str>,
+) -> Result<(Arc<Reader>, bool), Problem> {
+    let (headers, query) = (&request.headers, request.uri.query());
+    if download_continuation::proves_partial_download(&request.method, headers) {
+        return readers.authenticate_with_grace(headers, query, token);
     }
+    Ok((readers.authenticate(headers, query, token)?, false))
 }
 
 async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Response<Body>, Problem> {
@@ -121,7 +124,8 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
         }
         Target::Loanable { titles, file, explicit } => {
             context.log.route(services.catalog.route_name(file.route)).isbn(titles.first());
-            let (reader, is_expired) = context.authenticate(token.as_deref())?;
+            let (reader, is_expired) =
+                authenticate(&context.services.readers, request, token.as_deref())?;
             context.connection.connection.note_credentials();
             let continues = download_continuation::continues(&request.headers);
             let loan_request = gate_request(&reader, &titles, &path, explicit, continues)
@@ -132,13 +136,20 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
             match (admission.permit, otherwise) {
                 (Ok(permit), None) => Pass::Loan(permit, file),
                 (Ok(permit), Some(otherwise)) => Pass::Continuation { permit, file, otherwise },
-                // A new link helps. Only the end of the loan is final, and the reader learns of it.
-                (Err(Problem::LoanRefused { .. }), Some(otherwise)) => return Err(otherwise),
-                (Err(problem), _) => return Err(problem),
+                (Err(problem), otherwise) => return Err(refusal(problem, otherwise)),
             }
         }
     };
     deliver(context, pass).await
+}
+
+/// Returns the problem for a reader without a permit. `otherwise` is that of an expired link.
+pub(super) fn refusal(problem: Problem, otherwise: Option<Problem>) -> Problem {
+    match (problem, otherwise) {
+        // A new link helps. Only the end of the loan is final, and the reader learns of it.
+        (Problem::LoanRefused { .. }, Some(otherwise)) => otherwise,
+        (problem, _) => problem,
+    }
 }
 
 async fn deliver(context: &Context<'_>, pass: Pass) -> Result<Response<Body>, Problem> {
@@ -176,7 +187,7 @@ fn write_line(mut log: RequestLine, delivered: &Delivered) {
 
 /// Returns the request to the gate for a file of these titles, or none if the credential opens none
 /// of them.
-fn gate_request<'a>(
+pub(super) fn gate_request<'a>(
     reader: &Reader,
     titles: &'a Titles,
     path: &RequestPath,
@@ -199,7 +210,7 @@ fn gate_request<'a>(
 }
 
 /// Accepts a GET or a HEAD without a body.
-fn check_shape(request: &Parts, has_body: bool) -> Result<(), Problem> {
+pub(super) fn check_shape(request: &Parts, has_body: bool) -> Result<(), Problem> {
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(Problem::MethodNotAllowed(FILE_METHODS));
     }
@@ -215,7 +226,7 @@ fn check_shape(request: &Parts, has_body: bool) -> Result<(), Problem> {
 
 /// RFC 9110 §7.4: a request for another authority than the connection was made for is misdirected,
 /// and one that names two is malformed (RFC 9112 §3.2, RFC 9113 §8.3.1).
-fn check_authority(request: &Parts, server_name: Option<&str>) -> Result<(), Problem> {
+pub(super) fn check_authority(request: &Parts, server_name: Option<&str>) -> Result<(), Problem> {
     const NO_HOST: Problem = Problem::RequestMalformed(
         "The request names no host, or more than one. Send one field Host.",
     );
@@ -242,7 +253,7 @@ fn check_authority(request: &Parts, server_name: Option<&str>) -> Result<(), Pro
 }
 
 /// An authority without its port.
-fn host_of(authority: &str) -> &str {
+pub(super) fn host_of(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => authority,

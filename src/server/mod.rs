@@ -17,6 +17,7 @@ mod date;
 mod deadlines;
 mod dispatch;
 mod download_continuation;
+mod explain;
 mod frame_budget;
 mod http1;
 mod http2;
@@ -56,6 +57,7 @@ use crate::telemetry::{Metrics, Task};
 
 pub(crate) use certificate_file::TlsError;
 pub(crate) use cors::{AllowedOrigin, Cors};
+pub(crate) use explain::{Asking, Explainer, Explanation, NotExplained, Question};
 pub(crate) use limits::{Limits, raise_descriptor_limit};
 use open_connections::OpenConnections;
 use placement::Workers;

@@ -38,6 +38,7 @@ mod documents;
 mod download_clients;
 mod drain;
 mod examples;
+mod explain;
 mod full_disk;
 mod hls;
 mod i1_no_byte;

@@ -167,6 +167,12 @@ async fn every_operation_answers_as_described() {
         .await;
     let nowhere = format!("/api/v1/loans/{}", uuid::Uuid::now_v7());
     let link_request = json!({ "library": LIBRARY, "borrower": "kari", "isbn": BOOK });
+    let explain_request = json!({
+        "library": LIBRARY,
+        "borrower": "anne",
+        "path": format!("/files/{BOOK}/book.epub"),
+        "headers": ["Range: bytes=0-1"],
+    });
     let calls: Vec<Call> = vec![
         ("GET", "/loans".into(), None, 200),
         ("GET", loan.clone(), None, 404),
@@ -192,6 +198,9 @@ async fn every_operation_answers_as_described() {
         ("POST", "/api/v1/links".into(), Some(link_request), 201),
         ("POST", "/api/v1/links".into(), Some(json!({ "library": LIBRARY })), 400),
         ("POST", "/api/v1/links".into(), Some(json!("kari")), 400),
+        ("POST", "/api/v1/explain".into(), Some(explain_request), 200),
+        ("POST", "/api/v1/explain".into(), Some(json!({ "path": "/nowhere" })), 200),
+        ("POST", "/api/v1/explain".into(), Some(json!({ "path": "/loans" })), 400),
         ("GET", "/api/v1/balance".into(), None, 404),
         ("POST", "/api/v1/balance".into(), None, 200),
         ("GET", "/api/v1/balance".into(), None, 200),
@@ -267,7 +276,7 @@ async fn every_operation_answers_as_described() {
     }
     assert_eq!(described.seen, all, "an operation was not called");
     // Everything that the documentation names is described.
-    assert_eq!(all.len(), 12);
+    assert_eq!(all.len(), 13);
     scene.end().await;
 }
 

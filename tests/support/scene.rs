@@ -338,6 +338,14 @@ impl Scene {
         client.get(format!("{}{path}", self.admin)).bearer_auth(token).send().await.unwrap()
     }
 
+    /// Sends an authorized POST with a JSON body to the admin listener.
+    pub(crate) async fn admin_post(&self, path: &str, body: &Value) -> reqwest::Response {
+        let token = std::fs::read_to_string(self.dir.path().join("certs/admin.token")).unwrap();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = client.post(format!("{}{path}", self.admin)).bearer_auth(token);
+        request.json(body).send().await.unwrap()
+    }
+
     /// Returns every loan in the ledger, page by page from the admin API.
     pub(crate) async fn ledger(&self) -> Vec<Value> {
         let mut loans = Vec::new();

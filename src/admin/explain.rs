@@ -1,0 +1,124 @@
+//! Explanations of requests: `POST /api/v1/explain`.
+//!
+//! The borrower's own id becomes a pseudonym at once; no response and no log contains it, nor the
+//! credential of a request.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use jiff::Timestamp;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::App;
+use super::links::{check_borrower, library_of};
+use super::problems::AdminProblem;
+use crate::problem;
+use crate::server::{Asking, Explanation, NotExplained, Question};
+
+/// The most header fields of a request.
+const MAX_FIELDS: usize = 100;
+
+/// A request to explain. It has no `Debug`, since it contains a borrower's own id or a credential.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ExplainRequest)]
+pub(super) struct ExplainRequest {
+    /// The path of the file, and a query if there is one. It may have a link's token.
+    #[schema(example = "/files/9788299999014/book.epub")]
+    path: String,
+    /// The ISIL of the borrower's library; with `borrower`.
+    #[schema(example = "NO-0301000")]
+    library: Option<String>,
+    /// The borrower's own id, which becomes a pseudonym at once. Without it, the credential in the
+    /// path or in `headers` says who asks.
+    #[schema(min_length = 1, max_length = 256)]
+    borrower: Option<String>,
+    /// When the borrower's credential was issued; the default is now.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    issued: Option<Timestamp>,
+    /// The method; the default is GET.
+    #[schema(example = "GET")]
+    method: Option<String>,
+    /// Header fields of the request.
+    #[serde(default)]
+    #[schema(example = json!(["Range: bytes=0-"]))]
+    headers: Vec<String>,
+}
+
+/// Explains what a request for a file would get, and why. Begins nothing, and sends Bokbasen
+/// nothing.
+#[utoipa::path(post, path = "/api/v1/explain", tag = "support", request_body = ExplainRequest,
+    responses(
+    (status = 200, description = "What the request would get", body = Explanation),
+    (status = 400, response = inline(problem::Refused)),
+    (status = 401, response = inline(problem::Refused)),
+))]
+pub(super) async fn explain(
+    State(app): State<Arc<App>>,
+    body: Bytes,
+) -> Result<Json<Explanation>, AdminProblem> {
+    // serde's message names a field or a position, and repeats no string value.
+    let request: ExplainRequest = serde_json::from_slice(&body)
+        .map_err(|error| AdminProblem::malformed(format!("The body cannot be read: {error}.")))?;
+    let question = question(&app, request)?;
+    let explained = app.parts.explainer.explain(question).await;
+    explained.map(Json).map_err(|error| match error {
+        NotExplained::NoRequest => AdminProblem::malformed(
+            "The method and the path make no request. Write a path that begins with a slash.",
+        ),
+        NotExplained::LoansApi => AdminProblem::malformed(
+            "Only requests for files are explained, and this is one for the readers' API of \
+             loans. Write the path of a file.",
+        ),
+    })
+}
+
+fn question(app: &App, request: ExplainRequest) -> Result<Question, AdminProblem> {
+    let ExplainRequest { path: target, library, borrower, issued, method, headers } = request;
+    let reader = match (library, borrower) {
+        (Some(library), Some(borrower)) => {
+            let library = library_of(&library)?;
+            check_borrower(&borrower)?;
+            let borrower = app.parts.readers.pseudonym(library, &borrower);
+            let issued = issued.unwrap_or_else(|| app.parts.clock.now());
+            Asking::Borrower(library, borrower, issued)
+        }
+        (None, None) if issued.is_none() => Asking::Credential,
+        _ => {
+            return Err(AdminProblem::malformed(
+                "library and borrower belong together, and issued to them. Write both, or none \
+                 and a credential.",
+            ));
+        }
+    };
+    if !target.starts_with('/') {
+        return Err(AdminProblem::malformed(
+            "path is no path of a request. Write one that begins with a slash.",
+        ));
+    }
+    let method = method.as_deref().unwrap_or("GET");
+    let method = Method::from_bytes(method.as_bytes())
+        .map_err(|_| AdminProblem::malformed("method is no method. Write one like GET."))?;
+    Ok(Question { reader, method, target, headers: fields(&headers)? })
+}
+
+fn fields(lines: &[String]) -> Result<HeaderMap, AdminProblem> {
+    let malformed =
+        || AdminProblem::malformed("headers has no header field. Write each like \"Name: value\".");
+    if lines.len() > MAX_FIELDS {
+        return Err(AdminProblem::malformed("headers has more than 100 fields. Write fewer."));
+    }
+    let mut fields = HeaderMap::with_capacity(lines.len());
+    for line in lines {
+        let (name, value) = line.split_once(':').ok_or_else(malformed)?;
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| malformed())?;
+        let mut value = HeaderValue::from_str(value.trim()).map_err(|_| malformed())?;
+        value.set_sensitive(true);
+        fields.append(name, value);
+    }
+    Ok(fields)
+}
