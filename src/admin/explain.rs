@@ -18,6 +18,7 @@ use super::links::{check_borrower, library_of};
 use super::problems::AdminProblem;
 use crate::problem;
 use crate::server::{Asking, Explanation, NotExplained, Question};
+use crate::telemetry::RequestId;
 
 /// The most header fields of a request.
 const MAX_FIELDS: usize = 100;
@@ -29,7 +30,7 @@ const MAX_FIELDS: usize = 100;
 pub(super) struct ExplainRequest {
     /// The path of the file, and a query if there is one. It may have a link's token.
     #[schema(example = "/files/9788299999014/book.epub")]
-    path: String,
+    path: Option<String>,
     /// The ISIL of the borrower's library; with `borrower`.
     #[schema(example = "NO-0301000")]
     library: Option<String>,
@@ -47,6 +48,10 @@ pub(super) struct ExplainRequest {
     #[serde(default)]
     #[schema(example = json!(["Range: bytes=0-"]))]
     headers: Vec<String>,
+    /// The id of a request that was made, from `X-Request-Id` or a problem document's `instance`;
+    /// instead of all others. Each gate stores its own last requests.
+    #[schema(value_type = Option<String>, example = "f81d4fae-7dec-41d0-a765-00a0c91e6bf6")]
+    request: Option<String>,
 }
 
 /// Explains what a request for a file would get, and why. Begins nothing, and sends Bokbasen
@@ -56,6 +61,7 @@ pub(super) struct ExplainRequest {
     (status = 200, description = "What the request would get", body = Explanation),
     (status = 400, response = inline(problem::Refused)),
     (status = 401, response = inline(problem::Refused)),
+    (status = 404, response = inline(problem::Refused)),
 ))]
 pub(super) async fn explain(
     State(app): State<Arc<App>>,
@@ -64,6 +70,9 @@ pub(super) async fn explain(
     // serde's message names a field or a position, and repeats no string value.
     let request: ExplainRequest = serde_json::from_slice(&body)
         .map_err(|error| AdminProblem::malformed(format!("The body cannot be read: {error}.")))?;
+    if let Some(id) = &request.request {
+        return recorded(&app, id, &request).map(Json);
+    }
     let question = question(&app, request)?;
     let explained = app.parts.explainer.explain(question).await;
     explained.map(Json).map_err(|error| match error {
@@ -77,8 +86,25 @@ pub(super) async fn explain(
     })
 }
 
+fn recorded(app: &App, id: &str, request: &ExplainRequest) -> Result<Explanation, AdminProblem> {
+    let ExplainRequest { path, library, borrower, issued, method, headers, .. } = request;
+    let others = [path, library, borrower, method];
+    if others.iter().any(|other| other.is_some()) || issued.is_some() || !headers.is_empty() {
+        return Err(AdminProblem::malformed(
+            "request names a request that was made, so nothing else describes it. Write it alone.",
+        ));
+    }
+    let id = RequestId::parse(id).ok_or(AdminProblem::malformed(
+        "request is no id of a request. Write the UUID of the error message.",
+    ))?;
+    app.parts.explainer.recorded(id).ok_or(AdminProblem::NO_SUCH_REQUEST)
+}
+
 fn question(app: &App, request: ExplainRequest) -> Result<Question, AdminProblem> {
-    let ExplainRequest { path: target, library, borrower, issued, method, headers } = request;
+    let ExplainRequest { path, library, borrower, issued, method, headers, .. } = request;
+    let target = path.ok_or(AdminProblem::malformed(
+        "Nothing says which request. Write path, or request for one that was made.",
+    ))?;
     let reader = match (library, borrower) {
         (Some(library), Some(borrower)) => {
             let library = library_of(&library)?;

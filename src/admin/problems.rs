@@ -50,6 +50,13 @@ impl AdminProblem {
         StatusCode::NOT_FOUND,
         "There is no loan of this id in the ledger. Search for it in /api/v1/loans.",
     );
+    pub(super) const NO_SUCH_REQUEST: AdminProblem = AdminProblem::fixed(
+        "request-not-found",
+        "Request not found",
+        StatusCode::NOT_FOUND,
+        "This gate does not know a request of this id: it stores its last requests in memory \
+         ([server] recent_requests). Ask the gate that answered it, or describe the request.",
+    );
     pub(super) const METHOD: AdminProblem = AdminProblem::fixed(
         "method-not-allowed",
         "Method not allowed",

@@ -20,7 +20,7 @@ use crate::lending::Bokbasen;
 use crate::metering::Meter;
 use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
-use crate::server::{self, Certificates, Explainer, SecurityHeaders, Services};
+use crate::server::{self, Certificates, Explainer, RecentRequests, SecurityHeaders, Services};
 
 /// The connected parts of a gate, without its listeners. Nothing runs yet.
 pub(super) struct ConnectedParts {
@@ -94,6 +94,7 @@ impl ConnectedParts {
             security: SecurityHeaders::new(settings.hsts),
             body_timeout: settings.limits.body,
             buffers: self.buffers.clone(),
+            recent: RecentRequests::new(settings.recent_requests),
             metrics: self.handles.metrics.clone(),
         }
     }

@@ -8,13 +8,19 @@ use serde_json::{Value, json};
 use super::admin_client::{GateArgs, call, read};
 use super::{CliError, say};
 
+/// The options that describe a request.
+const DESCRIPTION: [&str; 6] = ["path", "library", "borrower", "issued", "method", "headers"];
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     gate: GateArgs,
     /// Path of the file, such as /files/9788299999014/book.epub.
-    #[arg(long)]
-    path: String,
+    #[arg(long, required_unless_present = "request")]
+    path: Option<String>,
+    /// Id of a request that was made, as its error message has it, instead of all others.
+    #[arg(long, conflicts_with_all = DESCRIPTION)]
+    request: Option<String>,
     /// Library's ISIL, such as NO-0301000.
     #[arg(long, requires = "borrower")]
     library: Option<String>,
@@ -25,18 +31,19 @@ pub(super) struct Args {
     /// When the borrower's credential was issued, like 2026-01-31T00:00:00Z; the default is now.
     #[arg(long, requires = "borrower")]
     issued: Option<String>,
-    /// Method of the request.
-    #[arg(long, default_value = "GET")]
-    method: String,
+    /// Method of the request; the default is GET.
+    #[arg(long)]
+    method: Option<String>,
     /// Header field of the request, like "Range: bytes=0-"; repeatable.
     #[arg(long = "header", value_name = "FIELD")]
     headers: Vec<String>,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
-    let Args { gate, path, library, borrower, issued, method, headers } = args;
+    let Args { gate, path, request, library, borrower, issued, method, headers } = args;
     let question = json!({
         "path": path,
+        "request": request,
         "library": library,
         "borrower": borrower,
         "issued": issued,
@@ -55,6 +62,12 @@ fn explained_text(explained: &Value) -> String {
         of.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
     let mut lines = String::new();
+    if let Some(request) = explained.get("request") {
+        for name in ["at", "method", "path", "library", "borrower", "isbn", "issued"] {
+            let _ = writeln!(lines, "{name:10} {}", text(request, name));
+        }
+        lines.push('\n');
+    }
     for step in explained.get("steps").and_then(Value::as_array).into_iter().flatten() {
         let [step, decision, why] = ["step", "decision", "why"].map(|name| text(step, name));
         // Writing to a string does not fail.

@@ -42,6 +42,7 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
     let drain = table.or("drain", Duration::from_secs(60), duration);
     let buffers = table.or("buffers", 256 << 20, buffers);
     let hsts = table.or("hsts", Duration::from_secs(180 * 86_400), duration);
+    let recent_requests = table.or("recent_requests", 10_000, number(0, 10_000_000));
     table.finish();
     let limits = limits::limits(root);
     let mut tls = root.required_table(
@@ -68,6 +69,7 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
         cors,
         limits,
         hsts,
+        recent_requests: usize::try_from(recent_requests).unwrap_or(usize::MAX),
     };
     Some(settings)
 }

@@ -13,6 +13,8 @@ use http::{Method, Request, Response};
 use http_body::Body as _;
 
 use super::connection::ConnectionInfo;
+use super::explain::Step;
+use super::recent_requests::{Asked, RecentRequest};
 use super::request_body::RequestBody;
 use super::{Services, download_continuation, loans_api, problem_response};
 use crate::catalog::{Target, Titles};
@@ -35,6 +37,14 @@ struct Context<'a> {
     connection: &'a ConnectionInfo,
     request: &'a Parts,
     log: RequestLine,
+    seen: Seen,
+}
+
+/// What is recorded of a request, for support.
+struct Seen {
+    step: Step,
+    path: Option<Arc<str>>,
+    asked: Option<Asked>,
 }
 
 /// Responds to one request.
@@ -47,7 +57,8 @@ pub(super) async fn dispatch(
     let (request, body) = request.into_parts();
     let id = RequestId::generate();
     let log = RequestLine::start(id, &request.method, request.version);
-    let mut context = Context { services, delivery, connection, request: &request, log };
+    let seen = Seen { step: Step::Path, path: None, asked: None };
+    let mut context = Context { services, delivery, connection, request: &request, log, seen };
     let mut response = match services.cors.preflight(&request.method, &request.headers) {
         Some(response) => {
             let took = context.log.began().elapsed();
@@ -73,6 +84,16 @@ impl Context<'_> {
     fn response(self, id: RequestId, processed: Result<Response<Body>, Problem>) -> Response<Body> {
         let (metrics, mut log) = (&self.services.metrics, self.log);
         let (via, took) = (log.permitted_via(), log.began().elapsed());
+        self.services.recent.record(RecentRequest {
+            id,
+            began: log.began(),
+            method: self.request.method.clone(),
+            path: self.seen.path,
+            step: self.seen.step,
+            asked: self.seen.asked,
+            via,
+            answer: processed.as_ref().map(Response::status).map_err(Problem::clone),
+        });
         match processed {
             Ok(response) => {
                 metrics.request(RequestOutcome::Ok, via, took);
@@ -106,8 +127,11 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
     let (services, request) = (context.services, context.request);
     let path = RequestPath::parse(request.uri.path())
         .map_err(|error| Problem::RequestMalformed(error.0))?;
-    check_authority(request, context.connection.name.as_deref())?;
     let (token, path) = path.split_token();
+    context.seen.path = Some(path.shared());
+    context.seen.step = Step::Authority;
+    check_authority(request, context.connection.name.as_deref())?;
+    context.seen.step = Step::Catalog;
     if let Some(endpoint) = loans_api::parse_endpoint(&path) {
         context.log.route("/loans");
         // Boxed: it is twice as large as a delivery, and hyper copies the future of each request.
@@ -124,14 +148,19 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
         }
         Target::Loanable { titles, file, explicit } => {
             context.log.route(services.catalog.route_name(file.route)).isbn(titles.first());
+            context.seen.step = Step::Reader;
             let (reader, is_expired) =
                 authenticate(&context.services.readers, request, token.as_deref())?;
+            let (key, issued) = (reader.key(titles.first()), reader.issued);
+            context.seen.asked = Some(Asked { key, issued });
             context.connection.connection.note_credentials();
             let continues = download_continuation::continues(&request.headers);
             let loan_request = gate_request(&reader, &titles, &path, explicit, continues)
                 .ok_or_else(outside_of_link)?;
+            context.seen.step = Step::Gate;
             let admission = services.gate.admit(&loan_request).await;
             context.log.via(admission.via).isbn(admission.isbn);
+            context.seen.asked = Some(Asked { key: reader.key(admission.isbn), issued });
             let otherwise = is_expired.then(Readers::expired_link_problem);
             match (admission.permit, otherwise) {
                 (Ok(permit), None) => Pass::Loan(permit, file),
@@ -140,6 +169,7 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
             }
         }
     };
+    context.seen.step = Step::Delivery;
     deliver(context, pass).await
 }
 

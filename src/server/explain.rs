@@ -15,6 +15,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::dispatch::{self, authenticate, check_authority, check_shape, gate_request};
+use super::recent_requests::{RecentRequest, time_of};
 use super::{Services, download_continuation, loans_api};
 use crate::catalog::{File, Target, Titles};
 use crate::delivery::{Delivery, Foreseen};
@@ -23,6 +24,7 @@ use crate::loan::{Borrower, Isbn, LibraryId, LoanKey};
 use crate::path::RequestPath;
 use crate::problem::Problem;
 use crate::reader::{Reader, Readers, Scope};
+use crate::telemetry::{RequestId, Via, logged_method};
 
 /// Explains requests. It has a delivery of its own, since each belongs to one runtime.
 #[derive(Debug)]
@@ -86,6 +88,57 @@ pub(crate) struct Explanation {
     steps: Vec<ExplainedStep>,
     /// What the reader, the app or the operator can do.
     advice: String,
+    /// The request, if it is one that was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = RecordedView, required = false)]
+    request: Option<RecordedView>,
+}
+
+/// A request that was made.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RecordedRequest)]
+pub(crate) struct RecordedView {
+    id: String,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    method: String,
+    /// The path without a link's token; none if it was not in normal form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    path: Option<String>,
+    /// The ISIL of the borrower's library; none without a valid credential, as the next members.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    library: Option<String>,
+    /// The borrower's pseudonym.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    borrower: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    isbn: Option<String>,
+    /// When the credential was issued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false, format = DateTime)]
+    issued: Option<Timestamp>,
+}
+
+impl RecordedView {
+    fn of(request: &RecentRequest) -> RecordedView {
+        let RecentRequest { id, began, method, path, asked, .. } = request;
+        let key = asked.as_ref().map(|asked| &asked.key);
+        RecordedView {
+            id: id.to_string(),
+            at: time_of(*began),
+            // An invented method may be anything, even a token.
+            method: logged_method(method).to_owned(),
+            path: path.as_deref().map(str::to_owned),
+            library: key.map(|key| key.library.to_string()),
+            borrower: key.map(|key| key.borrower.to_string()),
+            isbn: key.map(|key| key.isbn.to_string()),
+            issued: asked.as_ref().and_then(|asked| asked.issued),
+        }
+    }
 }
 
 /// A step of a request.
@@ -177,6 +230,16 @@ impl Explainer {
             Err(problem) => Err(problem),
         };
         Ok(walk.explanation(result))
+    }
+
+    /// Explains a request that was made, by its id. Returns none if it is not stored any more.
+    pub(crate) fn recorded(&self, id: RequestId) -> Option<Explanation> {
+        let request = self.services.recent.find(id)?;
+        let mut walk = Walk::default();
+        walk.recorded(&request);
+        let view = RecordedView::of(&request);
+        let explained = walk.explanation(request.answer);
+        Some(Explanation { request: Some(view), ..explained })
     }
 
     /// Builds the request as a client would send it.
@@ -311,6 +374,51 @@ impl Walk {
         Ok(())
     }
 
+    /// Notes the steps of a request that was made.
+    fn recorded(&mut self, request: &RecentRequest) {
+        self.would_begin = request.via == Via::Registered;
+        let passed = match request.step {
+            Step::Path => 0,
+            Step::Authority => 1,
+            Step::Catalog => 2,
+            Step::Reader => 3,
+            Step::Gate => 4,
+            Step::Origin | Step::Delivery => 5,
+        };
+        let is_open = request.via == Via::Open;
+        let steps = [
+            (Step::Path, "accepted", "The path was in normal form."),
+            (Step::Authority, "accepted", "The request named the host that it was sent to."),
+            (Step::Catalog, "file found", "A route and, if it needs one, a title were found."),
+            (Step::Reader, "authenticated", "The credential was valid, and opened the file."),
+            (Step::Gate, "permitted", permitted_by(request.via)),
+        ];
+        for (step, decision, why) in steps.into_iter().take(passed) {
+            if !(is_open && matches!(step, Step::Reader | Step::Gate)) {
+                self.note(step, decision, why);
+            }
+        }
+        match &request.answer {
+            Ok(status) => {
+                self.note(Step::Origin, "file found", "The origin had the file.");
+                self.note(Step::Delivery, "sent", format!("The response had status {status}."));
+            }
+            Err(problem) => {
+                let step = match problem {
+                    Problem::TitleNotFound
+                    | Problem::OriginFailed { .. }
+                    | Problem::OriginTimeout
+                        if request.step == Step::Delivery =>
+                    {
+                        Step::Origin
+                    }
+                    _ => request.step,
+                };
+                self.note(step, "refused", problem.document().detail);
+            }
+        }
+    }
+
     fn explanation(self, result: Result<StatusCode, Problem>) -> Explanation {
         let Walk { steps, would_begin, assumes } = self;
         let (status, kind, reason, advice) = match result {
@@ -323,7 +431,17 @@ impl Walk {
                 (problem.status(), Some(problem.slug()), reason, advice)
             }
         };
-        Explanation { status: status.as_u16(), kind, reason, would_begin, assumes, steps, advice }
+        let status = status.as_u16();
+        Explanation { status, kind, reason, would_begin, assumes, steps, advice, request: None }
+    }
+}
+
+fn permitted_by(via: Via) -> &'static str {
+    match via {
+        Via::Cache => "A loan was open, as the gate had in memory.",
+        Via::Ledger => "A loan was open, as the ledger said.",
+        Via::Registered => "The request began a loan, and Bokbasen accepted it.",
+        Via::Open | Via::None => "No loan was needed.",
     }
 }
 

@@ -28,6 +28,7 @@ mod open_connections;
 mod pending_responses;
 mod placement;
 mod problem_response;
+mod recent_requests;
 mod request_body;
 mod security_headers;
 mod session_tickets;
@@ -61,6 +62,7 @@ pub(crate) use explain::{Asking, Explainer, Explanation, NotExplained, Question}
 pub(crate) use limits::{Limits, raise_descriptor_limit};
 use open_connections::OpenConnections;
 use placement::Workers;
+pub(crate) use recent_requests::RecentRequests;
 pub(crate) use security_headers::SecurityHeaders;
 pub(crate) use tls::Certificates;
 pub(crate) use validity::Validity;
@@ -96,6 +98,8 @@ pub struct Settings {
     pub limits: Limits,
     /// The `max-age` of Strict-Transport-Security; zero omits the field.
     pub hsts: Duration,
+    /// The number of requests that are stored for support.
+    pub recent_requests: usize,
 }
 
 /// The services that handle a request, shared by all workers.
@@ -117,6 +121,8 @@ pub(crate) struct Services {
     pub body_timeout: Duration,
     /// The buffer budget of all streams together.
     pub buffers: Buffers,
+    /// The last requests, for support.
+    pub recent: RecentRequests,
     /// The metrics of the process.
     pub metrics: Metrics,
 }

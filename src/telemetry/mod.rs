@@ -19,7 +19,7 @@ pub use metrics::{
     ResumeOutcome, StreamEnd, Task, Via, definitions,
 };
 pub use request_id::RequestId;
-pub use request_line::RequestLine;
+pub use request_line::{RequestLine, logged_method};
 
 /// The keys of `[log]`.
 #[derive(Clone, Debug)]

@@ -37,6 +37,16 @@ impl RequestId {
         Some(value)
     }
 
+    /// Parses an id as a reader reports it, with or without `urn:uuid:`.
+    pub fn parse(text: &str) -> Option<RequestId> {
+        Uuid::try_parse(text.trim()).ok().map(RequestId)
+    }
+
+    /// Returns some of its random bits.
+    pub fn low_bits(self) -> u64 {
+        self.0.as_u64_pair().1
+    }
+
     /// Returns the id as a URI (RFC 9562 §4), for `instance` in problem documents.
     pub fn urn(self) -> String {
         self.0.urn().to_string()

@@ -122,7 +122,7 @@ impl RequestLine {
 }
 
 /// Returns the method if HTTP defines it, or [`OTHER`].
-fn logged_method(method: &Method) -> &str {
+pub fn logged_method(method: &Method) -> &str {
     let methods = [
         Method::GET,
         Method::HEAD,

@@ -305,3 +305,70 @@ async fn command_prints_the_steps_and_the_advice() {
     assert_eq!(steps.last().unwrap()["step"], "gate", "{explained:#}");
     scene.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn request_that_was_made_is_explained_by_its_id() {
+    let scene = start(ANY_PORT).await;
+    let path = format!("/files/{BOOK}/book.epub");
+    let explain =
+        async |id: &str| scene.admin_post("/api/v1/explain", &json!({ "request": id })).await;
+    let steps = |explained: &Value| {
+        let steps = explained["steps"].as_array().unwrap().iter();
+        steps.map(|step| step["step"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let fields = [("range", "bytes=5-")];
+    for (path, fields, kind, expected) in [
+        (
+            path.as_str(),
+            &fields[..],
+            json!("loan-refused"),
+            &["path", "authority", "catalog", "reader", "gate"][..],
+        ),
+        (
+            &path,
+            &[],
+            Value::Null,
+            &["path", "authority", "catalog", "reader", "gate", "origin", "delivery"],
+        ),
+        (
+            "/files/9788299999014/missing.epub",
+            &[],
+            json!("title-not-found"),
+            &["path", "authority", "catalog", "reader", "gate", "origin"],
+        ),
+        (
+            "/covers/cover.jpg",
+            &[],
+            Value::Null,
+            &["path", "authority", "catalog", "origin", "delivery"],
+        ),
+        ("/nowhere", &[], json!("title-not-found"), &["path", "authority", "catalog"]),
+    ] {
+        let mut request = scene.get(&scene.http1(), path, &scene.token("kari"));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let answer = request.send().await.unwrap();
+        let (status, id) = (answer.status(), answer.headers()["x-request-id"].clone());
+        let explained = explain(id.to_str().unwrap()).await.text().await.unwrap();
+        assert!(!explained.contains("kari"), "{explained}");
+        let explained: Value = serde_json::from_str(&explained).unwrap();
+        assert_eq!(explained["status"], status.as_u16(), "{explained:#}");
+        assert_eq!((&explained["type"], steps(&explained)), (&kind, strings(expected)), "{path}");
+        assert_eq!(explained["request"]["path"], path);
+    }
+    // A link's token is not shown, and a reader's error message has the id as a URI.
+    let link = scene.link(&["--isbn", BOOK]);
+    let url = format!("{}/~{link}/files/{AUDIO}/audio.mp3", scene.base);
+    let answer: Value = scene.http1().get(url).send().await.unwrap().json().await.unwrap();
+    let explained = explain(answer["instance"].as_str().unwrap()).await.text().await.unwrap();
+    assert!(!explained.contains(&link) && explained.contains("loan-refused"), "{explained}");
+    for (id, status) in [("f81d4fae-7dec-41d0-a765-00a0c91e6bf6", 404), ("x", 400)] {
+        assert_eq!(explain(id).await.status(), status);
+    }
+    scene.end().await;
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
