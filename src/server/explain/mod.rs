@@ -1,0 +1,227 @@
+//! Explains what a request would get and why, without making it: for support.
+//!
+//! The admin API calls it, off the workers. It takes the steps of `dispatch` with the same
+//! functions, in the same order. The gate and the delivery only preview, so nothing is begun, and
+//! at most a HEAD goes to an origin.
+
+mod view;
+mod walk;
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use jiff::Timestamp;
+
+use super::dispatch::{self, authenticate, check_authority, check_shape, gate_request};
+use super::{Services, download_continuation, loans_api};
+use crate::catalog::{File, Target, Titles};
+use crate::delivery::{Delivery, Foreseen};
+use crate::loan::{Borrower, LibraryId, LoanKey};
+use crate::path::RequestPath;
+use crate::problem::Problem;
+use crate::reader::{Reader, Readers, Scope};
+use crate::telemetry::RequestId;
+use view::RecordedView;
+pub(crate) use view::{Explanation, Step};
+use walk::Walk;
+
+/// Explains requests. It has a delivery of its own, since each belongs to one runtime.
+#[derive(Debug)]
+pub(crate) struct Explainer {
+    services: Arc<Services>,
+    delivery: Delivery,
+    /// The name in the certificate, which clients connect to; none if it has no single name.
+    name: Option<String>,
+}
+
+/// A request to explain.
+pub(crate) struct Question {
+    /// Who asks.
+    pub(crate) reader: Asking,
+    /// The method.
+    pub(crate) method: Method,
+    /// The path, which may have a link's token, and a query.
+    pub(crate) target: String,
+    /// The header fields.
+    pub(crate) headers: HeaderMap,
+}
+
+/// Who asks for the file.
+pub(crate) enum Asking {
+    /// A borrower, whose credential was issued at this time.
+    Borrower(LibraryId, Borrower, Timestamp),
+    /// Whoever the credential in the request names.
+    Credential,
+}
+
+/// Why a request cannot be explained.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NotExplained {
+    /// The method, the path or a field is none that HTTP can transmit.
+    NoRequest,
+    /// It is a request to the API of loans.
+    LoansApi,
+}
+
+impl fmt::Debug for Question {
+    /// Shows no credential, and no borrower.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Question").field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+impl Explainer {
+    /// Creates an explainer with this delivery, which no worker may use.
+    pub(crate) fn new(
+        services: Arc<Services>,
+        delivery: Delivery,
+        name: Option<String>,
+    ) -> Explainer {
+        Explainer { services, delivery, name }
+    }
+
+    /// Explains a request.
+    ///
+    /// # Errors
+    /// [`NotExplained`] if it is no request for a file.
+    pub(crate) async fn explain(&self, question: Question) -> Result<Explanation, NotExplained> {
+        let mut walk = Walk::default();
+        let (request, asking) = self.request(question)?;
+        let path = RequestPath::parse(request.uri.path())
+            .map_err(|error| Problem::RequestMalformed(error.0));
+        let result = match walk.take(Step::Path, path) {
+            Ok(path) => {
+                let (token, path) = path.split_token();
+                if loans_api::parse_endpoint(&path).is_some() {
+                    return Err(NotExplained::LoansApi);
+                }
+                walk.note(Step::Path, "accepted", "The path is in normal form.");
+                self.walk(&mut walk, (&request, &path, token.as_deref()), &asking).await
+            }
+            Err(problem) => Err(problem),
+        };
+        Ok(walk.explanation(result))
+    }
+
+    /// Explains a request that was made, by its id. Returns none if it is not stored any more.
+    pub(crate) fn recorded(&self, id: RequestId) -> Option<Explanation> {
+        let request = self.services.recent.find(id)?;
+        let mut walk = Walk::default();
+        walk.recorded(&request);
+        let view = RecordedView::of(&request);
+        let explained = walk.explanation(request.answer);
+        Some(Explanation { request: Some(view), ..explained })
+    }
+
+    /// Builds the request as a client would send it.
+    fn request(&self, question: Question) -> Result<(Parts, Asking), NotExplained> {
+        let Question { reader, method, target, headers } = question;
+        let request = Request::builder().method(method).uri(target.as_str());
+        let request = request.body(()).map_err(|_| NotExplained::NoRequest)?;
+        let mut request = request.into_parts().0;
+        request.headers = headers;
+        if let Some(name) = self.name.as_deref().filter(|_| !request.headers.contains_key(HOST)) {
+            let name = HeaderValue::from_str(name).map_err(|_| NotExplained::NoRequest)?;
+            request.headers.insert(HOST, name);
+        }
+        Ok((request, reader))
+    }
+
+    /// Takes the steps of `dispatch::process`.
+    async fn walk(
+        &self,
+        walk: &mut Walk,
+        (request, path, token): (&Parts, &RequestPath, Option<&str>),
+        asking: &Asking,
+    ) -> Result<StatusCode, Problem> {
+        let catalog = &self.services.catalog;
+        walk.take(Step::Authority, check_authority(request, self.name.as_deref()))?;
+        walk.note(Step::Authority, "accepted", "The request names the host that it was sent to.");
+        let target = walk.take(Step::Catalog, catalog.resolve(path))?;
+        walk.take(Step::Catalog, check_shape(request, false))?;
+        let fields = (&request.method, &request.headers);
+        match target {
+            Target::Open(open) => {
+                let file = open.file();
+                let route = catalog.route_name(file.route);
+                let why = format!("The open route {route} needs no loan.");
+                walk.note(Step::Catalog, "open file", why);
+                self.deliver(walk, file, None, fields, None).await
+            }
+            Target::Loanable { titles, file, explicit } => {
+                let route = catalog.route_name(file.route);
+                let why = format!("It is a file of {} by the route {route}.", named(&titles));
+                walk.note(Step::Catalog, "title found", why);
+                let (reader, is_expired) = self.reader(walk, request, token, asking)?;
+                let continues = download_continuation::continues(&request.headers);
+                let asked = gate_request(&reader, &titles, path, explicit, continues);
+                let asked = walk.take(Step::Reader, asked.ok_or_else(dispatch::outside_of_link))?;
+                let preview = self.services.gate.preview(&asked).await;
+                let otherwise = is_expired.then(Readers::expired_link_problem);
+                let key = LoanKey { isbn: preview.isbn, ..asked.key };
+                walk.gate(preview.decision, &key.isbn, otherwise.clone())?;
+                self.deliver(walk, &file, Some(&key), fields, otherwise).await
+            }
+        }
+    }
+
+    fn reader(
+        &self,
+        walk: &mut Walk,
+        request: &Parts,
+        token: Option<&str>,
+        asking: &Asking,
+    ) -> Result<(Arc<Reader>, bool), Problem> {
+        let (reader, is_expired) = match *asking {
+            Asking::Credential => {
+                let found = authenticate(&self.services.readers, request, token);
+                walk.take(Step::Reader, found)?
+            }
+            Asking::Borrower(library, borrower, issued) => {
+                let (issued, expires) = (Some(issued), Timestamp::MAX);
+                let scope = Scope::All;
+                (Arc::new(Reader { library, borrower, issued, expires, scope }), false)
+            }
+        };
+        let issued = reader.issued.map_or_else(|| "at no known time".into(), |at| at.to_string());
+        let why = format!("A borrower of {}, with a credential issued {issued}.", reader.library);
+        walk.note(Step::Reader, "authenticated", why);
+        Ok((reader, is_expired))
+    }
+
+    async fn deliver(
+        &self,
+        walk: &mut Walk,
+        file: &File,
+        loan: Option<&LoanKey>,
+        fields: (&Method, &HeaderMap),
+        otherwise: Option<Problem>,
+    ) -> Result<StatusCode, Problem> {
+        let Foreseen { file, status } = self.delivery.preview(file, loan, fields, otherwise).await;
+        let (length, content_type) = walk.take(Step::Origin, file)?;
+        let length = length.map_or_else(|| "of unknown length".into(), |n| format!("of {n} bytes"));
+        let content_type = content_type.map_or_else(String::new, |is| format!(", {is}"));
+        let why = format!("The origin has the file, {length}{content_type}.");
+        walk.note(Step::Origin, "file found", why);
+        let status = walk.take(Step::Delivery, status.unwrap_or(Err(Problem::TitleNotFound)))?;
+        let what = match status {
+            StatusCode::PARTIAL_CONTENT => "The requested ranges of the file are sent.",
+            StatusCode::NOT_MODIFIED => "The app has the current file already.",
+            _ if fields.0 == Method::HEAD => "The fields of the file are sent.",
+            _ => "The whole file is sent.",
+        };
+        walk.note(Step::Delivery, "sent", what);
+        Ok(status)
+    }
+}
+
+fn named(titles: &Titles) -> String {
+    let others = titles.alternatives().len();
+    match others {
+        0 => titles.first().to_string(),
+        _ => format!("{} and {others} more titles", titles.first()),
+    }
+}
