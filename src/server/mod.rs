@@ -30,6 +30,7 @@ mod placement;
 mod problem_response;
 mod recent_requests;
 mod request_body;
+mod request_checks;
 mod security_headers;
 mod session_tickets;
 mod tls;

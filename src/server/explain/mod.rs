@@ -15,7 +15,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use jiff::Timestamp;
 
-use super::dispatch::{self, authenticate, check_authority, check_shape, gate_request};
+use super::dispatch::{self, authenticate, gate_request};
+use super::request_checks::{check_authority, check_shape};
 use super::{Services, download_continuation, loans_api};
 use crate::catalog::{File, Target, Titles};
 use crate::delivery::{Delivery, Foreseen};
