@@ -110,7 +110,9 @@ fn question(app: &App, request: ExplainRequest) -> Result<Question, AdminProblem
             let library = library_of(&library)?;
             check_borrower(&borrower)?;
             let borrower = app.parts.readers.pseudonym(library, &borrower);
-            let issued = issued.unwrap_or_else(|| app.parts.clock.now());
+            // A credential counts as issued when it is first seen, at the latest.
+            let now = app.parts.clock.now();
+            let issued = issued.map_or(now, |issued| issued.min(now));
             Asking::Borrower(library, borrower, issued)
         }
         (None, None) if issued.is_none() => Asking::Credential,

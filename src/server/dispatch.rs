@@ -25,7 +25,7 @@ use crate::loan::Isbn;
 use crate::path::RequestPath;
 use crate::problem::Problem;
 use crate::reader::{Reader, Readers};
-use crate::telemetry::{RequestId, RequestLine, RequestOutcome, StreamEnd, Via};
+use crate::telemetry::{RequestId, RequestLine, RequestOutcome, StreamEnd, Via, logged_method};
 
 /// The response field with the id of the request.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -87,7 +87,7 @@ impl Context<'_> {
         self.services.recent.record(RecentRequest {
             id,
             began: log.began(),
-            method: self.request.method.clone(),
+            method: logged_method(&self.request.method),
             path: self.seen.path,
             step: self.seen.step,
             asked: self.seen.asked,

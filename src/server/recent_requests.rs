@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 use jiff::Timestamp;
 
 use super::explain::Step;
@@ -25,7 +25,8 @@ const RINGS: usize = 64;
 pub(super) struct RecentRequest {
     pub(super) id: RequestId,
     pub(super) began: Instant,
-    pub(super) method: Method,
+    /// As in the log: an invented method has any length, and may be a token.
+    pub(super) method: &'static str,
     /// None if it was not in normal form.
     pub(super) path: Option<Arc<str>>,
     /// The step that it reached.
@@ -112,7 +113,7 @@ mod tests {
         RecentRequest {
             id,
             began: Instant::now(),
-            method: Method::GET,
+            method: "GET",
             path: None,
             step: Step::Path,
             asked: None,

@@ -122,19 +122,10 @@ impl RequestLine {
 }
 
 /// Returns the method if HTTP defines it, or [`OTHER`].
-pub fn logged_method(method: &Method) -> &str {
-    let methods = [
-        Method::GET,
-        Method::HEAD,
-        Method::POST,
-        Method::PUT,
-        Method::DELETE,
-        Method::OPTIONS,
-        Method::PATCH,
-        Method::CONNECT,
-        Method::TRACE,
-    ];
-    if methods.contains(method) { method.as_str() } else { OTHER }
+pub fn logged_method(method: &Method) -> &'static str {
+    const METHODS: [&str; 9] =
+        ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE"];
+    METHODS.into_iter().find(|defined| *defined == method.as_str()).unwrap_or(OTHER)
 }
 
 /// Returns a range of bytes, shortened, or [`OTHER`] for any other text.

@@ -137,7 +137,9 @@ impl Case {
 
     /// Sends the request. A response to HEAD has no document: then only its status is known.
     async fn send(&self, scene: &Scene, client: &reqwest::Client, issued: i64) -> Outcome {
-        let token = scene.token_with(&json!({ "sub": self.reader, "iat": issued }));
+        let token = scene.token_with(
+            &json!({ "sub": self.reader, "iat": issued, "jti": uuid::Uuid::new_v4().to_string() }),
+        );
         // By its name, so that the connection has one.
         let url = format!("https://localhost:{}{}", scene.address().port(), self.path);
         let mut request = client.request(self.method.clone(), url).bearer_auth(token);

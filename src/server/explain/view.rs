@@ -5,7 +5,6 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::server::recent_requests::{RecentRequest, time_of};
-use crate::telemetry::logged_method;
 
 /// What a request would get, and why.
 #[derive(Debug, Serialize, ToSchema)]
@@ -44,7 +43,7 @@ pub(crate) struct RecordedView {
     id: String,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
-    method: String,
+    method: &'static str,
     /// The path without a link's token; none if it was not in normal form.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
@@ -73,8 +72,7 @@ impl RecordedView {
         RecordedView {
             id: id.to_string(),
             at: time_of(*began),
-            // An invented method may be anything, even a token.
-            method: logged_method(method).to_owned(),
+            method,
             path: path.as_deref().map(str::to_owned),
             library: key.map(|key| key.library.to_string()),
             borrower: key.map(|key| key.borrower.to_string()),
