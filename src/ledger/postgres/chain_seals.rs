@@ -18,23 +18,30 @@ use super::sql::{column, statement};
 use crate::ledger::audit::{AuditKey, Head};
 use crate::loan::LibraryId;
 
-pub(super) const OWN: &str = "SELECT library, chain, number, mac, \
-     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now FROM chains \
-     WHERE library = ANY($1) AND chain = $2 ORDER BY library, chain FOR UPDATE";
+/// Reads the chains of this condition, and the time of the database in milliseconds.
+macro_rules! chains {
+    ($condition:literal) => {
+        concat!(
+            "SELECT library, chain, number, mac, \
+             (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now FROM chains WHERE ",
+            $condition
+        )
+    };
+}
+
+pub(super) const OWN: &str =
+    chains!("library = ANY($1) AND chain = $2 ORDER BY library, chain FOR UPDATE");
 /// Waits for no lane that writes.
-pub(super) const OTHERS: &str = "SELECT library, chain, number, mac, \
-     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now FROM chains \
-     WHERE library = ANY($1) AND chain = $2 AND seal IS NULL ORDER BY library, chain \
-     FOR UPDATE SKIP LOCKED";
+pub(super) const OTHERS: &str = chains!(
+    "library = ANY($1) AND chain = $2 AND seal IS NULL ORDER BY library, chain \
+     FOR UPDATE SKIP LOCKED"
+);
 /// The chains of all libraries that were written by a copy.
-const COPIED: &str = "SELECT library, chain, number, mac, \
-     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now FROM chains \
-     WHERE chain = $1 ORDER BY library FOR UPDATE";
+const COPIED: &str = chains!("chain = $1 ORDER BY library FOR UPDATE");
 /// Waits for no other process that seals them, or that writes them after all.
-pub(super) const OPEN: &str = "SELECT library, chain, number, mac, \
-     (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now FROM chains \
-     WHERE library = $1 AND chain = ANY($2) AND seal IS NULL ORDER BY chain \
-     FOR UPDATE SKIP LOCKED";
+pub(super) const OPEN: &str = chains!(
+    "library = $1 AND chain = ANY($2) AND seal IS NULL ORDER BY chain FOR UPDATE SKIP LOCKED"
+);
 pub(super) const SEAL: &str = "UPDATE chains SET closed = t.closed, seal = t.seal \
      FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::bytea[], $5::bigint[], $6::bytea[]) \
      AS t (library, chain, number, mac, closed, seal) \
