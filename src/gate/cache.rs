@@ -200,6 +200,14 @@ impl Decisions {
         Some(access)
     }
 
+    /// Removes the end of an earlier loan, since another loan may be live: an older credential may
+    /// read under it.
+    pub(super) fn remove_end(&self, key: &LoanKey) {
+        if matches!(self.find(key, self.clock.lending_now()), Some(Decision::Ended { .. })) {
+            self.remove(key);
+        }
+    }
+
     /// Removes the decision about a reader and a title.
     pub(super) fn remove(&self, key: &LoanKey) {
         self.record.invalidate(key);

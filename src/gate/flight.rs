@@ -136,6 +136,8 @@ impl Flights {
 
     async fn begin_once(&self, flight: &Flight, loan_request: &LoanRequest) -> Option<LoanOutcome> {
         let wait = self.circulation.begin(loan_request, "reader").await;
+        // The callers may leave before the loan is accepted, which nobody caches then.
+        self.decisions.remove_end(&loan_request.key);
         flight.while_joined(wait.outcome()).await
     }
 

@@ -2,6 +2,7 @@
 //! never does.
 
 use http::StatusCode;
+use loangate::sandbox::Bounds;
 use serde_json::{Value, json};
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -86,6 +87,39 @@ async fn token_of_a_clock_that_is_ahead_begins_nothing_after_a_return() {
     assert_eq!(request().await, StatusCode::FORBIDDEN);
     assert_eq!(scene.call_api("PUT", &loan, &token, "").await.0, StatusCode::FORBIDDEN);
     assert_eq!(scene.books().await.len(), 1);
+    scene.end().await;
+}
+
+/// The end of the earlier loan was cached, and nobody waited for the acceptance of the new one.
+#[tokio::test]
+async fn older_token_reads_under_a_loan_that_was_accepted_late() {
+    let config = vec![("[ledger]", "[gate]\npatience = \"300ms\"\n\n[ledger]")];
+    let bounds = Bounds { poll_after_seconds: 0, ..Bounds::quick() };
+    let scene = Scene::start_with(Setting { config, bounds, ..Setting::default() }).await;
+    scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(SIZE));
+    let (path, loan) = (format!("/files/{AUDIO}/audio.mp3"), format!("/loans/{AUDIO}"));
+    let now = loangate::clock::Clock::system().now().as_second();
+    let token = scene.token_with(&json!({ "sub": "kari", "iat": now - 30 }));
+    let read = async || scene.get(&scene.http1(), &path, &token).send().await.unwrap().status();
+    scene.until("the file is delivered", async || read().await == StatusCode::OK).await;
+    assert_eq!(scene.call_api("DELETE", &loan, &token, "").await.0, StatusCode::NO_CONTENT);
+    let ended = async || scene.ledger().await[0]["state"] == "ended";
+    scene.until("the end is acknowledged", ended).await;
+    assert_eq!(read().await, StatusCode::FORBIDDEN);
+
+    let effect = json!({ "pending_polls": { "n": 4 } });
+    scene.fault(&json!({ "call": "begin", "times": 1, "effect": effect })).await;
+    let ended = scene.ledger().await[0]["ended"].as_str().unwrap().to_owned();
+    let ended: jiff::Timestamp = ended.parse().unwrap();
+    let newer = scene.token_with(&json!({ "sub": "kari", "iat": ended.as_second() + 1 }));
+    let begin = async || scene.call_api("PUT", &loan, &newer, "").await.0;
+    let is_pending = async || begin().await == StatusCode::SERVICE_UNAVAILABLE;
+    scene.until("the loan is pending", is_pending).await;
+    scene.no_faults().await;
+    let live = async || scene.ledger().await.iter().any(|loan| loan["state"] == "accepted");
+    scene.until("Bokbasen accepts it", live).await;
+    scene.until("the older token reads", async || read().await == StatusCode::OK).await;
+    assert_eq!(scene.books().await.len(), 2);
     scene.end().await;
 }
 
