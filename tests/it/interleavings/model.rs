@@ -268,8 +268,13 @@ impl Model {
         };
         match answer.request.what {
             RequestKind::Return if answer.status == Some(StatusCode::NO_CONTENT) => {
+                // An end is later than the earlier ones, also if the clock stands still or was set
+                // back.
+                let last_end = before.of(answer.key()).filter_map(|row| moment(row, "ended")).max();
+                let least = last_end.map_or(times.0, |end| end + SignedDuration::from_millis(1));
+                let latest = times.1.max(least);
                 for row in after.of(answer.key()).filter(|row| was_live(before, row)) {
-                    let in_time = |ended| (times.0..=times.1).contains(&ended);
+                    let in_time = |ended| (times.0.max(least)..=latest).contains(&ended);
                     let ended = moment(row, "ended").is_some_and(in_time);
                     assert!(ended, "the returned loan did not end in this step: {context}");
                 }
