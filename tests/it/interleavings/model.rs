@@ -47,10 +47,14 @@ pub(super) struct ReaderRequest {
     pub(super) http2: bool,
 }
 
-/// A reader's token, identified by the second of its issue.
+/// A reader's token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token {
+    /// The second of its issue.
     pub(super) issued: i64,
+    /// Its place among the reader's tokens. Two of one second differ: a token counts as issued when
+    /// it is first seen, at the latest.
+    pub(super) number: usize,
 }
 
 impl Token {
@@ -125,7 +129,7 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn new(now: Timestamp) -> Model {
-        let first = vec![Token { issued: now.as_second() }];
+        let first = vec![Token { issued: now.as_second(), number: 0 }];
         Model {
             tokens: [first.clone(), first],
             latest: now,
@@ -137,7 +141,8 @@ impl Model {
 
     /// Gives a reader's app a new token.
     pub(super) fn issue(&mut self, reader: usize, now: Timestamp) {
-        self.tokens[reader].push(Token { issued: now.as_second() });
+        let number = self.tokens[reader].len();
+        self.tokens[reader].push(Token { issued: now.as_second(), number });
     }
 
     /// Returns the token of a request.
@@ -268,13 +273,13 @@ impl Model {
         };
         match answer.request.what {
             RequestKind::Return if answer.status == Some(StatusCode::NO_CONTENT) => {
-                // An end is later than the earlier ones, also if the clock stands still or was set
-                // back.
-                let last_end = before.of(answer.key()).filter_map(|row| moment(row, "ended")).max();
-                let least = last_end.map_or(times.0, |end| end + SignedDuration::from_millis(1));
-                let latest = times.1.max(least);
+                // An end is later than those before, also if the clock stands still or is set back.
+                let earlier = before.of(answer.key()).filter(|row| was_accepted(row));
+                let last_end = earlier.filter_map(|row| moment(row, "ended")).max();
+                let next = last_end.map(|end| end + SignedDuration::from_millis(1));
                 for row in after.of(answer.key()).filter(|row| was_live(before, row)) {
-                    let in_time = |ended| (times.0.max(least)..=latest).contains(&ended);
+                    let in_time =
+                        |ended| (times.0..=times.1).contains(&ended) || Some(ended) == next;
                     let ended = moment(row, "ended").is_some_and(in_time);
                     assert!(ended, "the returned loan did not end in this step: {context}");
                 }
@@ -415,7 +420,8 @@ fn lent_to(
 #[test]
 fn token_of_the_second_of_an_end_is_not_later() {
     let end = Timestamp::from_second(100).unwrap();
-    assert!(!Token { issued: 100 }.is_later_than(Some(end)));
-    assert!(!Token { issued: 100 }.is_later_than(Some(end + SignedDuration::from_millis(500))));
-    assert!(Token { issued: 101 }.is_later_than(Some(end + SignedDuration::from_millis(500))));
+    let token = |issued| Token { issued, number: 0 };
+    assert!(!token(100).is_later_than(Some(end)));
+    assert!(!token(100).is_later_than(Some(end + SignedDuration::from_millis(500))));
+    assert!(token(101).is_later_than(Some(end + SignedDuration::from_millis(500))));
 }

@@ -275,7 +275,12 @@ impl Stage {
     fn request(&self, sent: ReaderRequest, token: Token) -> reqwest::RequestBuilder {
         // Tokens last longer than any loan, so a token is too old only by its time of issue.
         let lasts = token.issued + 360 * 86_400;
-        let claims = json!({ "sub": BORROWERS[sent.reader], "iat": token.issued, "exp": lasts });
+        let claims = json!({
+            "sub": BORROWERS[sent.reader],
+            "iat": token.issued,
+            "exp": lasts,
+            "jti": token.number.to_string(),
+        });
         let title = TITLES[sent.title];
         let path = match sent.what {
             RequestKind::Read | RequestKind::Continue => format!("/files/{title}/book.epub"),
