@@ -12,7 +12,7 @@
 //! registers loans at Bokbasen through [`lending`]. [`metering`] counts the bytes delivered under
 //! each loan.
 //!
-//! [`admin`] serves operators and support staff. [`sandbox`] simulates Bokbasen, and [`samples`]
+//! [`admin`] serves operators and support staff, and mounts their [`console`]. [`sandbox`] simulates Bokbasen, and [`samples`]
 //! provides files for the demo. [`config`] builds the Settings of every module. [`app`] builds all
 //! parts from them, connects them and runs them, and [`cli`] is the command line.
 //!
@@ -26,7 +26,7 @@
 //! |---|---|
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
 //! | `lock`, `near_cache`, `reload` | each other |
-//! | `loan`, `path`, `problem` | each other |
+//! | `language`, `loan`, `path`, `problem` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `lending`, `origin` | |
 //! | `ledger` | `supervise` |
 //! | `circulation` | `ledger`, `lending`, `process_handles`, `supervise` |
@@ -35,7 +35,9 @@
 //! | `gate` | `circulation`, `process_handles` |
 //! | `delivery` | `origin`, `metering`, `gate` (the permit), `catalog` (files) |
 //! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads), `supervise` |
-//! | `admin` | `ledger` (reads), `gate` (ends loans), `circulation` (balances) |
+//! | `console` | `catalog`, `circulation`, `gate` (ends loans), `ledger` (reads) |
+//! | `console` | `reader` (mints links), `server` (explanations) |
+//! | `admin` | `console`, `ledger` (reads), `gate` (ends loans), `circulation` (balances) |
 //! | `admin` | `reader` (mints links), `catalog`, `server` (explanations), `supervise` |
 //! | `sandbox`, `samples` | |
 //! | `config` | `admin`, `catalog`, `circulation`, `delivery`, `gate`, `ledger` (their Settings) |
@@ -75,9 +77,11 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 mod connection_handle;
+mod console;
 mod crash;
 mod delivery;
 pub mod gate;
+pub mod language;
 pub mod ledger;
 pub mod lending;
 pub mod loan;

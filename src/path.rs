@@ -3,12 +3,14 @@
 //! The server parses each request's path here, once, before any other use. The catalog, the
 //! readers' scopes and the origins see decoded segments only. A [`FilePath`] is built from decoded
 //! parts and never copied from a request. The gate and the storage therefore cannot interpret one
-//! path in two ways (CWE-551). The module depends on no other module of loangate.
+//! path in two ways (CWE-551). The module depends only on `language`.
 
 use std::fmt;
 use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::language::Sentence;
 
 #[cfg(test)]
 mod tests;
@@ -31,8 +33,8 @@ pub struct RequestPath {
 
 /// A sentence that describes what is wrong with a path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{0}")]
-pub struct PathError(pub &'static str);
+#[error("{}", .0.english)]
+pub struct PathError(pub &'static Sentence);
 
 impl RequestPath {
     /// Parses a path as sent (`Uri::path`). Decodes it once, and refuses a path not in normal form.
@@ -60,10 +62,16 @@ impl RequestPath {
     /// A sentence for the reader, for 400 `request-malformed`.
     pub fn parse(raw: &str) -> Result<RequestPath, PathError> {
         if raw.len() > MAX_BYTES {
-            return Err(PathError("The path is longer than 2 KiB. Send a shorter one."));
+            return Err(PathError(&Sentence {
+                english: "The path is longer than 2 KiB. Send a shorter one.",
+                norwegian: "Stien er lengre enn 2 KiB. Send en kortere.",
+            }));
         }
         if !raw.starts_with('/') {
-            return Err(PathError("The path does not start with a slash."));
+            return Err(PathError(&Sentence {
+                english: "The path does not start with a slash.",
+                norwegian: "Stien begynner ikke med en skråstrek.",
+            }));
         }
         // Fast path: most paths need no decoding and no check of characters.
         if raw.bytes().all(is_plain) {
@@ -83,7 +91,10 @@ impl RequestPath {
     /// The same as for [`RequestPath::parse`]: no request can have such a path.
     pub fn of_decoded(text: &str) -> Result<RequestPath, PathError> {
         let Some(below) = text.strip_prefix('/') else {
-            return Err(PathError("The path does not start with a slash."));
+            return Err(PathError(&Sentence {
+                english: "The path does not start with a slash.",
+                norwegian: "Stien begynner ikke med en skråstrek.",
+            }));
         };
         let raw: String = below
             .split('/')
@@ -146,14 +157,24 @@ fn check_raw(raw: &str) -> Result<(), PathError> {
     for byte in raw.bytes() {
         match byte {
             0..=0x20 | 0x7f => {
-                return Err(PathError("The path contains a space or a control character."));
+                return Err(PathError(&Sentence {
+                    english: "The path contains a space or a control character.",
+                    norwegian: "Stien har et mellomrom eller et styretegn.",
+                }));
             }
             0x80.. => {
-                return Err(PathError(
-                    "The path contains a character outside ASCII. Percent-encode its UTF-8.",
-                ));
+                return Err(PathError(&Sentence {
+                    english: "The path contains a character outside ASCII. Percent-encode \
+                                  its UTF-8.",
+                    norwegian: "Stien har et tegn utenfor ASCII. Prosentkod tegnets UTF-8.",
+                }));
             }
-            b'?' | b'#' => return Err(PathError("The path contains a query or a fragment.")),
+            b'?' | b'#' => {
+                return Err(PathError(&Sentence {
+                    english: "The path contains a query or a fragment.",
+                    norwegian: "Stien har en spørring eller et fragment.",
+                }));
+            }
             _ => {}
         }
     }
@@ -173,19 +194,32 @@ fn decode(raw: &str) -> Result<String, PathError> {
             continue;
         }
         let Some(decoded) = hex(rest.next()).zip(hex(rest.next())) else {
-            return Err(PathError(
-                "The path contains a percent sign without two hexadecimal digits.",
-            ));
+            return Err(PathError(&Sentence {
+                english: "The path contains a percent sign without two hexadecimal digits.",
+                norwegian: "Stien har et prosenttegn uten to heksadesimale sifre.",
+            }));
         };
         match decoded.0 << 4 | decoded.1 {
-            b'/' => return Err(PathError("The path contains an encoded slash.")),
+            b'/' => {
+                return Err(PathError(&Sentence {
+                    english: "The path contains an encoded slash.",
+                    norwegian: "Stien har en kodet skråstrek.",
+                }));
+            }
             decoded => bytes.push(decoded),
         }
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|_| PathError("The path is not UTF-8 once it is decoded."))?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        PathError(&Sentence {
+            english: "The path is not UTF-8 once it is decoded.",
+            norwegian: "Stien er ikke UTF-8 når den er dekodet.",
+        })
+    })?;
     if is_still_encoded(&text) {
-        return Err(PathError("The path is percent-encoded twice. Encode it once."));
+        return Err(PathError(&Sentence {
+            english: "The path is percent-encoded twice. Encode it once.",
+            norwegian: "Stien er prosentkodet to ganger. Kod den én gang.",
+        }));
     }
     Ok(text)
 }
@@ -207,14 +241,24 @@ fn is_still_encoded(text: &str) -> bool {
 fn check_characters(text: &str) -> Result<(), PathError> {
     for character in text.chars() {
         match character {
-            '\\' => return Err(PathError("The path contains a backslash.")),
+            '\\' => {
+                return Err(PathError(&Sentence {
+                    english: "The path contains a backslash.",
+                    norwegian: "Stien har en omvendt skråstrek.",
+                }));
+            }
             ';' => {
-                return Err(PathError(
-                    "The path contains a semicolon. There are no path parameters here.",
-                ));
+                return Err(PathError(&Sentence {
+                    english: "The path contains a semicolon. There are no path parameters \
+                                  here.",
+                    norwegian: "Stien har et semikolon. Her finnes ingen stiparametere.",
+                }));
             }
             other if other.is_control() => {
-                return Err(PathError("The path contains a control character."));
+                return Err(PathError(&Sentence {
+                    english: "The path contains a control character.",
+                    norwegian: "Stien har et styretegn.",
+                }));
             }
             _ => {}
         }
@@ -228,12 +272,18 @@ fn check_segments(text: &str) -> Result<(), PathError> {
     }
     for segment in text.split('/').skip(1) {
         if segment.is_empty() {
-            return Err(PathError(
-                "The path contains an empty segment: two slashes together, or one at its end.",
-            ));
+            return Err(PathError(&Sentence {
+                english: "The path contains an empty segment: two slashes together, or one \
+                              at its end.",
+                norwegian: "Stien har et tomt ledd: to skråstreker etter hverandre, eller en \
+                                på slutten.",
+            }));
         }
         if is_dots(segment) {
-            return Err(PathError("The path contains a segment of dots. Send it resolved."));
+            return Err(PathError(&Sentence {
+                english: "The path contains a segment of dots. Send it resolved.",
+                norwegian: "Stien har et ledd av punktum. Send den oppløst.",
+            }));
         }
     }
     Ok(())

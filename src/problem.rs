@@ -2,12 +2,14 @@
 //!
 //! Each module that handles a request converts its errors to a [`Problem`]; only `server`
 //! serializes it. A problem contains no borrower, origin, key or token. Its sentences are fixed,
-//! and its only variable text is Bokbasen's refusal code. The module depends on no other module of
-//! loangate. [`ProblemType`] has what does not depend on the request; `docs/problems.md` is
-//! generated from it.
+//! and its only variable text is Bokbasen's refusal code. The module depends only on `language`.
+//! [`ProblemType`] has what does not depend on the request; `docs/problems.md` is generated from
+//! it.
 
+mod advice;
 mod guidance;
 mod problem_type;
+mod sentences;
 
 use std::time::Duration;
 
@@ -15,8 +17,11 @@ use http::StatusCode;
 use serde::Serialize;
 use utoipa::{ToResponse, ToSchema};
 
+use crate::language::Sentence;
+pub use advice::Advice;
 pub use guidance::Guidance;
 pub use problem_type::{ProblemType, RetryAfter};
+pub use sentences::refusal_sentence;
 
 /// Why a request is refused.
 ///
@@ -41,9 +46,9 @@ pub use problem_type::{ProblemType, RetryAfter};
 #[non_exhaustive]
 pub enum Problem {
     /// The request is malformed. The sentence describes what is wrong.
-    RequestMalformed(&'static str),
+    RequestMalformed(&'static Sentence),
     /// The request has no valid credential. The sentence describes why.
-    ReaderUnauthenticated(&'static str),
+    ReaderUnauthenticated(&'static Sentence),
     /// Bokbasen or a rule of the gate refused the loan.
     LoanRefused {
         /// Bokbasen's code, unchanged, or the slug of the gate's rule.
@@ -201,7 +206,7 @@ impl Problem {
             kind: problem_type.slug(),
             title: problem_type.title(),
             status: problem_type.status().as_u16(),
-            detail: self.detail(),
+            detail: self.sentence().english,
             instance: None,
             reason: match self {
                 Problem::LoanRefused { reason, .. } => Some(reason),
@@ -209,96 +214,6 @@ impl Problem {
                 _ => None,
             },
             retry_after: self.retry_after(),
-        }
-    }
-
-    fn detail(&self) -> &str {
-        match self {
-            Problem::RequestMalformed(sentence) | Problem::ReaderUnauthenticated(sentence) => {
-                sentence
-            }
-            Problem::LoanRefused { reason, .. } => refusal_sentence(reason),
-            Problem::LoanEnded => {
-                "The loan of this title has ended. To borrow it again, sign in again and \
-                 open the title from the start."
-            }
-            Problem::TitleNotFound => {
-                "There is no such file here. Check the path and the ISBN in it."
-            }
-            Problem::LoanNotFound => {
-                "There is no loan of this title. Begin one with PUT, or open the title \
-                 from the start."
-            }
-            Problem::MethodNotAllowed(_) => {
-                "This method is not supported here. The field Allow lists the supported ones."
-            }
-            Problem::PreconditionFailed => {
-                "The file has changed since the version that the request names. \
-                 Fetch it from the start."
-            }
-            Problem::RangeNotSatisfiable { .. } => {
-                "The range lies past the end of the file. The field Content-Range gives \
-                 the file's length."
-            }
-            Problem::MisdirectedRequest => {
-                "This gate does not serve that host name. Connect to the host that the \
-                 request names."
-            }
-            Problem::TooManyRequests { .. } => "A limit is reached. Try again after Retry-After.",
-            Problem::OriginFailed { .. } => {
-                "The storage did not deliver the file. Try again; if it keeps failing, \
-                 contact the operator."
-            }
-            Problem::OriginTimeout => "The storage did not respond in time. Try again later.",
-            Problem::LendingUnavailable { .. } => {
-                "The lending platform cannot be reached, so no new loan can begin. \
-                 Try again after Retry-After."
-            }
-            Problem::LedgerUnavailable => {
-                "The gate cannot access its record of loans, so it cannot admit requests. \
-                 Try again after Retry-After."
-            }
-            Problem::LoanPending { .. } => {
-                "The lending platform has not yet decided about this loan. \
-                 Try again after Retry-After; nothing is lost."
-            }
-            Problem::Overloaded => "The gate is overloaded. Try again after Retry-After.",
-        }
-    }
-}
-
-/// Returns what a reader can do about a refusal. The upper-case codes are Bokbasen's (assumed), the
-/// slugs are the gate's.
-fn refusal_sentence(reason: &str) -> &'static str {
-    match reason {
-        "NO_FREE_LICENSE" => {
-            "All of the library's copies of this title are on loan. Try again later or reserve it."
-        }
-        "BUDGET_EXCEEDED" => "The library's budget for loans is used up for now. Ask the library.",
-        "BORROWER_LIMIT" => {
-            "The reader has as many loans as the library allows. Return one and try again."
-        }
-        "TITLE_NOT_LENDABLE" => "The library does not lend this title. Ask the library.",
-        "LIBRARY_NOT_ACTIVE" => {
-            "The library is not active on the lending platform. Ask the library."
-        }
-        "LICENSE_NOT_FOUND" => "The library has no licence of this title. Ask the library.",
-        "licence-not-allowed" => {
-            "The library's rules allow no licence that this title has. Ask the library."
-        }
-        "outside-of-link" => {
-            "This link does not open this file. Request a link to the file's own title and path."
-        }
-        "explicit-begin-required" => {
-            "This title is lent only on request. Begin the loan with PUT /loans/{isbn} first."
-        }
-        "continues-download" => {
-            "There is no live loan, and a request that continues a download never begins one. \
-             Open the title from the start."
-        }
-        _ => {
-            "The lending platform refused this loan. The member reason gives its code; \
-             ask the library."
         }
     }
 }
@@ -321,12 +236,14 @@ mod tests {
         assert!(json["detail"].as_str().unwrap().contains("on loan"));
     }
 
+    const EMPTY: Sentence = Sentence { english: "", norwegian: "" };
+
     /// One problem of each type, without a wait where that is possible.
     fn examples() -> [Problem; 17] {
         let retry_after = Duration::from_secs(1);
         [
-            Problem::RequestMalformed(""),
-            Problem::ReaderUnauthenticated(""),
+            Problem::RequestMalformed(&EMPTY),
+            Problem::ReaderUnauthenticated(&EMPTY),
             Problem::LoanRefused { reason: String::new(), retry_after: None },
             Problem::LoanEnded,
             Problem::TitleNotFound,

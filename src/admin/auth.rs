@@ -41,7 +41,28 @@ pub(super) async fn authenticate(
     log: &WrongTokenLog,
 ) -> Result<(), AdminProblem> {
     let checked = check(headers, token);
-    match (&checked, peer) {
+    record(checked, peer, log).await;
+    checked.map_err(|fault| match fault {
+        TokenFault::Missing => AdminProblem::UNAUTHENTICATED,
+        TokenFault::Token => AdminProblem::WRONG_TOKEN,
+    })
+}
+
+/// Checks a token that is not in a header, as [`authenticate`] does.
+pub(super) async fn is_token(
+    given: &str,
+    peer: Option<Arc<Peer>>,
+    token: &SecretString,
+    log: &WrongTokenLog,
+) -> bool {
+    let checked = compare(given.as_bytes(), token);
+    record(checked, peer, log).await;
+    checked.is_ok()
+}
+
+/// Records the result for the client's address, and delays the response to a wrong token.
+async fn record(checked: Result<(), TokenFault>, peer: Option<Arc<Peer>>, log: &WrongTokenLog) {
+    match (checked, peer) {
         (Ok(()), Some(peer)) => peer.record_token(),
         (Err(TokenFault::Token), Some(peer)) => {
             log.record(peer.address());
@@ -49,10 +70,6 @@ pub(super) async fn authenticate(
         }
         _ => {}
     }
-    checked.map_err(|fault| match fault {
-        TokenFault::Missing => AdminProblem::UNAUTHENTICATED,
-        TokenFault::Token => AdminProblem::WRONG_TOKEN,
-    })
 }
 
 /// A fault in a request's credentials.
@@ -72,6 +89,10 @@ fn check(headers: &HeaderMap, token: &SecretString) -> Result<(), TokenFault> {
     if given.is_empty() {
         return Err(TokenFault::Missing);
     }
+    compare(given, token)
+}
+
+fn compare(given: &[u8], token: &SecretString) -> Result<(), TokenFault> {
     verify_slices_are_equal(given, token.expose_secret().as_bytes()).map_err(|_| TokenFault::Token)
 }
 

@@ -11,10 +11,8 @@ use utoipa::IntoParams;
 use super::App;
 use super::loans::find;
 use super::problems::AdminProblem;
+use crate::console::checked_reason;
 use crate::problem;
-
-/// The longest reason, in characters.
-const MAX_REASON_LENGTH: usize = 200;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -51,11 +49,9 @@ pub(super) async fn end(
     let reason = reason.ok_or(AdminProblem::malformed(
         "An end needs a reason, for the loan's history. Write ?reason=…",
     ))?;
-    if reason.chars().count() > MAX_REASON_LENGTH || reason.chars().any(char::is_control) {
-        return Err(AdminProblem::malformed(
-            "The reason is longer than 200 characters, or has control characters.",
-        ));
-    }
+    let reason = checked_reason(&reason).ok_or(AdminProblem::malformed(
+        "The reason is longer than 200 characters, or has control characters.",
+    ))?;
     let loan = find(&app, id).await?;
     match app.parts.gate.revoke_loan(loan.id, Some(reason)).await? {
         true => Ok(StatusCode::ACCEPTED),

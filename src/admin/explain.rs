@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::links::{check_borrower, library_of};
 use super::problems::AdminProblem;
+use crate::language::Language;
 use crate::problem;
 use crate::server::{Asking, Explanation, NotExplained, Question};
 use crate::telemetry::RequestId;
@@ -75,6 +76,7 @@ pub(super) async fn explain(
     }
     let question = question(&app, request)?;
     let explained = app.parts.explainer.explain(question).await;
+    let explained = explained.map(|explained| explained.in_language(Language::English));
     explained.map(Json).map_err(|error| match error {
         NotExplained::NoRequest => AdminProblem::malformed(
             "The method and the path make no request. Write a path that begins with a slash.",
@@ -97,7 +99,8 @@ fn recorded(app: &App, id: &str, request: &ExplainRequest) -> Result<Explanation
     let id = RequestId::parse(id).ok_or(AdminProblem::malformed(
         "request is no id of a request. Write the UUID of the error message.",
     ))?;
-    app.parts.explainer.recorded(id).ok_or(AdminProblem::NO_SUCH_REQUEST)
+    let explained = app.parts.explainer.recorded(id).ok_or(AdminProblem::NO_SUCH_REQUEST)?;
+    Ok(explained.in_language(Language::English))
 }
 
 fn question(app: &App, request: ExplainRequest) -> Result<Question, AdminProblem> {

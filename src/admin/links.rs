@@ -123,7 +123,8 @@ fn scope(
             Ok((Scope::Title(isbn), below))
         }
         (None, Some(prefix)) => {
-            let scope = Scope::prefix(prefix).map_err(|error| AdminProblem::malformed(error.0))?;
+            let scope =
+                Scope::prefix(prefix).map_err(|error| AdminProblem::malformed(error.0.english))?;
             Ok((scope, prefix.to_owned()))
         }
         _ => Err(AdminProblem::malformed(

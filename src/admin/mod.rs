@@ -1,5 +1,5 @@
 //! Admin listener for operators and support staff: health, readiness, metrics, loans, links,
-//! explanations and balances.
+//! explanations, balances, and the console.
 //!
 //! `app` starts it on its own listener and on the slow runtime, so that it never
 //! competes with readers. It reads the ledger, ends loans through the gate, and runs balances
@@ -10,6 +10,7 @@ mod auth;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod balance;
 mod client_addresses;
+mod console_sign_in;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod ends;
 mod explain;
@@ -48,6 +49,7 @@ use crate::buffer_budget::Buffers;
 use crate::catalog::Catalog;
 use crate::circulation::Circulation;
 use crate::clock::Clock;
+use crate::console;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::reader::Readers;
@@ -95,7 +97,7 @@ pub(crate) struct Parts {
     /// The public base URL of links, without a trailing slash.
     pub public_base: String,
     /// Explains what requests would get.
-    pub explainer: Explainer,
+    pub explainer: Arc<Explainer>,
     /// The catalog, which finds a title's files.
     pub catalog: Arc<Catalog>,
     /// The clock of this process.
@@ -248,12 +250,29 @@ fn router(app: Arc<App>) -> Router {
     let named = Router::new()
         .route("/metrics", get(metrics))
         .merge(guarded)
+        .merge(console::router(console_parts(&app)))
         .layer(middleware::from_fn_with_state(app.clone(), check_host));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .merge(named)
         .with_state(app)
+}
+
+fn console_parts(app: &Arc<App>) -> console::Parts {
+    let Parts { ledger, gate, circulation, readers, catalog, explainer, clock, .. } = &app.parts;
+    console::Parts {
+        ledger: ledger.clone(),
+        gate: gate.clone(),
+        circulation: circulation.clone(),
+        readers: readers.clone(),
+        catalog: catalog.clone(),
+        explainer: explainer.clone(),
+        clock: clock.clone(),
+        public_base: app.parts.public_base.clone(),
+        tls: app.settings.tls,
+        token_check: Box::new(console_sign_in::ConsoleSignIn(app.clone())),
+    }
 }
 
 /// Rejects requests for other host names, before any other check.

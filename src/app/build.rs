@@ -117,7 +117,7 @@ impl ConnectedParts {
             circulation: self.circulation.clone(),
             readers: self.readers.clone(),
             public_base: public_base(&self.certificates, public),
-            explainer,
+            explainer: Arc::new(explainer),
             catalog: self.catalog.clone(),
             clock: self.handles.clock.clone(),
             readers_api: server::Api::openapi(),

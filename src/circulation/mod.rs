@@ -191,6 +191,16 @@ impl Circulation {
         self.supervised(Task::ShareLimits, limit_shares::share_limits);
     }
 
+    /// Polls an undecided loan of this process now instead of when it is due. Returns false if
+    /// another process drives it, or if it is decided. Begins nothing: it is the scheduled step.
+    pub fn poll_now(&self, loan: LoanId) -> bool {
+        let is_driven = self.inner.schedule.contains(loan);
+        if is_driven {
+            self.inner.schedule.make_due(loan);
+        }
+        is_driven
+    }
+
     fn supervised<F, T>(&self, name: Task, task: F)
     where
         F: Fn(Circulation) -> T + Send + 'static,

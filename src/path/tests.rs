@@ -95,8 +95,8 @@ fn each_attack_is_refused_with_its_sentence() {
     assert!(ATTACKS.len() >= 60);
     for (path, word) in ATTACKS {
         let error = RequestPath::parse(path).expect_err(path);
-        assert!(error.0.contains(word), "{path}: {error}");
-        assert!(error.0.ends_with('.'), "{error}");
+        assert!(error.0.english.contains(word), "{path}: {error}");
+        assert!(error.0.english.ends_with('.'), "{error}");
     }
 }
 
@@ -105,7 +105,7 @@ fn path_longer_than_two_kibibytes_is_refused() {
     let longest = format!("/{}", "a".repeat(MAX_BYTES - 1));
     assert!(RequestPath::parse(&longest).is_ok());
     let error = RequestPath::parse(&format!("{longest}a")).unwrap_err();
-    assert!(error.0.contains("2 KiB"));
+    assert!(error.0.english.contains("2 KiB"));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use jiff::Timestamp;
 
+use crate::language::Sentence;
 use crate::loan::{Borrower, Isbn, LibraryId, LoanKey};
 use crate::path::{PathError, RequestPath};
 
@@ -30,7 +31,10 @@ impl Scope {
         let path = RequestPath::parse(without.unwrap_or(path))?;
         let segments: Vec<String> = path.segments().map(str::to_owned).collect();
         if segments.is_empty() {
-            return Err(PathError("The prefix is the root. Name at least one segment."));
+            return Err(PathError(&Sentence {
+                english: "The prefix is the root. Name at least one segment.",
+                norwegian: "Prefikset er roten. Nevn minst ett ledd.",
+            }));
         }
         Ok(Scope::Prefix(segments))
     }

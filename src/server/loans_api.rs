@@ -20,6 +20,7 @@ use super::{Services, problem_response};
 use crate::connection_handle::Connection;
 use crate::delivery::Body;
 use crate::gate::{self, Availability};
+use crate::language::Sentence;
 use crate::ledger::{Filter, LedgerError};
 use crate::loan::{Isbn, Loan, LoanView, Progress};
 use crate::problem::{Problem, Refused};
@@ -31,15 +32,19 @@ pub(super) use endpoint::{LoansEndpoint, parse_endpoint};
 const MAX_LISTED: u32 = 200;
 /// The largest accepted request body, in bytes.
 const MAX_BODY: usize = 1024;
-const MALFORMED_PROGRESS: Problem = Problem::RequestMalformed(
-    "The body cannot be read. Send the part of the title that was read, from 0 to 1, \
-     like {\"fraction\": 0.4}.",
-);
+const MALFORMED_PROGRESS: Problem = Problem::RequestMalformed(&Sentence {
+    english: "The body cannot be read. Send the part of the title that was read, from 0 to \
+                  1, like {\"fraction\": 0.4}.",
+    norwegian: "Kroppen kan ikke leses. Send den delen av tittelen som er lest, fra 0 til 1, \
+                    som {\"fraction\": 0.4}.",
+});
 
-const BODY_LATE: Problem = Problem::RequestMalformed(
-    "The body of the request did not arrive in time. Send it at once, \
-     with a correct Content-Length.",
-);
+const BODY_LATE: Problem = Problem::RequestMalformed(&Sentence {
+    english: "The body of the request did not arrive in time. Send it at once, with a \
+                  correct Content-Length.",
+    norwegian: "Forespørselens kropp kom ikke i tide. Send den med en gang, med riktig \
+                    Content-Length.",
+});
 
 /// A reader's loans, the newest first.
 #[derive(Serialize, ToSchema)]

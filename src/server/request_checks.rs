@@ -5,6 +5,7 @@ use http::Method;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 
+use crate::language::Sentence;
 use crate::problem::Problem;
 
 const FILE_METHODS: &str = "GET, HEAD";
@@ -17,9 +18,10 @@ pub(super) fn check_shape(request: &Parts, has_body: bool) -> Result<(), Problem
     let length =
         request.headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
     if has_body || length || request.headers.contains_key(TRANSFER_ENCODING) {
-        return Err(Problem::RequestMalformed(
-            "A request for a file has no body. Send it without one.",
-        ));
+        return Err(Problem::RequestMalformed(&Sentence {
+            english: "A request for a file has no body. Send it without one.",
+            norwegian: "En forespørsel om en fil har ingen kropp. Send den uten.",
+        }));
     }
     Ok(())
 }
@@ -27,9 +29,10 @@ pub(super) fn check_shape(request: &Parts, has_body: bool) -> Result<(), Problem
 /// RFC 9110 §7.4: a request for another authority than the connection was made for is misdirected,
 /// and one that names two is malformed (RFC 9112 §3.2, RFC 9113 §8.3.1).
 pub(super) fn check_authority(request: &Parts, server_name: Option<&str>) -> Result<(), Problem> {
-    const NO_HOST: Problem = Problem::RequestMalformed(
-        "The request names no host, or more than one. Send one field Host.",
-    );
+    const NO_HOST: Problem = Problem::RequestMalformed(&Sentence {
+        english: "The request names no host, or more than one. Send one field Host.",
+        norwegian: "Forespørselen nevner ingen vert, eller flere. Send ett felt Host.",
+    });
     let mut fields = request.headers.get_all(HOST).iter();
     let field = match (fields.next(), fields.next()) {
         (_, Some(_)) => return Err(NO_HOST),

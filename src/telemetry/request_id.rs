@@ -42,6 +42,11 @@ impl RequestId {
         Uuid::try_parse(text.trim()).ok().map(RequestId)
     }
 
+    /// Returns the request with this id.
+    pub fn of_uuid(id: Uuid) -> RequestId {
+        RequestId(id)
+    }
+
     /// Returns some of its random bits.
     pub fn low_bits(self) -> u64 {
         self.0.as_u64_pair().1

@@ -27,6 +27,7 @@ mod clock_skew;
 mod closed_windows;
 mod cluster;
 mod config;
+mod console;
 mod conformance_lending;
 mod conformance_sandbox;
 mod cors;

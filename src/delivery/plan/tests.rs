@@ -7,10 +7,14 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::*;
+use crate::language::Sentence;
 
 const DAY: &str = "Thu, 15 Jan 2026 12:00:00 GMT";
 /// The answer to what does not continue a download.
-const EXPIRED: Problem = Problem::ReaderUnauthenticated("The link has expired.");
+const EXPIRED: Problem = Problem::ReaderUnauthenticated(&Sentence {
+    english: "The link has expired.",
+    norwegian: "Lenken er utløpt.",
+});
 
 fn map(fields: &[(HeaderName, &'static str)]) -> HeaderMap {
     fields.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()

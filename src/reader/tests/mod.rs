@@ -211,8 +211,8 @@ fn at(second: i64) -> Timestamp {
 fn unauthenticated<T: fmt::Debug>(answer: Result<T, Problem>) -> &'static str {
     match answer {
         Err(Problem::ReaderUnauthenticated(sentence)) => {
-            assert!(sentence.ends_with('.'));
-            sentence
+            assert!(sentence.english.ends_with('.') && sentence.norwegian.ends_with('.'));
+            sentence.english
         }
         other => panic!("no 401: {other:?}"),
     }

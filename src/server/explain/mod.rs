@@ -6,6 +6,7 @@
 
 mod view;
 mod walk;
+mod why;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,16 +19,17 @@ use jiff::Timestamp;
 use super::dispatch::{self, authenticate, gate_request};
 use super::request_checks::{check_authority, check_shape};
 use super::{Services, download_continuation, loans_api};
-use crate::catalog::{File, Target, Titles};
+use crate::catalog::{File, Target};
 use crate::delivery::{Delivery, Foreseen};
 use crate::loan::{Borrower, LibraryId, LoanKey};
 use crate::path::RequestPath;
 use crate::problem::Problem;
 use crate::reader::{Reader, Readers, Scope};
 use crate::telemetry::RequestId;
-use view::RecordedView;
-pub(crate) use view::{Explanation, Step};
+pub(crate) use view::{Explanation, RecordedView, Step};
+pub(crate) use walk::Explained;
 use walk::Walk;
+use why::Why;
 
 /// Explains requests. It has a delivery of its own, since each belongs to one runtime.
 #[derive(Debug)]
@@ -88,7 +90,7 @@ impl Explainer {
     ///
     /// # Errors
     /// [`NotExplained`] if it is no request for a file.
-    pub(crate) async fn explain(&self, question: Question) -> Result<Explanation, NotExplained> {
+    pub(crate) async fn explain(&self, question: Question) -> Result<Explained, NotExplained> {
         let mut walk = Walk::default();
         let (request, asking) = self.request(question)?;
         let path = RequestPath::parse(request.uri.path())
@@ -99,22 +101,21 @@ impl Explainer {
                 if loans_api::parse_endpoint(&path).is_some() {
                     return Err(NotExplained::LoansApi);
                 }
-                walk.note(Step::Path, "accepted", "The path is in normal form.");
+                walk.note(Step::Path, Why::PathAccepted);
                 self.walk(&mut walk, (&request, &path, token.as_deref()), &asking).await
             }
             Err(problem) => Err(problem),
         };
-        Ok(walk.explanation(result))
+        Ok(walk.end(result, None))
     }
 
     /// Explains a request that was made, by its id. Returns none if it is not stored any more.
-    pub(crate) fn recorded(&self, id: RequestId) -> Option<Explanation> {
+    pub(crate) fn recorded(&self, id: RequestId) -> Option<Explained> {
         let request = self.services.recent.find(id)?;
         let mut walk = Walk::default();
         walk.recorded(&request);
         let view = RecordedView::of(&request);
-        let explained = walk.explanation(request.answer);
-        Some(Explanation { request: Some(view), ..explained })
+        Some(walk.end(request.answer, Some(view)))
     }
 
     /// Builds the request as a client would send it.
@@ -140,7 +141,7 @@ impl Explainer {
     ) -> Result<StatusCode, Problem> {
         let catalog = &self.services.catalog;
         walk.take(Step::Authority, check_authority(request, self.name.as_deref()))?;
-        walk.note(Step::Authority, "accepted", "The request names the host that it was sent to.");
+        walk.note(Step::Authority, Why::HostAccepted);
         let target = walk.take(Step::Catalog, catalog.resolve(path))?;
         walk.take(Step::Catalog, check_shape(request, false))?;
         let fields = (&request.method, &request.headers);
@@ -148,14 +149,14 @@ impl Explainer {
             Target::Open(open) => {
                 let file = open.file();
                 let route = catalog.route_name(file.route);
-                let why = format!("The open route {route} needs no loan.");
-                walk.note(Step::Catalog, "open file", why);
+                walk.note(Step::Catalog, Why::OpenFile(route.to_owned()));
                 self.deliver(walk, file, None, fields, None).await
             }
             Target::Loanable { titles, file, explicit } => {
                 let route = catalog.route_name(file.route);
-                let why = format!("It is a file of {} by the route {route}.", named(&titles));
-                walk.note(Step::Catalog, "title found", why);
+                let (isbn, others) = (titles.first(), titles.alternatives().len());
+                let why = Why::TitleFound { isbn, others, route: route.to_owned() };
+                walk.note(Step::Catalog, why);
                 let (reader, is_expired) = self.reader(walk, request, token, asking)?;
                 let continues = download_continuation::continues(&request.headers);
                 let asked = gate_request(&reader, &titles, path, explicit, continues);
@@ -187,9 +188,7 @@ impl Explainer {
                 (Arc::new(Reader { library, borrower, issued, expires, scope }), false)
             }
         };
-        let issued = reader.issued.map_or_else(|| "at no known time".into(), |at| at.to_string());
-        let why = format!("A borrower of {}, with a credential issued {issued}.", reader.library);
-        walk.note(Step::Reader, "authenticated", why);
+        walk.note(Step::Reader, Why::Authenticated(reader.library, reader.issued));
         Ok((reader, is_expired))
     }
 
@@ -203,26 +202,15 @@ impl Explainer {
     ) -> Result<StatusCode, Problem> {
         let Foreseen { file, status } = self.delivery.preview(file, loan, fields, otherwise).await;
         let (length, content_type) = walk.take(Step::Origin, file)?;
-        let length = length.map_or_else(|| "of unknown length".into(), |n| format!("of {n} bytes"));
-        let content_type = content_type.map_or_else(String::new, |is| format!(", {is}"));
-        let why = format!("The origin has the file, {length}{content_type}.");
-        walk.note(Step::Origin, "file found", why);
+        walk.note(Step::Origin, Why::FileFound(length, content_type));
         let status = walk.take(Step::Delivery, status.unwrap_or(Err(Problem::TitleNotFound)))?;
-        let what = match status {
-            StatusCode::PARTIAL_CONTENT => "The requested ranges of the file are sent.",
-            StatusCode::NOT_MODIFIED => "The app has the current file already.",
-            _ if fields.0 == Method::HEAD => "The fields of the file are sent.",
-            _ => "The whole file is sent.",
+        let why = match status {
+            StatusCode::PARTIAL_CONTENT => Why::RangesSent,
+            StatusCode::NOT_MODIFIED => Why::NotModified,
+            _ if fields.0 == Method::HEAD => Why::FieldsSent,
+            _ => Why::WholeFileSent,
         };
-        walk.note(Step::Delivery, "sent", what);
+        walk.note(Step::Delivery, why);
         Ok(status)
-    }
-}
-
-fn named(titles: &Titles) -> String {
-    let others = titles.alternatives().len();
-    match others {
-        0 => titles.first().to_string(),
-        _ => format!("{} and {others} more titles", titles.first()),
     }
 }

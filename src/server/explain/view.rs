@@ -10,59 +10,59 @@ use crate::server::recent_requests::{RecentRequest, time_of};
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Explanation {
     /// The status of the response.
-    pub(super) status: u16,
+    pub(crate) status: u16,
     /// The type of the problem document; none if the file is sent.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, example = "loan-refused")]
-    pub(super) kind: Option<&'static str>,
+    pub(crate) kind: Option<&'static str>,
     /// The code of the refusal, or the name of the limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
-    pub(super) reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// Whether the request would begin a loan at Bokbasen.
-    pub(super) would_begin: bool,
+    pub(crate) would_begin: bool,
     /// `accepted` if `status` holds only if Bokbasen accepts the loan: one that the request would
     /// begin, or one that is not decided yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, example = "accepted")]
-    pub(super) assumes: Option<&'static str>,
+    pub(crate) assumes: Option<&'static str>,
     /// The steps of the request, in their order. The last one is decisive.
-    pub(super) steps: Vec<ExplainedStep>,
+    pub(crate) steps: Vec<ExplainedStep>,
     /// What the reader, the app or the operator can do.
-    pub(super) advice: String,
+    pub(crate) advice: String,
     /// The request, if it is one that was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = RecordedView, required = false)]
-    pub(super) request: Option<RecordedView>,
+    pub(crate) request: Option<RecordedView>,
 }
 
 /// A request that was made.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RecordedRequest)]
 pub(crate) struct RecordedView {
-    id: String,
+    pub(crate) id: String,
     #[schema(value_type = String, format = DateTime)]
-    at: Timestamp,
-    method: &'static str,
+    pub(crate) at: Timestamp,
+    pub(crate) method: &'static str,
     /// The path without a link's token; none if it was not in normal form.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
-    path: Option<String>,
+    pub(crate) path: Option<String>,
     /// The ISIL of the borrower's library; none without a valid credential, as the next members.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
-    library: Option<String>,
+    pub(crate) library: Option<String>,
     /// The borrower's pseudonym.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
-    borrower: Option<String>,
+    pub(crate) borrower: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
-    isbn: Option<String>,
+    pub(crate) isbn: Option<String>,
     /// When the credential was issued.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false, format = DateTime)]
-    issued: Option<Timestamp>,
+    pub(crate) issued: Option<Timestamp>,
 }
 
 impl RecordedView {
@@ -86,11 +86,11 @@ impl RecordedView {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ExplainedStep)]
 pub(crate) struct ExplainedStep {
-    pub(super) step: Step,
+    pub(crate) step: Step,
     /// What the step decided, in a word or two.
-    pub(super) decision: &'static str,
+    pub(crate) decision: &'static str,
     /// Why, as a sentence.
-    pub(super) why: String,
+    pub(crate) why: String,
 }
 
 /// The steps of a request.

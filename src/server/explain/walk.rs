@@ -1,9 +1,11 @@
-//! An explanation that is being made: its steps so far.
+//! The walk of a request through its steps: first what each decided, then an explanation of it.
 
 use http::StatusCode;
 
-use super::view::{ExplainedStep, Explanation, Step};
+use super::view::{ExplainedStep, Explanation, RecordedView, Step};
+use super::why::Why;
 use crate::gate::Previewed;
+use crate::language::{Language, Sentence};
 use crate::loan::Isbn;
 use crate::problem::Problem;
 use crate::server::dispatch;
@@ -13,19 +15,19 @@ use crate::telemetry::Via;
 /// An explanation that is being made: the steps so far.
 #[derive(Default)]
 pub(super) struct Walk {
-    steps: Vec<ExplainedStep>,
+    steps: Vec<(Step, Why)>,
     would_begin: bool,
     assumes: Option<&'static str>,
 }
 
 impl Walk {
-    pub(super) fn note(&mut self, step: Step, decision: &'static str, why: impl Into<String>) {
-        self.steps.push(ExplainedStep { step, decision, why: why.into() });
+    pub(super) fn note(&mut self, step: Step, why: Why) {
+        self.steps.push((step, why));
     }
 
     /// Notes the result of a step. The problem's own sentence says why it was refused.
     pub(super) fn take<T>(&mut self, step: Step, result: Result<T, Problem>) -> Result<T, Problem> {
-        result.inspect_err(|problem| self.note(step, "refused", problem.document().detail))
+        result.inspect_err(|problem| self.note(step, Why::Refused(problem.clone())))
     }
 }
 
@@ -38,19 +40,15 @@ impl Walk {
     ) -> Result<(), Problem> {
         match decision {
             Previewed::Permitted { loan } => {
-                self.note(Step::Gate, "permitted", format!("The loan {loan} of {isbn} is open."));
+                self.note(Step::Gate, Why::Permitted(loan, *isbn));
             }
             Previewed::Undecided => {
                 self.assumes = Some("accepted");
-                let why = format!("A begin of {isbn} is under way. Bokbasen has not decided.");
-                self.note(Step::Gate, "undecided", why);
+                self.note(Step::Gate, Why::Undecided(*isbn));
             }
             Previewed::WouldBegin => {
                 (self.would_begin, self.assumes) = (true, Some("accepted"));
-                let why = format!(
-                    "There is no loan of {isbn}. The request begins one, and Bokbasen decides."
-                );
-                self.note(Step::Gate, "begins a loan", why);
+                self.note(Step::Gate, Why::WouldBegin(*isbn));
             }
             Previewed::Refused(problem) => {
                 return self.take(Step::Gate, Err(dispatch::refusal(problem, otherwise)));
@@ -72,21 +70,21 @@ impl Walk {
         };
         let is_open = request.via == Via::Open;
         let steps = [
-            (Step::Path, "accepted", "The path was in normal form."),
-            (Step::Authority, "accepted", "The request named the host that it was sent to."),
-            (Step::Catalog, "file found", "A route and, if it needs one, a title were found."),
-            (Step::Reader, "authenticated", "The credential was valid, and opened the file."),
-            (Step::Gate, "permitted", permitted_by(request.via)),
+            (Step::Path, Why::Passed(Step::Path)),
+            (Step::Authority, Why::Passed(Step::Authority)),
+            (Step::Catalog, Why::Passed(Step::Catalog)),
+            (Step::Reader, Why::Passed(Step::Reader)),
+            (Step::Gate, Why::PermittedBy(request.via)),
         ];
-        for (step, decision, why) in steps.into_iter().take(passed) {
+        for (step, why) in steps.into_iter().take(passed) {
             if !(is_open && matches!(step, Step::Reader | Step::Gate)) {
-                self.note(step, decision, why);
+                self.note(step, why);
             }
         }
         match &request.answer {
             Ok(status) => {
-                self.note(Step::Origin, "file found", "The origin had the file.");
-                self.note(Step::Delivery, "sent", format!("The response had status {status}."));
+                self.note(Step::Origin, Why::HadFile);
+                self.note(Step::Delivery, Why::Responded(*status));
             }
             Err(problem) => {
                 let step = match problem {
@@ -99,45 +97,82 @@ impl Walk {
                     }
                     _ => request.step,
                 };
-                self.note(step, "refused", problem.document().detail);
+                self.note(step, Why::Refused(problem.clone()));
             }
         }
     }
 
-    pub(super) fn explanation(self, result: Result<StatusCode, Problem>) -> Explanation {
-        let Walk { steps, would_begin, assumes } = self;
+    /// Ends the walk with the response. `request` is the one that was made, if it was.
+    pub(super) fn end(
+        self,
+        result: Result<StatusCode, Problem>,
+        request: Option<RecordedView>,
+    ) -> Explained {
+        Explained { walk: self, result, request }
+    }
+}
+
+/// What a request gets and why, in no language yet.
+pub(crate) struct Explained {
+    walk: Walk,
+    result: Result<StatusCode, Problem>,
+    request: Option<RecordedView>,
+}
+
+impl Explained {
+    /// Returns the explanation in a language.
+    pub(crate) fn in_language(self, language: Language) -> Explanation {
+        let Explained { walk: Walk { steps, would_begin, assumes }, result, request } = self;
+        let steps = steps.into_iter().map(|(step, why)| ExplainedStep {
+            step,
+            decision: why.decision().text(language),
+            why: why.sentence(language),
+        });
         let (status, kind, reason, advice) = match result {
-            Ok(status) => (status, None, None, advice_for_sent(assumes, would_begin)),
+            Ok(status) => {
+                let advice = advice_for_sent(assumes, would_begin).text(language).to_owned();
+                (status, None, None, advice)
+            }
             Err(problem) => {
-                let guidance = problem.problem_type().guidance();
-                let operator = guidance.operator.map(|text| format!(" Operator: {text}"));
-                let advice = format!("App: {}{}", guidance.app, operator.unwrap_or_default());
+                let advice = advice_about(&problem, language);
                 let reason = problem.document().reason.map(str::to_owned);
                 (problem.status(), Some(problem.slug()), reason, advice)
             }
         };
-        let status = status.as_u16();
-        Explanation { status, kind, reason, would_begin, assumes, steps, advice, request: None }
+        let (status, steps) = (status.as_u16(), steps.collect());
+        Explanation { status, kind, reason, would_begin, assumes, steps, advice, request }
     }
 }
 
-fn permitted_by(via: Via) -> &'static str {
-    match via {
-        Via::Cache => "A loan was open, as the gate had in memory.",
-        Via::Ledger => "A loan was open, as the ledger said.",
-        Via::Registered => "The request began a loan, and Bokbasen accepted it.",
-        Via::Open | Via::None => "No loan was needed.",
+fn advice_about(problem: &Problem, language: Language) -> String {
+    let advice = problem.problem_type().advice(language);
+    let (app, operator) = match language {
+        Language::English => ("App", "Operator"),
+        Language::Norwegian => ("Appen", "Driften"),
+    };
+    match advice.operator {
+        Some(text) => format!("{app}: {} {operator}: {text}", advice.app),
+        None => format!("{app}: {}", advice.app),
     }
 }
 
-fn advice_for_sent(assumes: Option<&str>, would_begin: bool) -> String {
+fn advice_for_sent(assumes: Option<&str>, would_begin: bool) -> &'static Sentence {
     match (assumes, would_begin) {
-        (None, _) => "Nothing is to be done: the request succeeds.".to_owned(),
-        (_, true) => "The request succeeds if Bokbasen accepts the loan. If the reader was \
-             refused before, the loan's history has Bokbasen's own words."
-            .to_owned(),
-        (_, false) => "The request succeeds once Bokbasen accepts the loan. If it stays \
-             undecided, ask Bokbasen."
-            .to_owned(),
+        (None, _) => &Sentence {
+            english: "Nothing is to be done: the request succeeds.",
+            norwegian: "Ingenting å gjøre: forespørselen lykkes.",
+        },
+        (_, true) => &Sentence {
+            english: "The request succeeds if Bokbasen accepts the loan. If the reader was refused \
+                      before, the loan's history has Bokbasen's own words.",
+            norwegian: "Forespørselen lykkes hvis Bokbasen godtar lånet. Ble leseren avvist før, \
+                        har lånets historikk Bokbasens egne ord.",
+        },
+        (_, false) => &Sentence {
+            english: "The request succeeds once Bokbasen accepts the loan. If it stays undecided, \
+                      ask Bokbasen.",
+            norwegian: "Forespørselen lykkes når Bokbasen godtar lånet. Blir det stående uavgjort, \
+                        spør Bokbasen.",
+        },
     }
 }

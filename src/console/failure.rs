@@ -1,0 +1,79 @@
+//! Failures of the console. A handler returns one, and `visit` makes its page, in the language of
+//! the request.
+
+use axum::response::{IntoResponse, Redirect, Response};
+use http::StatusCode;
+use maud::html;
+use url::form_urlencoded::byte_serialize;
+
+use super::page::{Page, page};
+use super::visit::Visit;
+
+/// Why a request gets no page of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Failure {
+    /// There is no such page or loan.
+    NotFound,
+    /// A page was requested without a session.
+    SignInFirst,
+    /// A form was sent without a session.
+    SignedOut,
+    /// A form came from another site, or without its token.
+    Forged,
+    /// A form cannot be read.
+    Malformed,
+    /// The role does not allow it.
+    NotAllowed,
+    /// A look at loans has no purpose yet.
+    NoPurpose,
+    /// The ledger cannot be read.
+    Ledger,
+    /// An access cannot be recorded.
+    Trail,
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl Failure {
+    /// Returns the page of the failure.
+    pub(super) fn page(self, visit: &Visit) -> Response {
+        let texts = &visit.texts.failure;
+        let ([title, sentence], status) = match self {
+            Failure::SignInFirst => return go_to("/sign-in", visit),
+            Failure::NoPurpose => return go_to("/purpose", visit),
+            Failure::NotFound => (texts.not_found, StatusCode::NOT_FOUND),
+            Failure::SignedOut => (texts.signed_out, StatusCode::UNAUTHORIZED),
+            Failure::Forged => (texts.forged, StatusCode::FORBIDDEN),
+            Failure::NotAllowed => (texts.not_allowed, StatusCode::FORBIDDEN),
+            Failure::Malformed => (texts.malformed, StatusCode::BAD_REQUEST),
+            Failure::Ledger => (texts.ledger, StatusCode::SERVICE_UNAVAILABLE),
+            Failure::Trail => (texts.trail, StatusCode::SERVICE_UNAVAILABLE),
+        };
+        let to_sign_in = visit.session.is_none();
+        let body = html! {
+            div.notice.bad { p { (sentence) } }
+            p {
+                @if to_sign_in { a.button href="/sign-in" { (visit.texts.sign_in.title) } }
+                @else { a.button href="/" { (visit.texts.common.find) } }
+            }
+        };
+        page(visit, &Page { title, status, ..Page::default() }, &body)
+    }
+}
+
+/// Leads to a page that leads back here.
+fn go_to(path: &str, visit: &Visit) -> Response {
+    match visit.here.as_str() {
+        "/" => Redirect::to(path).into_response(),
+        here => {
+            let next: String = byte_serialize(here.as_bytes()).collect();
+            Redirect::to(&format!("{path}?next={next}")).into_response()
+        }
+    }
+}

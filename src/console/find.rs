@@ -1,0 +1,162 @@
+//! The search: one field for every id that support gets.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse, Redirect, Response};
+use maud::{Markup, html};
+use uuid::Uuid;
+
+use super::Console;
+use super::failure::Failure;
+use super::page::{Field, Page, Place, field, notice, page, token};
+use super::sign_in::{purpose_field, store_purpose};
+use super::visit::{Form, Visit};
+use crate::ledger::LedgerError;
+use crate::loan::{Borrower, Isbn, LibraryId};
+use crate::telemetry::RequestId;
+
+/// The longest text, in characters: a borrower's own id of 256 bytes fits.
+const MAX_QUERY: usize = 256;
+/// The longest ISIL, in characters.
+pub(super) const MAX_ISIL: usize = 16;
+
+/// Shows the form.
+pub(super) async fn form(Extension(visit): Extension<Visit>) -> Response {
+    find_page(&visit, &html! {})
+}
+
+/// Returns the page with the form. It never shows what was searched for, which may be a borrower's
+/// own id.
+fn find_page(visit: &Visit, result: &Markup) -> Response {
+    let texts = &visit.texts.find;
+    let query = Field {
+        name: "query",
+        label: texts.query,
+        hint: texts.query_hint,
+        required: true,
+        length: MAX_QUERY,
+        ..Field::default()
+    };
+    let library = Field {
+        name: "library",
+        label: texts.library,
+        hint: texts.library_hint,
+        length: MAX_ISIL,
+        ..Field::default()
+    };
+    let body = html! {
+        p.lead { (texts.lead) }
+        (result)
+        form.card method="post" action="/find" role="search" {
+            (token(visit))
+            (field(visit, &query))
+            div.pair {
+                (field(visit, &library))
+                (field(visit, &purpose_field(visit)))
+            }
+            button { (texts.submit) }
+        }
+    };
+    let place = Some(Place::Find);
+    page(visit, &Page { title: texts.title, place, ..Page::default() }, &body)
+}
+
+/// What a text in the field of the search is.
+enum Query {
+    Isbn(Isbn),
+    Uuid(Uuid),
+    Pseudonym(Borrower),
+    /// A borrower's own id, with the library.
+    BorrowerId(LibraryId),
+    /// Perhaps an id of Bokbasen.
+    LendingId,
+}
+
+impl Query {
+    /// Only a text without a library is searched for in the ledger as it is: with one, it is a
+    /// borrower's own id.
+    fn of(text: &str, library: Option<LibraryId>) -> Query {
+        let uuid = || Uuid::try_parse(text).ok();
+        match (text.parse(), uuid(), text.parse(), library) {
+            (Ok(pseudonym), ..) => Query::Pseudonym(pseudonym),
+            (_, _, _, Some(library)) => Query::BorrowerId(library),
+            (_, Some(uuid), ..) => Query::Uuid(uuid),
+            (_, _, Ok(isbn), _) => Query::Isbn(isbn),
+            _ => Query::LendingId,
+        }
+    }
+}
+
+/// Searches, and leads to the page of what was found. Its address never has a borrower's own id.
+pub(super) async fn search(
+    State(console): State<Arc<Console>>,
+    Extension(visit): Extension<Visit>,
+    Extension(form): Extension<Form>,
+) -> Result<Response, Failure> {
+    let visit = store_purpose(&console, visit, &form)?;
+    let texts = &visit.texts.find;
+    let library = match form.field("library") {
+        "" => None,
+        text => match text.parse() {
+            Ok(library) => Some(library),
+            Err(_) => return Ok(find_page(&visit, &notice("bad", texts.bad_library))),
+        },
+    };
+    let text = form.field("query");
+    let found = match Query::of(text, library) {
+        _ if text.is_empty() || text.len() > MAX_QUERY => None,
+        Query::Isbn(isbn) => Some(format!("/loans?isbn={isbn}")),
+        Query::Pseudonym(borrower) => Some(loans_of(library, borrower)),
+        Query::BorrowerId(library) => {
+            let borrower = console.parts.readers.pseudonym(library, text);
+            Some(loans_of(Some(library), borrower))
+        }
+        Query::Uuid(uuid) => by_uuid(&console, uuid).await?,
+        Query::LendingId => {
+            let loan = console.parts.ledger.by_lending_id(text, None).await.map_err(failed)?;
+            loan.map(|loan| format!("/loans/{}", loan.id))
+        }
+    };
+    Ok(match found {
+        Some(path) => Redirect::to(&path).into_response(),
+        None => find_page(
+            &visit,
+            &html! {
+                div.notice.note role="status" {
+                    p { strong { (texts.nothing) } }
+                    p { (texts.nothing_hint) " " (texts.borrower_needs_library) }
+                }
+            },
+        ),
+    })
+}
+
+fn loans_of(library: Option<LibraryId>, borrower: Borrower) -> String {
+    match library {
+        Some(library) => {
+            let mut query = url::form_urlencoded::Serializer::new(String::new());
+            query.append_pair("borrower", &borrower.to_string());
+            query.append_pair("library", library.as_str());
+            format!("/loans?{}", query.finish())
+        }
+        None => format!("/loans?borrower={borrower}"),
+    }
+}
+
+/// Returns the page of a loan or of a request with this id.
+async fn by_uuid(console: &Console, uuid: Uuid) -> Result<Option<String>, Failure> {
+    if let Some(loan) = console.parts.ledger.find(uuid).await.map_err(failed)? {
+        return Ok(Some(format!("/loans/{}", loan.id)));
+    }
+    let id = RequestId::of_uuid(uuid);
+    let is_recorded = console.parts.explainer.recorded(id).is_some();
+    Ok(is_recorded.then(|| format!("/why/{id}")))
+}
+
+/// Logs a failure of the ledger.
+pub(super) fn failed(error: LedgerError) -> Failure {
+    tracing::error!(%error, "the ledger could not be read for the console");
+    Failure::Ledger
+}

@@ -1,0 +1,122 @@
+//! The console for people, at `/` of the admin listener: loans, and why a request was refused.
+//!
+//! `admin` mounts it. Pages are made on the server and work without a script. Only the sign-in
+//! page, the choice of language and theme, and static files are open without a session. Every form
+//! has a token, and every look at loans and every action is recorded by [`trail`].
+
+mod actions;
+mod cookies;
+mod failure;
+mod files;
+mod find;
+mod forgery;
+mod format;
+mod help;
+mod loan_page;
+mod loans;
+mod page;
+mod preferences;
+mod session;
+mod sign_in;
+mod text;
+mod trail;
+mod visit;
+mod why;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::middleware;
+use axum::routing::{get, post};
+use http::Extensions;
+
+use crate::catalog::Catalog;
+use crate::circulation::Circulation;
+use crate::clock::Clock;
+use crate::gate::Gate;
+use crate::ledger::Ledger;
+use crate::reader::Readers;
+use crate::server::Explainer;
+pub(crate) use actions::checked_reason;
+use session::Sessions;
+
+/// Checks the admin token for the sign-in. The admin listener implements it.
+#[async_trait]
+pub(crate) trait TokenCheck: Send + Sync {
+    /// Returns whether this is the admin token. Delays the response to a wrong one. `client` are
+    /// the extensions of the request.
+    async fn is_token(&self, client: &Extensions, token: &str) -> bool;
+
+    /// Records that the connection of a request has a session.
+    fn note_session(&self, client: &Extensions);
+}
+
+/// What the console uses.
+pub(crate) struct Parts {
+    /// The store of all loans, for support queries.
+    pub(crate) ledger: Ledger,
+    /// The gate, which ends loans.
+    pub(crate) gate: Gate,
+    /// Circulation, which queries Bokbasen.
+    pub(crate) circulation: Circulation,
+    /// The authenticator, which makes pseudonyms and links.
+    pub(crate) readers: Arc<Readers>,
+    /// The catalog, which finds a title's files.
+    pub(crate) catalog: Arc<Catalog>,
+    /// Explains what requests get.
+    pub(crate) explainer: Arc<Explainer>,
+    /// The clock of this process.
+    pub(crate) clock: Clock,
+    /// The public base URL of links, without a trailing slash.
+    pub(crate) public_base: String,
+    /// Whether the listener serves TLS, so that cookies are secure.
+    pub(crate) tls: bool,
+    /// The check of the admin token.
+    pub(crate) token_check: Box<dyn TokenCheck>,
+}
+
+/// The console, with its sessions.
+pub(crate) struct Console {
+    parts: Parts,
+    sessions: Sessions,
+}
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Console")
+    }
+}
+
+/// Returns the routes of the console. All other paths stay free.
+pub(crate) fn router<S: Clone + Send + Sync + 'static>(parts: Parts) -> Router<S> {
+    let sessions = Sessions::new(parts.clock.clone());
+    let console = Arc::new(Console { parts, sessions });
+    let with_session = Router::new()
+        .route("/", get(find::form))
+        .route("/find", post(find::search))
+        .route("/purpose", get(sign_in::purpose_form).post(sign_in::set_purpose))
+        .route("/loans", get(loans::list))
+        .route("/loans/{id}", get(loan_page::show))
+        .route("/loans/{id}/end", post(actions::end))
+        .route("/loans/{id}/link", post(actions::link))
+        .route("/loans/{id}/poll", post(actions::poll))
+        .route("/why", get(why::forms).post(why::explain))
+        .route("/why/{id}", get(why::recorded))
+        .route("/help", get(help::show))
+        .route("/sign-out", post(sign_in::sign_out))
+        .layer(middleware::from_fn(visit::check_form))
+        .layer(middleware::from_fn(visit::require_session));
+    let open = Router::new()
+        .route("/sign-in", get(sign_in::form).post(sign_in::sign_in))
+        .route("/preferences", post(preferences::set))
+        .layer(middleware::from_fn(visit::check_form));
+    Router::new()
+        .merge(with_session)
+        .merge(open)
+        .layer(middleware::from_fn_with_state(console.clone(), visit::enter))
+        .route("/assets/{name}", get(files::serve))
+        .layer(middleware::map_response(visit::protect))
+        .with_state(console)
+}
