@@ -35,9 +35,10 @@
 //! | `gate` | `circulation`, `process_handles` |
 //! | `delivery` | `origin`, `metering`, `gate` (the permit), `catalog` (files) |
 //! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads), `supervise` |
-//! | `console` | `catalog`, `circulation`, `gate` (ends loans), `ledger` (reads) |
+//! | `console` | `catalog`, `circulation`, `gate` (ends loans), `ledger` (reads, accesses) |
 //! | `console` | `reader` (mints links), `server` (explanations) |
-//! | `admin` | `console`, `ledger` (reads), `gate` (ends loans), `circulation` (balances) |
+//! | `admin` | `console`, `circulation` (balances), `gate` (ends loans) |
+//! | `admin` | `ledger` (reads, accesses) |
 //! | `admin` | `reader` (mints links), `catalog`, `server` (explanations), `supervise` |
 //! | `sandbox`, `samples` | |
 //! | `config` | `admin`, `catalog`, `circulation`, `delivery`, `gate`, `ledger` (their Settings) |

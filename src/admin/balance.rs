@@ -10,6 +10,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
+use super::accesses::Accessor;
 use super::loans::{ledger_error, read};
 use super::problems::AdminProblem;
 use crate::circulation::{BalanceError, Report};
@@ -36,10 +37,12 @@ pub(super) struct BalanceQuery {
 ))]
 pub(super) async fn balance(
     State(app): State<Arc<App>>,
+    by: Accessor,
     query: Result<Query<BalanceQuery>, QueryRejection>,
 ) -> Result<Json<Report>, AdminProblem> {
     let Query(query) = query.map_err(|rejection| AdminProblem::malformed(rejection.body_text()))?;
     let since = read("since", query.since, "a time like 2026-01-31T00:00:00Z")?;
+    app.record_access(&by, "run-balance", None, None).await?;
     // Spawned, so that a balance completes even if the client disconnects.
     let circulation = app.parts.circulation.clone();
     let balanced = tokio::spawn(async move { circulation.balance(since).await });
@@ -56,8 +59,13 @@ pub(super) async fn balance(
     (status = 200, description = "What differed, and what was done about it", body = Report),
     (status = 401, response = inline(problem::Refused)),
     (status = 404, response = inline(problem::Refused)),
+    (status = 503, response = inline(problem::Refused)),
 ))]
-pub(super) async fn last(State(app): State<Arc<App>>) -> Result<Json<Report>, AdminProblem> {
+pub(super) async fn last(
+    State(app): State<Arc<App>>,
+    by: Accessor,
+) -> Result<Json<Report>, AdminProblem> {
+    app.record_access(&by, "show-balance", None, None).await?;
     let last = app.parts.circulation.last_balance();
     last.map(|report| Json(report.as_ref().clone())).ok_or(AdminProblem::NO_BALANCE)
 }

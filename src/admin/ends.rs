@@ -9,6 +9,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::App;
+use super::accesses::Accessor;
 use super::loans::find;
 use super::problems::AdminProblem;
 use crate::console::checked_reason;
@@ -41,6 +42,7 @@ pub(super) struct EndQuery {
 ))]
 pub(super) async fn end(
     State(app): State<Arc<App>>,
+    by: Accessor,
     id: Result<Path<String>, PathRejection>,
     query: Result<Query<EndQuery>, QueryRejection>,
 ) -> Result<StatusCode, AdminProblem> {
@@ -53,6 +55,8 @@ pub(super) async fn end(
         "The reason is longer than 200 characters, or has control characters.",
     ))?;
     let loan = find(&app, id).await?;
+    let by = Accessor { why: Some(reason.as_str().into()), ..by };
+    app.record_access(&by, "end-loan", Some(loan.id.library()), Some(loan.id.into())).await?;
     match app.parts.gate.revoke_loan(loan.id, Some(reason)).await? {
         true => Ok(StatusCode::ACCEPTED),
         false => Err(AdminProblem::NO_SUCH_LOAN),

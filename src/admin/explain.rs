@@ -14,9 +14,11 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::App;
+use super::accesses::Accessor;
 use super::links::{check_borrower, library_of};
 use super::problems::AdminProblem;
 use crate::language::Language;
+use crate::ledger::AccessTarget;
 use crate::problem;
 use crate::server::{Asking, Explanation, NotExplained, Question};
 use crate::telemetry::RequestId;
@@ -63,18 +65,29 @@ pub(super) struct ExplainRequest {
     (status = 400, response = inline(problem::Refused)),
     (status = 401, response = inline(problem::Refused)),
     (status = 404, response = inline(problem::Refused)),
+    (status = 503, response = inline(problem::Refused)),
 ))]
 pub(super) async fn explain(
     State(app): State<Arc<App>>,
+    by: Accessor,
     body: Bytes,
 ) -> Result<Json<Explanation>, AdminProblem> {
     // serde's message names a field or a position, and repeats no string value.
     let request: ExplainRequest = serde_json::from_slice(&body)
         .map_err(|error| AdminProblem::malformed(format!("The body cannot be read: {error}.")))?;
     if let Some(id) = &request.request {
-        return recorded(&app, id, &request).map(Json);
+        let id = request_id(id, &request)?;
+        let target = AccessTarget::Request(id.to_string());
+        app.record_access(&by, "explain", None, Some(target)).await?;
+        let explained = app.parts.explainer.recorded(id).ok_or(AdminProblem::NO_SUCH_REQUEST)?;
+        return Ok(Json(explained.in_language(Language::English)));
     }
     let question = question(&app, request)?;
+    let (library, target) = match question.reader {
+        Asking::Borrower(library, borrower, _) => (Some(library), Some(borrower.into())),
+        Asking::Credential => (None, None),
+    };
+    app.record_access(&by, "explain", library, target).await?;
     let explained = app.parts.explainer.explain(question).await;
     let explained = explained.map(|explained| explained.in_language(Language::English));
     explained.map(Json).map_err(|error| match error {
@@ -88,7 +101,8 @@ pub(super) async fn explain(
     })
 }
 
-fn recorded(app: &App, id: &str, request: &ExplainRequest) -> Result<Explanation, AdminProblem> {
+/// Returns the id of a request that was made, which nothing else may describe.
+fn request_id(id: &str, request: &ExplainRequest) -> Result<RequestId, AdminProblem> {
     let ExplainRequest { path, library, borrower, issued, method, headers, .. } = request;
     let others = [path, library, borrower, method];
     if others.iter().any(|other| other.is_some()) || issued.is_some() || !headers.is_empty() {
@@ -96,11 +110,9 @@ fn recorded(app: &App, id: &str, request: &ExplainRequest) -> Result<Explanation
             "request names a request that was made, so nothing else describes it. Write it alone.",
         ));
     }
-    let id = RequestId::parse(id).ok_or(AdminProblem::malformed(
+    RequestId::parse(id).ok_or(AdminProblem::malformed(
         "request is no id of a request. Write the UUID of the error message.",
-    ))?;
-    let explained = app.parts.explainer.recorded(id).ok_or(AdminProblem::NO_SUCH_REQUEST)?;
-    Ok(explained.in_language(Language::English))
+    ))
 }
 
 fn question(app: &App, request: ExplainRequest) -> Result<Question, AdminProblem> {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
+use super::accesses::Accessor;
 use super::problems::AdminProblem;
 use crate::loan::{Isbn, LibraryId};
 use crate::problem;
@@ -65,9 +66,11 @@ pub(super) struct MintedLink {
     (status = 201, description = "The link, in both forms", body = MintedLink),
     (status = 400, response = inline(problem::Refused)),
     (status = 401, response = inline(problem::Refused)),
+    (status = 503, response = inline(problem::Refused)),
 ))]
 pub(super) async fn mint(
     State(app): State<Arc<App>>,
+    by: Accessor,
     body: Bytes,
 ) -> Result<(StatusCode, Json<MintedLink>), AdminProblem> {
     // serde's message names a field or a position, and repeats no string value.
@@ -83,6 +86,7 @@ pub(super) async fn mint(
         "ttl is not a duration up to the configuration's readers.max_lifetime. Write one like 8h.",
     ))?;
     let borrower = readers.pseudonym(library, &request.borrower);
+    app.record_access(&by, "mint-link", Some(library), Some(borrower.into())).await?;
     let minted = readers.mint_link(library, borrower, &scope, ttl);
     let (token, expires) = minted.ok_or(AdminProblem::malformed(
         "No link can be made: the configuration has no [readers.links] keys, or the prefix is \

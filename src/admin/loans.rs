@@ -12,9 +12,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::accesses::Accessor;
 use super::problems::AdminProblem;
 use super::{App, Parts};
-use crate::ledger::{Filter, HistoryRow, LedgerError};
+use crate::ledger::{AccessTarget, Filter, HistoryRow, LedgerError};
 use crate::loan::{Loan, LoanId, LoanView, Tally, state_schema};
 use crate::problem;
 
@@ -143,10 +144,14 @@ struct LoanStep {
 ))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
+    by: Accessor,
     query: Result<Query<LoansQuery>, QueryRejection>,
 ) -> Result<Json<Page>, AdminProblem> {
     let Query(query) = query.map_err(|rejection| AdminProblem::malformed(rejection.body_text()))?;
     let mut filter = query.filter()?;
+    let target = filter.borrower.map(AccessTarget::from);
+    let target = target.or(filter.isbn.map(AccessTarget::from));
+    app.record_access(&by, "list-loans", filter.library, target).await?;
     let limit = filter.limit;
     filter.limit += 1; // one extra row shows whether there is another page
     let mut loans = app.parts.ledger.page(&filter).await.map_err(ledger_error)?;
@@ -173,10 +178,12 @@ pub(super) async fn list(
 ))]
 pub(super) async fn one(
     State(app): State<Arc<App>>,
+    by: Accessor,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<SupportLoan>, AdminProblem> {
     let loan = find(&app, id).await?;
     let id = loan.id;
+    app.record_access(&by, "show-loan", Some(id.library()), Some(id.into())).await?;
     let history = app.parts.ledger.history(id).await.map_err(ledger_error)?;
     let history = history.into_iter().map(LoanStep::from).collect();
     let delivered = app.parts.ledger.delivered(&[id]).await.map_err(ledger_error)?;

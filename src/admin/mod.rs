@@ -6,6 +6,8 @@
 //! through circulation. Everything except `/healthz` and `/readyz` needs the bearer token; the
 //! configuration can exempt `/metrics`. Beyond this machine it serves TLS only.
 
+#[allow(unused_qualifications, reason = "utoipa's macros write them")]
+mod accesses;
 mod auth;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod balance;
@@ -56,6 +58,7 @@ use crate::reader::Readers;
 use crate::server::Explainer;
 use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Task};
+use accesses::{AccessLimits, Accessor};
 use auth::WrongTokenLog;
 use problems::AdminProblem;
 
@@ -174,6 +177,7 @@ struct App {
     wrong_tokens: WrongTokenLog,
     parts: Parts,
     description: utoipa::openapi::OpenApi,
+    access_limits: AccessLimits,
 }
 
 impl Admin {
@@ -199,6 +203,7 @@ impl Admin {
             wrong_tokens: WrongTokenLog::default(),
             parts,
             description,
+            access_limits: AccessLimits::default(),
         }));
         let (listener, tasks, stop) =
             (Arc::new(listener), running.tasks.clone(), running.stop.clone());
@@ -240,6 +245,7 @@ fn router(app: Arc<App>) -> Router {
     let guarded = Router::new()
         .route("/api/v1/loans", get(loans::list))
         .route("/api/v1/loans/{id}", get(loans::one).delete(ends::end))
+        .route("/api/v1/accesses", get(accesses::list))
         .route("/api/v1/links", post(links::mint))
         .route("/api/v1/explain", post(explain::explain))
         .route("/api/v1/balance", get(balance::last).post(balance::balance))
@@ -289,7 +295,11 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
         return refused.into_response();
     }
     match with_whole_body(request).await {
-        Ok(request) => next.run(request).await,
+        Ok(mut request) => {
+            let by = Accessor::with_token(request.headers());
+            request.extensions_mut().insert(by);
+            next.run(request).await
+        }
         Err(refused) => refused.into_response(),
     }
 }

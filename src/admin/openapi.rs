@@ -8,7 +8,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi as Description, SecurityRequirement};
 
-use super::{App, balance, ends, explain, links, loans};
+use super::{App, accesses, balance, ends, explain, links, loans};
 use crate::problem::Document;
 
 #[derive(OpenApi)]
@@ -25,6 +25,7 @@ use crate::problem::Document;
         loans::list,
         loans::one,
         ends::end,
+        accesses::list,
         links::mint,
         explain::explain,
         balance::balance,

@@ -82,6 +82,14 @@ impl AdminProblem {
         "The ledger cannot be read; the log says why. Try again in a while.",
     );
 
+    pub(super) const UNRECORDED: AdminProblem = AdminProblem::fixed(
+        "access-not-recorded",
+        "Access not recorded",
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Who looks at loans is recorded, and the ledger cannot be written or is too busy, so \
+         nothing was shown or done. The log says why. Try again in a while.",
+    );
+
     const fn fixed(
         kind: &'static str,
         title: &'static str,

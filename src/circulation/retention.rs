@@ -41,6 +41,10 @@ pub(super) async fn forget_in_time(circulation: Circulation) {
                 Ok(pruned) => log_has_traces |= pruned,
                 Err(error) => log_ledger_failure("removing old refused loans", &error),
             }
+            match prune_accesses(&circulation).await {
+                Ok(pruned) => log_has_traces |= pruned,
+                Err(error) => log_ledger_failure("removing old accesses", &error),
+            }
         }
         if log_has_traces && wait == CLOCK_CHECK_INTERVAL {
             match circulation.inner.ledger.empty_log().await {
@@ -62,6 +66,22 @@ async fn forget(circulation: &Circulation) -> Result<u64, LedgerError> {
         tracing::info!(forgotten, "forgot borrowers whose loans ended before privacy.retention");
     }
     Ok(forgotten)
+}
+
+/// Removes accesses that are older than `privacy.retention`, since they may name a pseudonym.
+/// Returns whether any were removed.
+async fn prune_accesses(circulation: &Circulation) -> Result<bool, LedgerError> {
+    let inner = &circulation.inner;
+    let before = clock::before(inner.clock.now(), inner.settings.retention);
+    // Dropped when the process stops: the transaction is then rolled back.
+    let pruned = tokio::select! {
+        pruned = inner.ledger.prune_accesses(before) => pruned?,
+        () = inner.stopping.cancelled() => return Ok(false),
+    };
+    if pruned > 0 {
+        tracing::info!(pruned, "removed accesses that were older than privacy.retention");
+    }
+    Ok(pruned > 0)
 }
 
 /// Removes loans that Bokbasen never accepted; returns whether any were removed.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -16,6 +17,13 @@ pub(super) struct GateArgs {
     /// Print the API's response as JSON.
     #[arg(long)]
     pub(super) json: bool,
+    /// Why you ask, for the access trail.
+    #[arg(long, value_parser = reason)]
+    why: Option<HeaderValue>,
+}
+
+fn reason(text: &str) -> Result<HeaderValue, &'static str> {
+    HeaderValue::from_bytes(text.as_bytes()).map_err(|_| "a reason has no control characters")
 }
 
 /// Calls the path `/api/v1/` plus `segments`. Errors carry the detail of the problem document.
@@ -33,7 +41,11 @@ pub(super) async fn call(
         path.extend(segments);
     }
     let client = reqwest::Client::builder().no_proxy().build().map_err(CliError::new)?;
-    let request = with(client.request(method, url)).bearer_auth(config.admin.token.expose_secret());
+    let mut request =
+        with(client.request(method, url)).bearer_auth(config.admin.token.expose_secret());
+    if let Some(why) = &gate.why {
+        request = request.header("access-reason", why);
+    }
     let response = request.send().await.map_err(|error| {
         let address = config.admin.listen;
         CliError::new(format!(

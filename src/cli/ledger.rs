@@ -69,10 +69,16 @@ pub(super) enum Audit {
         #[arg(long, default_value = "config.toml")]
         config: PathBuf,
     },
+    /// List who of the staff looked at loans or acted on them, and why, the newest first. Asks a
+    /// running gate.
+    Accesses(super::accesses::Args),
 }
 
 pub(super) async fn audit(command: Audit) -> Result<(), CliError> {
-    let Audit::Verify { config } = command;
+    let config = match command {
+        Audit::Verify { config } => config,
+        Audit::Accesses(args) => return super::accesses::run(args).await,
+    };
     let config = super::load(&config)?;
     let key = audit_key(&config)?;
     let store = &config.ledger.store;

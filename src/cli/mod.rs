@@ -4,6 +4,7 @@
 //! Each command has a file. It returns success or a [`CliError`], whose sentences go to standard
 //! error.
 
+mod accesses;
 mod admin_client;
 mod check;
 mod demo;
@@ -61,7 +62,7 @@ enum Command {
     /// Back up, check, prune, copy, reconcile and contract the ledger.
     #[command(subcommand)]
     Ledger(ledger::Command),
-    /// Verify the ledger's audit trail.
+    /// Verify the ledger's audit trail, or list who looked at loans.
     #[command(subcommand)]
     Audit(ledger::Audit),
     /// Show and end the loans of a running gate.

@@ -14,7 +14,7 @@ use super::audit::{AuditKey, Head, NewStep};
 use super::brake::Count;
 use super::rules::KeyStanding;
 use super::store::{Locked, StoreTransaction, WorkError};
-use super::{Cause, LedgerError};
+use super::{Access, Cause, LedgerError};
 use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
 
 /// Whether an intent has the live slot of its key.
@@ -200,6 +200,11 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
     pub(super) fn record_written_row(&mut self, loan: &Loan, at: Timestamp, cause: &Cause) {
         self.steps.push(NewStep::new(loan, at, Some(loan.state), cause, self.key));
         self.loans.insert(loan.id, loan.clone());
+    }
+
+    /// Records a step for an access, which changes no loan.
+    pub(super) fn record_access(&mut self, at: Timestamp, access: &Access) {
+        self.steps.push(NewStep::of_access(access, at));
     }
 
     /// Writes the recorded changes and returns the transaction, for primitives that read or change

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Cause, Delivered, Doubts, Intended, LedgerError};
+use super::{Access, Cause, Delivered, Doubts, Intended, LedgerError};
 use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 use crate::telemetry::LoanEvent;
 
@@ -65,6 +65,8 @@ pub(super) enum Update {
         before: Timestamp,
         limit: u32,
     },
+    /// Append an access to the audit trail, in the chain of this library.
+    RecordAccess(LibraryId, Box<Access>),
     /// Write a probe row, to test that the ledger can be written.
     Probe,
 }
@@ -136,7 +138,7 @@ impl Update {
             Update::Adopt(_) | Update::SetProgress(..) | Update::MarkOpened(_) => {
                 self.loan().map(LoanId::library)
             }
-            Update::AddDelivered(library, _) => Some(*library),
+            Update::AddDelivered(library, _) | Update::RecordAccess(library, _) => Some(*library),
             Update::Forget { library, .. } => *library,
             Update::ReplaceDoubts(doubts) => Some(doubts.library),
             Update::Probe => None,
@@ -159,6 +161,7 @@ impl Update {
             Update::MarkOpened(_) => "opened",
             Update::ReplaceDoubts(_) => "doubts",
             Update::Forget { .. } => "forgotten",
+            Update::RecordAccess(..) => "access",
             Update::Probe => "tested",
         }
     }

@@ -52,6 +52,11 @@ pub(super) fn changed_loan(id: &str) -> String {
     format!("loan {id} is not as its last step left it: its row was changed")
 }
 
+/// The history has steps of a loan that is not in the ledger.
+pub(super) fn missing_loan(id: &str) -> String {
+    format!("loan {id} is missing, and the history has its steps")
+}
+
 /// A loan's history does not begin with the intent or does not end in the loan's state.
 pub(super) fn broken_history(id: &str) -> String {
     format!("the history of loan {id} does not lead to its state")

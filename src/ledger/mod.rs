@@ -19,6 +19,7 @@
 //! | `runner`, `batch` | what each command does inside the transaction |
 //! | `rules`, `brake` | decisions, as pure functions of rows and counts |
 //! | `audit` | the chain of hashes over all steps |
+//! | `accesses` | the steps that record who of the staff looked at loans, and why |
 //! | `queries` | the queries of all stores, and `reads` for callers |
 //! | `maintenance` | verification, check and pruning for the command line |
 //! | `write_connection` | reopens the connection after a failure |
@@ -29,6 +30,7 @@
 //! processes are alive, and `change_feed` reports what other processes ended. `sqlite` and
 //! `postgres` implement them and all queries. Callers see only [`Ledger`], which `open` creates.
 
+mod accesses;
 mod audit;
 mod batch;
 mod brake;
@@ -67,6 +69,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 
+pub use accesses::{Access, AccessFilter, AccessTarget, RecordedAccess};
 pub use audit::{AuditKey, AuditStep, Chains, Head, Verified};
 pub use brake::{Brake, BrakeMode};
 pub use change_feed::{ClosedLoan, ClosedRead, Feed, FeedBarrier};

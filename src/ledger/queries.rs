@@ -7,7 +7,10 @@ use uuid::Uuid;
 
 use super::change_feed::FeedBarrier;
 use super::membership::Membership;
-use super::{EndPosition, Ends, Filter, HistoryRow, LedgerError, UnfoundBegin, postgres, sqlite};
+use super::{
+    AccessFilter, EndPosition, Ends, Filter, HistoryRow, LedgerError, RecordedAccess, UnfoundBegin,
+    postgres, sqlite,
+};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
 
 /// The minimum number of rows that a query reads to replace skipped damaged rows.
@@ -75,6 +78,7 @@ delegate! {
     fn oldest_live(library: LibraryId) -> Option<Timestamp>;
     fn to_forget(before: Timestamp) -> ToForget;
     fn page(filter: &Filter) -> Vec<Loan>;
+    fn accesses(filter: &AccessFilter) -> Vec<RecordedAccess>;
     fn delivered(loans: &[LoanId]) -> HashMap<LoanId, BTreeMap<String, Tally>>;
     fn doubts(library: LibraryId, now: Timestamp) -> HashMap<LoanId, Timestamp>;
     fn ended_by_balance(library: Option<LibraryId>, after: Timestamp) -> u64;

@@ -179,6 +179,10 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
     /// Returns the number of changed rows.
     async fn update(&mut self, update: &Update) -> Result<u64, sqlx::Error> {
         let now = self.now;
+        if let Update::RecordAccess(_, access) = update {
+            self.batch.record_access(now, access);
+            return Ok(1);
+        }
         let transaction = self.batch.transaction().await?;
         match update {
             Update::Adopt(id) => self.adopt(*id).await.map(u64::from),
@@ -191,6 +195,7 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
             Update::Forget { library, before, limit } => {
                 self.forget(*library, *before, *limit).await
             }
+            Update::RecordAccess(..) => Ok(0),
             Update::Probe => transaction.probe(now).await.map(|()| 1),
         }
     }

@@ -201,6 +201,8 @@ async fn every_operation_answers_as_described() {
         ("POST", "/api/v1/explain".into(), Some(explain_request), 200),
         ("POST", "/api/v1/explain".into(), Some(json!({ "path": "/nowhere" })), 200),
         ("POST", "/api/v1/explain".into(), Some(json!({ "path": "/loans" })), 400),
+        ("GET", "/api/v1/accesses?library=NO-0301000&limit=5".into(), None, 200),
+        ("GET", "/api/v1/accesses?limit=0".into(), None, 400),
         ("GET", "/api/v1/balance".into(), None, 404),
         ("POST", "/api/v1/balance".into(), None, 200),
         ("GET", "/api/v1/balance".into(), None, 200),
@@ -276,7 +278,7 @@ async fn every_operation_answers_as_described() {
     }
     assert_eq!(described.seen, all, "an operation was not called");
     // Everything that the documentation names is described.
-    assert_eq!(all.len(), 13);
+    assert_eq!(all.len(), 14);
     scene.end().await;
 }
 

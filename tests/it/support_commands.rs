@@ -173,6 +173,16 @@ async fn loans_command_lists_shows_and_ends_loans() {
         let errors = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && errors.contains(says), "{errors}");
     }
+    let listed = Command::new(env!("CARGO_BIN_EXE_loangate"))
+        .args(["audit", "accesses", "--library", LIBRARY, "--why", "revisjon", "--config"])
+        .arg(scene.config_file())
+        .output()
+        .unwrap();
+    let accesses = output_text(&listed);
+    let first = format!("admin token (admin) list-accesses {LIBRARY}, –: revisjon");
+    assert!(accesses.lines().next().unwrap().ends_with(&first), "{accesses}");
+    let shown = format!("admin token (admin) show-loan {LIBRARY}, loan {id}: –");
+    assert!(accesses.contains(&shown), "{accesses}");
     let mut scene = scene;
     scene.stop_gate().await;
     let errors = String::from_utf8(loans(&scene, &["list"]).stderr).unwrap();

@@ -9,7 +9,8 @@ use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::ledger::Cause;
+use crate::ledger::accesses::{ACCESS, ACCESS_STEP};
+use crate::ledger::{Access, Cause};
 use crate::loan::{LibraryId, Loan, LoanState};
 
 /// The length of a hash, in bytes.
@@ -211,9 +212,9 @@ pub(in crate::ledger) struct NewStep {
     pub(in crate::ledger) to: &'static str,
     pub(in crate::ledger) cause: Cause,
     /// The salt of `loan_mac`.
-    pub(in crate::ledger) salt: [u8; 16],
-    /// The hash of the loan's row after the step.
-    pub(in crate::ledger) loan_mac: Vec<u8>,
+    pub(in crate::ledger) salt: Option<[u8; 16]>,
+    /// The hash of the loan's row after the step; none for a step without a loan.
+    pub(in crate::ledger) loan_mac: Option<Vec<u8>>,
     /// The number and the hash of the step. Empty until [`NewStep::link`].
     pub(in crate::ledger) link: Head,
 }
@@ -234,8 +235,22 @@ impl NewStep {
             from: from.map(LoanState::name),
             to: loan.state.name(),
             cause: cause.clone(),
-            salt,
-            loan_mac: key.loan_mac(&salt, loan),
+            salt: Some(salt),
+            loan_mac: Some(key.loan_mac(&salt, loan)),
+            link: Head::default(),
+        }
+    }
+
+    /// Creates a step for an access, which belongs to no loan.
+    pub(in crate::ledger) fn of_access(access: &Access, at: Timestamp) -> NewStep {
+        NewStep {
+            loan: ACCESS.to_string(),
+            at: at.as_millisecond(),
+            from: Some(ACCESS_STEP),
+            to: ACCESS_STEP,
+            cause: Cause { by: ACCESS_STEP, detail: Some(access.to_text()) },
+            salt: None,
+            loan_mac: None,
             link: Head::default(),
         }
     }
@@ -249,7 +264,8 @@ impl NewStep {
             to: self.to,
             cause: self.cause.by,
             detail: self.cause.detail.as_deref(),
-            loan_mac: Some(&self.loan_mac),
+            // As a stored step of version 2 without a row is read.
+            loan_mac: Some(self.loan_mac.as_deref().unwrap_or_default()),
         };
         self.link = before.next(&step, key);
         self.link.clone()

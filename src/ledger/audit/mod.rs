@@ -16,6 +16,8 @@
 //! Each chain of PostgreSQL names the newest links of the other chains of its library now and then,
 //! in head records. So the last steps of a chain cannot be removed without those of the others.
 //!
+//! The accesses of the staff are steps without a loan, in the chain of their library.
+//!
 //! This module computes hashes and compares them. Queries are in the stores.
 
 mod chain;

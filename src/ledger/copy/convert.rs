@@ -36,6 +36,10 @@ impl Row {
                 let step = step_row(row, library, loan).map_err(wrong)?;
                 return with_loan_mac(step, row, key).map(|step| Row::Step(Box::new(step)));
             }
+            Table::Accesses => step_row(row, library, loan).and_then(|step| {
+                let chain = row.id("chain")?.parse().ok();
+                Ok(Row::Step(Box::new(StepRow { chain, ..step })))
+            }),
             Table::Delivered => delivered_row(row, library, loan).map(Row::Delivered),
             Table::Doubts => doubt_row(row, library, loan).map(Row::Doubt),
         };
@@ -84,6 +88,7 @@ fn step_row(row: &impl StoredRow, library: LibraryId, loan: Uuid) -> Result<Step
         salt: row.optional_bytes("salt")?,
         loan_mac: row.optional_bytes("loan_mac")?,
         place: row.number("number")?,
+        chain: None,
     })
 }
 

@@ -10,6 +10,8 @@ use super::Keys;
 use super::read_postgres::postgres_rows;
 use super::read_sqlite::{Rows, sqlite_rows};
 use super::rows::{Position, Table};
+use crate::ledger::accesses::ACCESS;
+use crate::ledger::audit::head_record::NO_LOAN;
 use crate::ledger::audit::{AuditKey, Head, Verified};
 use crate::ledger::postgres::{
     ATTEMPTS, Deadlines, ExclusiveDatabase, RETRY_PAUSE, is_of_connection,
@@ -163,15 +165,12 @@ impl ExclusiveLedger {
 
     /// Counts the rows of a table that are copied. A head record belongs to no loan, and is not.
     pub(super) async fn count_copied(&mut self, table: Table) -> Result<u64, LedgerError> {
-        if table != Table::Steps || matches!(self, Sqlite(_)) {
-            return self.count(table).await;
-        }
-        let sql = format!(
-            "SELECT count(*) FROM {} WHERE loan <> '{}'",
-            table.sql_name(),
-            Uuid::nil().hyphenated()
-        );
-        self.count_by(sql).await
+        let which = match table {
+            Table::Steps => format!("loan NOT IN ('{NO_LOAN}', '{ACCESS}')"),
+            Table::Accesses => format!("loan = '{ACCESS}'"),
+            Table::Loans | Table::Delivered | Table::Doubts => return self.count(table).await,
+        };
+        self.count_by(format!("SELECT count(*) FROM {} WHERE {which}", table.sql_name())).await
     }
 
     async fn count_by(&mut self, sql: String) -> Result<u64, LedgerError> {

@@ -133,6 +133,7 @@ mod tests {
                 salt: None,
                 loan_mac: None,
                 place: 0,
+                chain: None,
             },
             chain: Uuid::from_u128(*chain),
             number: i64::try_from(number).unwrap(),

@@ -14,6 +14,7 @@ use super::order::{ChainStep, in_order};
 use super::read_sqlite::Rows;
 use super::rows::{Position, Row, Table};
 use crate::ledger::LedgerError;
+use crate::ledger::accesses::ACCESS;
 use crate::ledger::audit::AuditKey;
 use crate::ledger::postgres::ExclusiveDatabase;
 use crate::ledger::stored_row::{COLUMNS, loan_of};
@@ -32,12 +33,19 @@ static STEPS: LazyLock<String> = LazyLock::new(|| {
          SELECT library AS of_library, loan, at, chain, number, from_state, to_state, cause, \
          detail, version, salt, loan_mac FROM history \
          WHERE (library, loan, at, chain, number) > ($1, $2, $3, $4, $5) \
-         AND loan <> '00000000-0000-0000-0000-000000000000' \
+         AND loan <> '00000000-0000-0000-0000-000000000000' AND loan <> '{ACCESS}' \
          ORDER BY library, loan, at, chain, number LIMIT $6) AS step \
          LEFT JOIN loans ON loans.library = of_library AND loans.id = step.loan \
          ORDER BY of_library, step.loan, at, chain, number"
     )
 });
+/// Library by library, so that each page reads few of the other steps.
+const ACCESSES: &str = "SELECT found.* \
+     FROM (SELECT DISTINCT library AS name FROM chains WHERE library >= $1) AS t \
+     CROSS JOIN LATERAL (SELECT library, chain, number, loan, at, from_state, to_state, cause, \
+     detail, version, salt, loan_mac FROM history \
+     WHERE library = t.name AND loan = $2 AND (t.name > $1 OR (chain, number) > ($3, $4)) \
+     ORDER BY chain, number LIMIT $5) AS found ORDER BY library, chain, number LIMIT $5";
 const DELIVERED: &str = "SELECT library, loan, file, bytes, ranges FROM delivered \
      WHERE (library, loan, file) > ($1, $2, $3) ORDER BY library, loan, file LIMIT $4";
 const DOUBTS: &str = "SELECT library, loan, since, run FROM doubts \
@@ -76,13 +84,15 @@ async fn read_page(
         Table::Steps => STEPS.as_str(),
         Table::Delivered => DELIVERED,
         Table::Doubts => DOUBTS,
+        Table::Accesses => ACCESSES,
     };
     let read = database.read(async |connection| {
         let query = sqlx::query(sql).persistent(false);
-        let query = query.bind(after.library.as_str()).bind(after.uuid());
+        let query = query.bind(after.library.as_str());
         let query = match table {
-            Table::Delivered => query.bind(after.file.as_str()),
-            Table::Loans | Table::Steps | Table::Doubts => query,
+            Table::Delivered => query.bind(after.uuid()).bind(after.file.as_str()),
+            Table::Accesses => query.bind(ACCESS).bind(after.uuid()).bind(after.number),
+            Table::Loans | Table::Steps | Table::Doubts => query.bind(after.uuid()),
         };
         query.bind(limit(page)).fetch_all(connection).await
     });

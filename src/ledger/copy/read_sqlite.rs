@@ -9,6 +9,7 @@ use sqlx::SqliteConnection;
 
 use super::rows::{Position, Row, Table};
 use crate::ledger::LedgerError;
+use crate::ledger::accesses::{ACCESS, NO_LIBRARY};
 use crate::ledger::audit::AuditKey;
 use crate::ledger::stored_row::COLUMNS;
 
@@ -26,7 +27,14 @@ static STEPS: LazyLock<String> = LazyLock::new(|| {
          version = 1 AND number = (SELECT max(later.number) FROM history AS later \
          WHERE later.loan = history.loan) AS is_uncovered \
          FROM history LEFT JOIN loans ON loans.id = history.loan \
-         WHERE number > ? ORDER BY number"
+         WHERE number > ? AND loan <> '{ACCESS}' ORDER BY number"
+    )
+});
+static ACCESSES: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT coalesce(json_extract(detail, '$.library'), '{NO_LIBRARY}') AS library, '' AS \
+         chain, number, loan, at, from_state, to_state, cause, detail, version, salt, loan_mac \
+         FROM history WHERE loan = '{ACCESS}' AND number > ? ORDER BY number"
     )
 });
 const DELIVERED: &str = "SELECT library, loan, file, bytes, ranges \
@@ -47,11 +55,12 @@ pub(super) fn sqlite_rows<'a>(
         Table::Steps => STEPS.as_str(),
         Table::Delivered => DELIVERED,
         Table::Doubts => DOUBTS,
+        Table::Accesses => ACCESSES.as_str(),
     };
     let query = sqlx::query(sql).persistent(false);
     let query = match table {
         Table::Loans | Table::Doubts => query.bind(after.id.clone()),
-        Table::Steps => query.bind(after.number),
+        Table::Steps | Table::Accesses => query.bind(after.number),
         Table::Delivered => query.bind(after.id.clone()).bind(after.file.clone()),
     };
     let rows = query.fetch(connection);

@@ -114,7 +114,9 @@ async fn require_unused(
     };
     let counts =
         (destination.count(Table::Loans).await?, destination.count_copied(Table::Steps).await?);
-    if counts != (origin.loans, origin.steps) {
+    let accesses = destination.count_copied(Table::Accesses).await?;
+    let has_accesses = accesses > source.count_copied(Table::Accesses).await?;
+    if counts != (origin.loans, origin.steps) || has_accesses {
         return refuse(
             "gates have used the ledger of --to, which has newer loans; keep it, or copy it to a \
              new file or an empty database",

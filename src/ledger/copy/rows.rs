@@ -8,6 +8,7 @@ use std::hash::{Hash, Hasher};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::ledger::accesses::ACCESS;
 use crate::ledger::audit::{AuditKey, AuditStep, Head};
 use crate::loan::LibraryId;
 
@@ -18,12 +19,14 @@ pub(super) enum Table {
     Steps,
     Delivered,
     Doubts,
+    /// The steps of accesses, which belong to no loan.
+    Accesses,
 }
 
 impl Table {
     /// All tables, in the order in which they are copied: loans precede what refers to them.
-    pub(super) const ALL: [Table; 4] =
-        [Table::Loans, Table::Steps, Table::Delivered, Table::Doubts];
+    pub(super) const ALL: [Table; 5] =
+        [Table::Loans, Table::Steps, Table::Delivered, Table::Doubts, Table::Accesses];
 
     /// Returns what the rows of the table are, for operators.
     pub(super) fn name(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Table {
             Table::Steps => "steps",
             Table::Delivered => "delivered files",
             Table::Doubts => "doubts",
+            Table::Accesses => "accesses",
         }
     }
 
@@ -39,7 +43,7 @@ impl Table {
     pub(super) fn sql_name(self) -> &'static str {
         match self {
             Table::Loans => "loans",
-            Table::Steps => "history",
+            Table::Steps | Table::Accesses => "history",
             Table::Delivered => "delivered",
             Table::Doubts => "doubts",
         }
@@ -117,11 +121,24 @@ pub(super) struct StepRow {
     pub(super) version: i64,
     pub(super) salt: Option<Vec<u8>>,
     pub(super) loan_mac: Option<Vec<u8>>,
-    /// The number in the chain of SQLite; in PostgreSQL, the place among the steps of the loan.
+    /// The number in the chain of SQLite. In PostgreSQL, the place among the steps of the loan, or
+    /// the number of an access in its chain.
     pub(super) place: i64,
+    /// The chain of an access in PostgreSQL.
+    pub(super) chain: Option<Uuid>,
 }
 
 impl StepRow {
+    /// Returns the position of an access. In PostgreSQL, they are read by library, chain and number.
+    fn access_position(&self) -> Position {
+        Position {
+            library: self.library.to_string(),
+            id: self.chain.unwrap_or_default().to_string(),
+            number: self.place,
+            ..Position::start()
+        }
+    }
+
     /// Returns the link of this step after `before`, the end of a chain of the destination.
     pub(super) fn link_after(&self, before: &Head, key: &AuditKey) -> Head {
         let loan = self.loan.to_string();
@@ -185,6 +202,7 @@ impl Row {
         };
         match self {
             Row::Loan(loan) => of(loan.library, loan.id),
+            Row::Step(step) if step.loan == ACCESS => step.access_position(),
             Row::Step(step) => Position { number: step.place, ..of(step.library, step.loan) },
             Row::Delivered(row) => Position { file: row.file.clone(), ..of(row.library, row.loan) },
             Row::Doubt(doubt) => of(doubt.library, doubt.loan),

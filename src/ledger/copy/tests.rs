@@ -17,7 +17,8 @@ use crate::clock::Clock;
 use crate::ledger::test_store::TestStore;
 use crate::ledger::test_support::{KEY, accepted, audit_key, by, loan, second};
 use crate::ledger::{
-    Brake, Delivered, Doubts, Filter, Ledger, Prunable, Settings, probe, prune, verify,
+    Access, AccessFilter, Brake, Delivered, Doubts, Filter, Ledger, Prunable, Settings, probe,
+    prune, verify,
 };
 use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, Progress, Refusal, Tally};
 use crate::telemetry::Metrics;
@@ -101,6 +102,11 @@ async fn write_loans(ledger: &Ledger) {
     ledger.intend(Loan::intend(key, second(3)), None, by("reader")).await.unwrap();
     let doubts = Doubts { library: open.library(), absent: vec![open], run: now() };
     ledger.replace_doubts(doubts).await.unwrap();
+    for number in 0..5 {
+        let access = Access::new(&number.to_string(), "support", "show-loan").to(Some(open.into()));
+        ledger.record_access(access.clone()).await.unwrap();
+        ledger.record_access(access.of_library(Some(open.library()))).await.unwrap();
+    }
 }
 
 /// Lets gates use the source of a copy again.
@@ -154,7 +160,8 @@ async fn dump_all(store: &TestStore) -> Vec<Vec<String>> {
     let mut all = Vec::new();
     for (table, order) in [
         ("loans", "id"),
-        ("history", "loan, number"),
+        // The order of accesses in the chain has no meaning.
+        ("history", "loan, CASE WHEN to_state = 'access' THEN detail END, number"),
         ("delivered", "loan, file"),
         ("doubts", "loan"),
     ] {
@@ -185,6 +192,7 @@ async fn ledger_of_every_state_is_the_same_there_and_back() {
         assert!(count.is_some_and(|count| *count > 0), "{state}");
     }
     assert_eq!((copied.covered, copied.counts["doubts"]), (0, 1));
+    assert_eq!(copied.counts["accesses"], 10);
     assert!(copied.origin.pruned > 0, "{}", copied.origin);
     there.assert_sound().await;
     copy_all(&there, &back).await.unwrap();
@@ -205,6 +213,9 @@ async fn ledger_of_every_state_is_the_same_there_and_back() {
         let histories = (first.history(loan.id).await, there.history(loan.id).await);
         assert_eq!(histories.0.unwrap(), histories.1.unwrap());
     }
+    let accesses = AccessFilter { library: None, since: None, before: None, limit: 100 };
+    assert_eq!(first.accesses(&accesses).await.unwrap().len(), 10);
+    assert_eq!(there.accesses(&accesses).await.unwrap().len(), 10);
     // Both chains continue.
     accepted(&there, 200).await;
     first.close().await;

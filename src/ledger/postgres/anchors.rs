@@ -110,6 +110,15 @@ pub(super) async fn replace_steps(
 ) -> Result<(), sqlx::Error> {
     let remove = statement(REMOVE_STEPS).bind(library.as_str().to_owned()).bind(loans.to_vec());
     remove.execute(&mut *connection).await?;
+    write(connection, library, sealed).await
+}
+
+/// Writes the anchors that replace removed steps.
+pub(super) async fn write(
+    connection: &mut PgConnection,
+    library: LibraryId,
+    sealed: Vec<SealedChain>,
+) -> Result<(), sqlx::Error> {
     for SealedChain { chain, covered, anchors } in sealed {
         let of_chain = |sql| statement(sql).bind(library.as_str().to_owned()).bind(chain);
         of_chain(REMOVE_ANCHORS).bind(covered).execute(&mut *connection).await?;

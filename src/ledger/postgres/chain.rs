@@ -92,8 +92,8 @@ pub(super) async fn extend(
         .bind(column(steps, |step| step.to))
         .bind(column(steps, |step| step.cause.by))
         .bind(column(steps, |step| step.cause.detail.as_deref()))
-        .bind(column(steps, |step| step.salt.as_slice()))
-        .bind(column(steps, |step| step.loan_mac.as_slice()))
+        .bind(column(steps, |step| step.salt.as_ref().map(<[u8; 16]>::as_slice)))
+        .bind(column(steps, |step| step.loan_mac.as_deref()))
         .bind(column(steps, |step| step.link.mac.as_slice()));
     query.persistent(prepares(connection)).execute(connection).await.map(drop)
 }

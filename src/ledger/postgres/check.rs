@@ -11,6 +11,7 @@ use super::last_steps::{LoanRow, for_each_loan};
 use super::settings::PostgresSettings;
 use super::whole_ledger::WholeLedger;
 use crate::ledger::LedgerError;
+use crate::ledger::accesses::ACCESS;
 use crate::ledger::audit::AuditKey;
 use crate::ledger::audit::head_record::NO_LOAN;
 use crate::ledger::findings::{self, Findings};
@@ -103,12 +104,12 @@ async fn check_steps(ledger: &WholeLedger, library: LibraryId) -> Result<Vec<Str
         let rows = rows.await?;
         for row in &rows {
             let loan: Uuid = row.try_get("loan").map_err(LedgerError::Server)?;
-            if loan == NO_LOAN {
-                // A head record, which `verify` reads.
+            if loan == NO_LOAN || loan == ACCESS {
+                // Without a loan; `verify` reads them.
                 continue;
             }
             if has_no_loan(row)? {
-                found.report(format!("loan {loan} is missing, and the history has its steps"));
+                found.report(findings::missing_loan(&loan.to_string()));
             }
             if let Err(error) = history_of(LoanId::new(library, loan), row) {
                 found.report(error.to_string());

@@ -39,6 +39,7 @@
 //! | `late_begins` | the query for begins that may still be sent |
 //! | `closed`, `barrier` | the change feed, and how far all processes have read it |
 
+mod accesses;
 mod anchors;
 mod barrier;
 mod buckets;

@@ -13,9 +13,9 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 use super::queries_tests::SCHEMA;
 use super::test_support::support::Postgres;
 use super::{
-    anchors, barrier, chain, chain_seals, chain_walk, check, closed, delivered, details, doubts,
-    ended_chains, head_records, last_steps, listing, loans, other_chains, own_chains, prunable,
-    prune, queries, recorded_heads, retention, whole_ledger, worklist,
+    accesses, anchors, barrier, chain, chain_seals, chain_walk, check, closed, delivered, details,
+    doubts, ended_chains, head_records, last_steps, listing, loans, other_chains, own_chains,
+    prunable, prune, queries, recorded_heads, retention, whole_ledger, worklist,
 };
 use crate::ledger::brake::{Count, Counted};
 use crate::ledger::{Filter, Prunable};
@@ -119,6 +119,7 @@ enum Reach {
 
 const LIBRARY: &str = "'NO-0000042'";
 const ID: &str = "md5('42')::uuid";
+const ACCESS: &str = "'ffffffff-ffff-ffff-ffff-ffffffffffff'";
 const KEY: &str = "'NO-0000042', decode(md5('10'), 'hex'), 9780000010394";
 const LATE: i64 = 1_790_190_000_000;
 
@@ -196,6 +197,10 @@ fn maintenance() -> Vec<(String, Reach, String)> {
         (chain_seals::SEAL, All, ended),
         (own_chains::OWN_ENDS, All, format!("ARRAY[{LIBRARY}], {ID}")),
         (other_chains::OTHERS, All, format!("ARRAY[{LIBRARY}], {ID}")),
+        (accesses::OLD, One, format!("{LIBRARY}, {ACCESS}, {LATE}, 200")),
+        (accesses::ACCESSES, All, format!("ARRAY[{LIBRARY}], {ACCESS}, 0, {LATE}, 100")),
+        (accesses::REMOVE, One, format!("{chain}, '{{1,2}}', {ACCESS}")),
+        (accesses::NEXT_LIBRARY, All, "''".into()),
         (head_records::OWN, One, chain.clone()),
         (&head_records::APPEND, One, format!("{chain}, 0, 1, '', {ID}, {LATE}, 'heads', 'x'")),
         (&whole_ledger::CHAINS, One, format!("{LIBRARY}, {ID}, 2000")),

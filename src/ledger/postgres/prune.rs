@@ -38,7 +38,7 @@ use crate::loan::LibraryId;
 const BATCH_SIZE: usize = 50;
 const MAX_PAUSE: Duration = Duration::from_millis(50);
 /// The attempts at a transaction that waits too long for a lock.
-const ATTEMPTS: u32 = 3;
+pub(super) const ATTEMPTS: u32 = 3;
 
 pub(super) const CHAINS_OF: &str =
     "SELECT DISTINCT chain FROM history WHERE library = $1 AND loan = ANY($2)";

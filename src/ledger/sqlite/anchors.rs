@@ -14,20 +14,27 @@ impl FromRow<'_, SqliteRow> for Anchor {
     }
 }
 
-/// Replaces each run of consecutive steps of these loans with an anchor.
+/// Reads the steps of these loans, in the order of their numbers.
+pub(super) async fn steps_of(
+    connection: &mut SqliteConnection,
+    loans: &[String],
+) -> Result<Vec<StoredStep>, sqlx::Error> {
+    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM history WHERE loan IN (");
+    push_ids(&mut query, loans);
+    query.push(" ORDER BY number");
+    query.build_query_as().persistent(false).fetch_all(connection).await
+}
+
+/// Replaces each run of consecutive steps with an anchor. They must be in the order of their
+/// numbers.
 ///
 /// # Errors
 /// Rejects a step that does not verify, so that pruning never hides a change.
 pub(super) async fn anchor_steps(
     connection: &mut SqliteConnection,
     key: &AuditKey,
-    loans: &[String],
+    steps: Vec<StoredStep>,
 ) -> Result<(), WorkError> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM history WHERE loan IN (");
-    push_ids(&mut query, loans);
-    query.push(" ORDER BY number");
-    let query = query.build_query_as().persistent(false);
-    let steps: Vec<StoredStep> = query.fetch_all(&mut *connection).await?;
     let removal = Removal::new(steps);
     let surroundings = surroundings(&mut *connection, &removal).await?;
     let anchors = removal.seal(&surroundings, key);

@@ -26,6 +26,11 @@ const HISTORY: &str = "SELECT id FROM loans WHERE state IS NOT \
      OR 'intended' IS NOT \
      (SELECT to_state FROM history WHERE loan = loans.id ORDER BY number LIMIT 1)";
 
+/// Selects the loans that have steps and are missing. The steps of accesses belong to none.
+const MISSING: &str = "SELECT DISTINCT loan FROM history \
+     WHERE loan <> 'ffffffff-ffff-ffff-ffff-ffffffffffff' \
+     AND NOT EXISTS (SELECT 1 FROM loans WHERE loans.id = history.loan)";
+
 /// Copies the ledger to a new file that only its owner can read.
 ///
 /// # Errors
@@ -78,6 +83,9 @@ pub(in crate::ledger) async fn check(ledger: &Path) -> Result<Vec<String>, Ledge
     let inconsistent: Vec<String> =
         sqlx::query_scalar(HISTORY).fetch_all(&mut *reading).await.map_err(failed)?;
     inconsistent.iter().for_each(|id| found.report(findings::broken_history(id)));
+    let missing: Vec<String> =
+        sqlx::query_scalar(MISSING).fetch_all(&mut *reading).await.map_err(failed)?;
+    missing.iter().for_each(|id| found.report(findings::missing_loan(id)));
     Ok(found.into_sentences())
 }
 
@@ -166,6 +174,7 @@ mod tests {
             ),
             ("DELETE FROM history WHERE to_state = 'intended'", "does not lead to"),
             ("UPDATE loans SET reference = 'x' || id, isbn = 7", "is damaged"),
+            ("DELETE FROM loans", "is missing"),
         ] {
             let directory = tempfile::tempdir().unwrap();
             let file = directory.path().join("loans.db");

@@ -4,6 +4,7 @@
 //! [`super::store`], `process` implements [`super::membership`], and [`Queries`] reads. The
 //! functions for support commands open the file themselves, also while a gate is running.
 
+mod accesses;
 mod anchors;
 mod brake_counts;
 mod chain;
@@ -26,6 +27,7 @@ mod transaction;
 mod verify;
 mod worklist;
 
+pub(super) use accesses::prune_accesses;
 pub(super) use chain::read_head;
 pub(super) use connection::BEGIN;
 pub(super) use exclusive::ExclusiveFile;

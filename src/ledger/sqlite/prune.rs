@@ -17,7 +17,7 @@ use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection,
 };
 
-use super::anchors::anchor_steps;
+use super::anchors::{anchor_steps, steps_of};
 use super::chain::read_head;
 use super::connection::{BEGIN, write_options};
 use super::verify::{LOANS_WITH_LAST_STEP, row_matches};
@@ -111,7 +111,8 @@ async fn prune_batch(
     if loans.is_empty() {
         return Ok(());
     }
-    anchor_steps(&mut *connection, key, &loans).await?;
+    let steps = steps_of(&mut *connection, &loans).await?;
+    anchor_steps(&mut *connection, key, steps).await?;
     for table in ["delivered WHERE loan", "loans WHERE id"] {
         let mut delete = QueryBuilder::<Sqlite>::new(format!("DELETE FROM {table} IN ("));
         push_ids(&mut delete, &loans);

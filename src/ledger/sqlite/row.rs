@@ -79,7 +79,7 @@ pub(super) fn push_steps(query: &mut QueryBuilder<Sqlite>, steps: &[NewStep]) {
         row.push_bind(step.cause.detail.as_deref());
         row.push_bind(step.link.mac.as_slice());
         row.push_bind(STEP_VERSION);
-        row.push_bind(step.salt.as_slice());
-        row.push_bind(step.loan_mac.as_slice());
+        row.push_bind(step.salt.as_ref().map(<[u8; 16]>::as_slice));
+        row.push_bind(step.loan_mac.as_deref());
     });
 }

@@ -1,0 +1,119 @@
+//! Tests of accesses on both stores: recorded, listed, verified and removed.
+
+use std::time::Duration;
+
+use super::super::test_store::{TestStore, on_each_store};
+use super::super::test_support::{accepted, audit_key, end, forget};
+use super::super::verify;
+use super::*;
+
+on_each_store! {
+    accesses_are_listed_and_verified
+    changed_or_removed_access_is_found
+    old_accesses_are_removed_and_the_trail_verifies
+}
+
+const LISTING: AccessFilter =
+    AccessFilter { library: None, since: None, before: None, limit: 1000 };
+
+fn look(who: &str) -> Access {
+    Access::new(who, "support", "list-loans")
+}
+
+async fn slugs(ledger: &Ledger, filter: AccessFilter) -> Vec<String> {
+    let accesses = ledger.accesses(&filter).await.unwrap();
+    accesses.into_iter().map(|recorded| recorded.access.who).collect()
+}
+
+async fn accesses_are_listed_and_verified(store: &TestStore) {
+    let ledger = store.open().await;
+    let loan = accepted(&ledger, 1).await;
+    let library = loan.library();
+    let borrower = Borrower::from_bytes([1; 16]);
+    let shown = Access::new("kari\u{7}", "support", "show-loan")
+        .of_library(Some(library))
+        .to(Some(loan.into()))
+        .because(Some("  she called\n"));
+    ledger.record_access(shown).await.unwrap();
+    ledger.record_access(look("ola").to(Some(borrower.into()))).await.unwrap();
+    end(&ledger, loan).await;
+
+    let all = ledger.accesses(&LISTING).await.unwrap();
+    assert_eq!(all.len(), 2);
+    let recorded = all.iter().find(|recorded| recorded.access.who == "kari ").unwrap();
+    assert_eq!(recorded.access.why.as_deref(), Some("she called"));
+    assert_eq!(recorded.access.target, Some(AccessTarget::Loan(loan.to_string())));
+    assert_eq!(recorded.access.library(), Some(library.as_str()));
+    let of_library = AccessFilter { library: Some(library), ..LISTING };
+    assert_eq!(slugs(&ledger, of_library).await, ["kari "]);
+    let other = AccessFilter { library: "NO-1103000".parse().ok(), ..LISTING };
+    assert_eq!(slugs(&ledger, other).await, Vec::<String>::new());
+    let later = AccessFilter { since: Some(Timestamp::MAX), ..LISTING };
+    assert_eq!(slugs(&ledger, later).await, Vec::<String>::new());
+    assert_eq!(slugs(&ledger, AccessFilter { limit: 1, ..LISTING }).await.len(), 1);
+    let history = ledger.history(loan).await.unwrap();
+    assert!(history.iter().all(|step| step.cause != ACCESS_STEP), "{history:?}");
+    ledger.close().await;
+    store.assert_sound().await;
+}
+
+async fn changed_or_removed_access_is_found(store: &TestStore) {
+    let ledger = store.open().await;
+    for who in ["kari", "ola", "per"] {
+        ledger.record_access(look(who)).await.unwrap();
+    }
+    ledger.close().await;
+    store.assert_sound().await;
+    for damage in [
+        "UPDATE history SET detail = replace(detail, 'ola', 'eva') WHERE detail LIKE '%ola%'",
+        "UPDATE history SET at = at - 1 WHERE detail LIKE '%kari%'",
+        "DELETE FROM history WHERE detail LIKE '%ola%'",
+        "DELETE FROM history WHERE detail LIKE '%per%'",
+    ] {
+        let save = "CREATE TABLE saved AS SELECT * FROM history";
+        store.execute(save, save).await;
+        store.execute(damage, damage).await;
+        let found = verify(&store.settings(), &audit_key()).await.unwrap().findings;
+        assert_ne!(found, Vec::<String>::new(), "{damage}");
+        let restore = "DELETE FROM history; INSERT INTO history SELECT * FROM saved; \
+             DROP TABLE saved";
+        store.execute(restore, restore).await;
+        store.assert_sound().await;
+    }
+}
+
+async fn old_accesses_are_removed_and_the_trail_verifies(store: &TestStore) {
+    let ledger = store.open().await;
+    let loan = accepted(&ledger, 1).await;
+    let library = Some(loan.library());
+    // More than one transaction removes.
+    for number in 0..250 {
+        let access = look(&number.to_string());
+        ledger.record_access(access.of_library(library)).await.unwrap();
+        ledger.record_access(look("of all")).await.unwrap();
+    }
+    end(&ledger, loan).await;
+    while crate::clock::Clock::system().now()
+        <= ledger.accesses(&LISTING).await.unwrap().first().unwrap().at
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let cut = crate::clock::Clock::system().now();
+    assert_eq!(ledger.prune_accesses(Timestamp::MIN).await.unwrap(), 0);
+    let pruned = ledger.prune_accesses(cut).await.unwrap();
+    // The newest step of a chain stays.
+    let left = if store.file().is_some() { 0 } else { 1 };
+    assert_eq!(pruned, 500 - left);
+    assert_eq!(ledger.accesses(&LISTING).await.unwrap().len() as u64, left);
+    ledger.record_access(look("new").of_library(library)).await.unwrap();
+    forget(&ledger).await;
+    ledger.close().await;
+    store.assert_sound().await;
+    let verified = verify(&store.settings(), &audit_key()).await.unwrap();
+    assert_eq!(u64::try_from(verified.pruned).unwrap(), pruned);
+    let reopened = store.open().await;
+    reopened.record_access(look("newer")).await.unwrap();
+    assert_eq!(slugs(&reopened, AccessFilter { limit: 1, ..LISTING }).await, ["newer"]);
+    reopened.close().await;
+    store.assert_sound().await;
+}
