@@ -108,7 +108,12 @@ impl App {
         target: Option<AccessTarget>,
     ) -> Result<(), AdminProblem> {
         let access = Access::new(&by.who, by.role, what).of_library(library);
-        let access = access.to(target).because(by.why.as_deref());
+        self.record(access.to(target).because(by.why.as_deref())).await
+    }
+
+    /// As [`App::record_access`], for an access that is complete.
+    pub(super) async fn record(&self, access: Access) -> Result<(), AdminProblem> {
+        let what = access.what.clone();
         let recording = async {
             sleep(self.access_limits.wait(Instant::now())).await;
             // The semaphore is never closed.
@@ -120,7 +125,7 @@ impl App {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no response within {} s", DEADLINE.as_secs()),
         };
-        tracing::error!(error = why, what, "an access could not be recorded, and was refused");
+        tracing::error!(error = why, %what, "an access could not be recorded, and was refused");
         Err(AdminProblem::UNRECORDED)
     }
 }

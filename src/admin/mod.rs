@@ -12,7 +12,7 @@ mod auth;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod balance;
 mod client_addresses;
-mod console_sign_in;
+mod console_host;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod ends;
 mod explain;
@@ -277,7 +277,7 @@ fn console_parts(app: &Arc<App>) -> console::Parts {
         clock: clock.clone(),
         public_base: app.parts.public_base.clone(),
         tls: app.settings.tls,
-        token_check: Box::new(console_sign_in::ConsoleSignIn(app.clone())),
+        host: Box::new(console_host::ConsoleHost(app.clone())),
     }
 }
 

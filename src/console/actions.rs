@@ -16,7 +16,7 @@ use super::loan_page::find;
 use super::page::{Field, Page, Place, field, notice, page, token};
 use super::sign_in::MAX_REASON;
 use super::text::Actions;
-use super::trail::{Access, What, record};
+use super::trail::{To, record, what};
 use super::visit::{Form, Visit};
 use crate::loan::{Loan, LoanState};
 use crate::problem::Problem;
@@ -176,7 +176,7 @@ fn hours(visit: &Visit) -> Markup {
 async fn begin(
     console: &Console,
     visit: &Visit,
-    (id, form, what): (&str, &Form, What),
+    (id, form, what): (&str, &Form, &'static str),
 ) -> Result<Result<(Loan, String), Response>, Failure> {
     let person = &visit.session()?.person;
     if !person.role.may_act() {
@@ -186,8 +186,8 @@ async fn begin(
     let Some(reason) = checked_reason(form.field("reason")) else {
         return Ok(Err(Done::ReasonMissing.at(&loan)));
     };
-    let access = Access::to(what, Some(loan.key.library), loan.id).because(&reason);
-    record(console, person, access).await?;
+    let to = To::new(Some(loan.key.library), loan.id);
+    record(console, person, what, to, Some(&reason)).await?;
     Ok(Ok((loan, reason)))
 }
 
@@ -198,7 +198,7 @@ pub(super) async fn end(
     Path(id): Path<String>,
     Extension(form): Extension<Form>,
 ) -> Result<Response, Failure> {
-    let (loan, reason) = match begin(&console, &visit, (&id, &form, What::EndLoan)).await? {
+    let (loan, reason) = match begin(&console, &visit, (&id, &form, what::END_LOAN)).await? {
         Ok(begun) => begun,
         Err(response) => return Ok(response),
     };
@@ -218,7 +218,7 @@ pub(super) async fn poll(
     Path(id): Path<String>,
     Extension(form): Extension<Form>,
 ) -> Result<Response, Failure> {
-    let loan = match begin(&console, &visit, (&id, &form, What::PollLoan)).await? {
+    let loan = match begin(&console, &visit, (&id, &form, what::POLL_LOAN)).await? {
         Ok((loan, _)) => loan,
         Err(response) => return Ok(response),
     };
@@ -233,7 +233,7 @@ pub(super) async fn link(
     Path(id): Path<String>,
     Extension(form): Extension<Form>,
 ) -> Result<Response, Failure> {
-    let loan = match begin(&console, &visit, (&id, &form, What::MintLink)).await? {
+    let loan = match begin(&console, &visit, (&id, &form, what::MINT_LINK)).await? {
         Ok((loan, _)) => loan,
         Err(response) => return Ok(response),
     };

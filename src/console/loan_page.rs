@@ -18,7 +18,7 @@ use super::format::{percent, size, time};
 use super::loans::badge;
 use super::page::{Page, Place, notice, page};
 use super::text::{cause, end_reason, state};
-use super::trail::{Access, What, look};
+use super::trail::{To, look, what};
 use super::visit::Visit;
 use crate::ledger::HistoryRow;
 use crate::loan::{Loan, Tally};
@@ -55,7 +55,8 @@ pub(super) async fn show(
     Query(reported): Query<Reported>,
 ) -> Result<Response, Failure> {
     let loan = find(&console, &id).await?;
-    look(&console, &visit, Access::to(What::ShowLoan, Some(loan.key.library), loan.id)).await?;
+    let to = To::new(Some(loan.key.library), loan.id);
+    look(&console, &visit, what::SHOW_LOAN, to).await?;
     let ledger = &console.parts.ledger;
     let history = ledger.history(loan.id).await.map_err(failed)?;
     let delivered = ledger.delivered(&[loan.id]).await.map_err(failed)?;

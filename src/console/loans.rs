@@ -15,7 +15,7 @@ use super::find::failed;
 use super::format::time;
 use super::page::{Page, Place, page};
 use super::text::state;
-use super::trail::{Access, What, look};
+use super::trail::{To, look, what};
 use super::visit::Visit;
 use crate::ledger::Filter;
 use crate::loan::{Borrower, Isbn, LibraryId, Loan};
@@ -65,10 +65,10 @@ impl Wanted {
         }
     }
 
-    fn access(&self) -> Access {
+    fn to(&self) -> To {
         match self.of {
-            Of::Borrower(borrower) => Access::to(What::ListBorrower, self.library, borrower),
-            Of::Title(isbn) => Access::to(What::ListTitle, self.library, isbn),
+            Of::Borrower(borrower) => To::new(self.library, borrower),
+            Of::Title(isbn) => To::new(self.library, isbn),
         }
     }
 
@@ -97,7 +97,7 @@ pub(super) async fn list(
     let wanted = Wanted::of(&listing).ok_or(Failure::NotFound)?;
     let after = listing.after.as_deref().map(str::parse).transpose();
     let after = after.map_err(|_| Failure::NotFound)?;
-    look(&console, &visit, wanted.access()).await?;
+    look(&console, &visit, what::LIST_LOANS, wanted.to()).await?;
     let filter = Filter { after, ..wanted.filter() };
     let mut loans = console.parts.ledger.page(&filter).await.map_err(failed)?;
     let has_more = loans.len() > PAGE_SIZE as usize;

@@ -36,21 +36,24 @@ use crate::catalog::Catalog;
 use crate::circulation::Circulation;
 use crate::clock::Clock;
 use crate::gate::Gate;
-use crate::ledger::Ledger;
+use crate::ledger::{Access, Ledger};
 use crate::reader::Readers;
 use crate::server::Explainer;
 pub(crate) use actions::checked_reason;
 use session::Sessions;
 
-/// Checks the admin token for the sign-in. The admin listener implements it.
+/// What the console uses of the listener that mounts it.
 #[async_trait]
-pub(crate) trait TokenCheck: Send + Sync {
+pub(crate) trait Host: Send + Sync {
     /// Returns whether this is the admin token. Delays the response to a wrong one. `client` are
     /// the extensions of the request.
     async fn is_token(&self, client: &Extensions, token: &str) -> bool;
 
     /// Records that the connection of a request has a session.
     fn note_session(&self, client: &Extensions);
+
+    /// Records an access in the ledger. Returns false if it is not recorded for certain.
+    async fn record(&self, access: Access) -> bool;
 }
 
 /// What the console uses.
@@ -73,8 +76,8 @@ pub(crate) struct Parts {
     pub(crate) public_base: String,
     /// Whether the listener serves TLS, so that cookies are secure.
     pub(crate) tls: bool,
-    /// The check of the admin token.
-    pub(crate) token_check: Box<dyn TokenCheck>,
+    /// The listener that mounts it.
+    pub(crate) host: Box<dyn Host>,
 }
 
 /// The console, with its sessions.

@@ -16,7 +16,7 @@ use super::cookies::Cookie;
 use super::failure::Failure;
 use super::page::{Field, Page, field, notice, page, token};
 use super::session::{Person, Role};
-use super::trail::{Access, What, record};
+use super::trail::{To, record, what};
 use super::visit::{Form, Visit, local_path};
 
 /// The longest token, in characters, and the longest name.
@@ -93,14 +93,14 @@ pub(super) async fn sign_in(
 ) -> Response {
     let (next, given) = (form.field("next"), form.field("token"));
     let is_right =
-        !given.is_empty() && console.parts.token_check.is_token(request.extensions(), given).await;
+        !given.is_empty() && console.parts.host.is_token(request.extensions(), given).await;
     if !is_right {
         let wrong = Some(("bad", visit.texts.sign_in.wrong));
         return sign_in_page(&visit, next, wrong, StatusCode::UNAUTHORIZED);
     }
     let person = Person { name: name_of(form.field("name")), role: Role::Operator };
     let begun = async {
-        record(&console, &person, Access::of(What::SignIn)).await?;
+        record(&console, &person, what::SIGN_IN, To::NONE, None).await?;
         let secret = console.sessions.begin(person.clone()).ok_or(Failure::Ledger)?;
         let cookie = Cookie::Session.set(secret.cookie_value(), visit.tls);
         cookie.ok_or(Failure::Ledger)

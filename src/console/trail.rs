@@ -6,63 +6,34 @@ use super::Console;
 use super::failure::Failure;
 use super::session::Person;
 use super::visit::Visit;
+use crate::ledger::{Access, AccessTarget};
 use crate::loan::LibraryId;
 
-/// What was done.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum What {
-    SignIn,
-    ListBorrower,
-    ListTitle,
-    ShowLoan,
-    ExplainRequest,
-    ExplainReader,
-    EndLoan,
-    MintLink,
-    PollLoan,
+/// The slugs of what is done, as the admin API has them.
+pub(super) mod what {
+    pub(in crate::console) const SIGN_IN: &str = "sign-in";
+    pub(in crate::console) const LIST_LOANS: &str = "list-loans";
+    pub(in crate::console) const SHOW_LOAN: &str = "show-loan";
+    pub(in crate::console) const EXPLAIN: &str = "explain";
+    pub(in crate::console) const END_LOAN: &str = "end-loan";
+    pub(in crate::console) const MINT_LINK: &str = "mint-link";
+    pub(in crate::console) const POLL_LOAN: &str = "poll-loan";
 }
 
-impl What {
-    /// Returns the name in the trail.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            What::SignIn => "sign-in",
-            What::ListBorrower => "list-borrower",
-            What::ListTitle => "list-title",
-            What::ShowLoan => "show-loan",
-            What::ExplainRequest => "explain-request",
-            What::ExplainReader => "explain-reader",
-            What::EndLoan => "end-loan",
-            What::MintLink => "mint-link",
-            What::PollLoan => "poll-loan",
-        }
-    }
-}
-
-/// A look or an action.
+/// What an access concerns.
 #[derive(Clone, Debug)]
-pub(super) struct Access {
-    what: What,
+pub(super) struct To {
     library: Option<LibraryId>,
-    /// The id of a loan, a pseudonym, an ISBN or the id of a request.
-    target: Option<String>,
-    why: Option<String>,
+    target: Option<AccessTarget>,
 }
 
-impl Access {
-    /// Returns an access without a target.
-    pub(super) fn of(what: What) -> Access {
-        Access { what, library: None, target: None, why: None }
-    }
+impl To {
+    /// No loan.
+    pub(super) const NONE: To = To { library: None, target: None };
 
-    /// Returns an access to loans.
-    pub(super) fn to(what: What, library: Option<LibraryId>, target: impl ToString) -> Access {
-        Access { what, library, target: Some(target.to_string()), why: None }
-    }
-
-    /// Returns the access with a reason.
-    pub(super) fn because(self, why: &str) -> Access {
-        Access { why: Some(why.to_owned()), ..self }
+    /// Loans of a library, or of any.
+    pub(super) fn new(library: Option<LibraryId>, target: impl Into<AccessTarget>) -> To {
+        To { library, target: Some(target.into()) }
     }
 }
 
@@ -70,10 +41,15 @@ impl Access {
 ///
 /// # Errors
 /// [`Failure::NoPurpose`] if the session has none, [`Failure::Trail`] if it cannot be recorded.
-pub(super) async fn look(console: &Console, visit: &Visit, access: Access) -> Result<(), Failure> {
+pub(super) async fn look(
+    console: &Console,
+    visit: &Visit,
+    what: &'static str,
+    to: To,
+) -> Result<(), Failure> {
     let session = visit.session()?;
     let purpose = session.purpose.as_deref().ok_or(Failure::NoPurpose)?;
-    record(console, &session.person, access.because(purpose)).await
+    record(console, &session.person, what, to, Some(purpose)).await
 }
 
 /// Records an access. The caller goes on only if this succeeds.
@@ -81,13 +57,15 @@ pub(super) async fn look(console: &Console, visit: &Visit, access: Access) -> Re
 /// # Errors
 /// [`Failure::Trail`] if it cannot be recorded.
 pub(super) async fn record(
-    _console: &Console,
+    console: &Console,
     person: &Person,
-    access: Access,
+    what: &'static str,
+    To { library, target }: To,
+    why: Option<&str>,
 ) -> Result<(), Failure> {
-    let Access { what, library, target, why } = access;
-    let (who, role, what) = (&person.name, person.role.name(), what.name());
-    let library = library.map(|library| library.to_string());
-    tracing::info!(%who, role, what, library, target, has_reason = why.is_some(), "access");
-    Ok(())
+    let access = Access::new(&person.name, person.role.name(), what).of_library(library);
+    match console.parts.host.record(access.to(target).because(why)).await {
+        true => Ok(()),
+        false => Err(Failure::Trail),
+    }
 }

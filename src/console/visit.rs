@@ -145,7 +145,7 @@ pub(super) async fn enter(
         return http::StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     if visit.session.is_some() {
-        console.parts.token_check.note_session(request.extensions());
+        console.parts.host.note_session(request.extensions());
     }
     request.extensions_mut().insert(visit.clone());
     let mut response = next.run(request).await;

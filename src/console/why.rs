@@ -15,8 +15,9 @@ use super::format::time;
 use super::page::{Field, Page, Place, field, notice, page, token};
 use super::sign_in::{purpose_field, store_purpose};
 use super::text::step;
-use super::trail::{Access, What, look};
+use super::trail::{To, look, what};
 use super::visit::{Form, Visit};
+use crate::ledger::AccessTarget;
 use crate::loan::LibraryId;
 use crate::server::{Asking, Explanation, NotExplained, Question, RecordedView};
 use crate::telemetry::RequestId;
@@ -107,7 +108,7 @@ pub(super) async fn explain(
         return wrong(texts.bad_path);
     }
     let borrower = console.parts.readers.pseudonym(library, borrower);
-    look(&console, &visit, Access::to(What::ExplainReader, Some(library), borrower)).await?;
+    look(&console, &visit, what::EXPLAIN, To::new(Some(library), borrower)).await?;
     let question = Question {
         reader: Asking::Borrower(library, borrower, console.parts.clock.now()),
         method: Method::GET,
@@ -139,7 +140,8 @@ pub(super) async fn recorded(
     let request = explanation.request.as_ref();
     let of = request.and_then(|request| request.library.clone().zip(request.borrower.clone()));
     let library = of.as_ref().and_then(|(library, _)| library.parse().ok());
-    look(&console, &visit, Access::to(What::ExplainRequest, library, id)).await?;
+    let to = To::new(library, AccessTarget::Request(id.to_string()));
+    look(&console, &visit, what::EXPLAIN, to).await?;
     Ok(why_page(&visit, &explanation_of(&visit, &explanation, of)))
 }
 

@@ -390,12 +390,8 @@ async fn reason_of_a_refusal_is_explained_in_each_language() {
         assert!(page.body.contains(lang) && page.body.contains(words), "{}", page.body);
         assert!(page.body.contains("NO_FREE_LICENSE"), "{}", page.body);
     }
-    let fields = [
-        ("library", LIBRARY),
-        ("borrower", "kari"),
-        ("path", &*book()),
-        ("purpose", "case"),
-    ];
+    let fields =
+        [("library", LIBRARY), ("borrower", "kari"), ("path", &*book()), ("purpose", "case")];
     let page = browser.post("/why", &fields).await;
     assert_eq!(page.status, StatusCode::OK);
     assert!(page.body.contains("eksemplarer") && !page.body.contains("kari"), "{}", page.body);

@@ -1,4 +1,5 @@
-//! The sign-in of the console with the admin token, with the delays of the API.
+//! What the console uses of this listener: the check of the admin token, with the delays of the
+//! API, and the access trail, with its limits.
 
 use std::sync::Arc;
 
@@ -7,13 +8,14 @@ use http::Extensions;
 
 use super::client_addresses::Peer;
 use super::{App, auth};
-use crate::console::TokenCheck;
+use crate::console::Host;
+use crate::ledger::Access;
 
-/// Checks tokens for the console.
-pub(super) struct ConsoleSignIn(pub(super) Arc<App>);
+/// Serves the console.
+pub(super) struct ConsoleHost(pub(super) Arc<App>);
 
 #[async_trait]
-impl TokenCheck for ConsoleSignIn {
+impl Host for ConsoleHost {
     async fn is_token(&self, client: &Extensions, token: &str) -> bool {
         let (peer, app) = (client.get().cloned(), &self.0);
         auth::is_token(token, peer, &app.settings.token, &app.wrong_tokens).await
@@ -23,5 +25,9 @@ impl TokenCheck for ConsoleSignIn {
         if let Some(peer) = client.get::<Arc<Peer>>() {
             peer.record_token();
         }
+    }
+
+    async fn record(&self, access: Access) -> bool {
+        self.0.record(access).await.is_ok()
     }
 }
