@@ -31,6 +31,7 @@ mod config;
 mod conformance_lending;
 mod conformance_sandbox;
 mod console;
+mod console_browser;
 mod cors;
 mod damaged_rows;
 mod diagnostics;

@@ -1,0 +1,140 @@
+//! The console in headless Chromium: a support person's work, by mouse, by keyboard and without a
+//! script, with every page checked by axe-core. Nothing is requested from elsewhere, and nothing
+//! breaks the policy of the pages.
+//!
+//! `cargo test --test it screenshots_of_every_page -- --ignored` takes the screenshots in
+//! `docs/console`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::support::external_program::{direct, output_text, run};
+use crate::support::{AUDIO, BOOK, File, Scene, program};
+
+/// Where `.ci/run` installs the packages.
+const MODULES: &str = "target/browser";
+const INSTALL: &str = "npm install --prefix target/browser playwright-core axe-core";
+
+/// Returns the directory with playwright-core and axe-core; none if they are not installed.
+fn modules() -> Option<PathBuf> {
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join(MODULES);
+    let has = |name: &str| modules.join("node_modules").join(name).is_dir();
+    if has("playwright-core") && has("axe-core") {
+        return Some(modules);
+    }
+    let sentence = format!("skipped: playwright-core or axe-core is not installed; {INSTALL}");
+    assert!(std::env::var("LOANGATE_TEST_ALL").is_err(), "{sentence}");
+    let _ = writeln!(std::io::stderr(), "{sentence}");
+    None
+}
+
+/// A gate with readers who read, and one who was refused.
+struct Stage {
+    scene: Scene,
+    task: Value,
+}
+
+async fn stage() -> Option<Stage> {
+    let (node, chromium) = (program("node", "nodejs")?, program("chromium", "chromium")?);
+    let modules = modules()?;
+    let scene = Scene::start().await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(900_000));
+    scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(5_000_000));
+    let book = format!("/files/{BOOK}/book.epub");
+    for reader in ["kari", "ola", "liv", "per", "ane", "siv"] {
+        scene.get(&scene.http1(), &book, &scene.token(reader)).send().await.unwrap();
+    }
+    let audio = format!("/files/{AUDIO}/audio.mp3");
+    for range in ["bytes=0-799999", "bytes=2000000-3499999", "bytes=4000000-4200000"] {
+        // A request that continues a download begins no loan, so the first one has no range.
+        let request = scene.get(&scene.http1(), &audio, &scene.token("kari"));
+        let has_loan = scene.ledger().await.iter().any(|loan| loan["isbn"] == AUDIO);
+        let request = if has_loan { request.header("range", range) } else { request };
+        if has_loan {
+            request.send().await.unwrap().bytes().await.unwrap();
+        } else {
+            scene.call_api("PUT", &format!("/loans/{AUDIO}"), &scene.token("kari"), "").await;
+        }
+    }
+    let progress = format!("/loans/{AUDIO}/progress");
+    scene.call_api("PUT", &progress, &scene.token("kari"), "{\"fraction\": 0.37}").await;
+    let refuse = json!({ "refuse": { "code": "NO_FREE_LICENSE", "retry_after": 3600 } });
+    scene.fault(&json!({ "call": "begin", "effect": refuse })).await;
+    let refused = scene.get(&scene.http1(), &book, &scene.token("eva")).send().await.unwrap();
+    let refused = refused.headers()["x-request-id"].to_str().unwrap().to_owned();
+    scene.no_faults().await;
+    scene
+        .until("the deliveries", async || {
+            let loans = scene.ledger().await;
+            let audio = loans.iter().find(|loan| loan["isbn"] == AUDIO);
+            audio.is_some_and(|loan| !loan["delivered"].as_object().unwrap().is_empty())
+        })
+        .await;
+    let loans = scene.ledger().await;
+    let of = |isbn: &str, state: &str| {
+        let found = loans.iter().filter(|loan| loan["isbn"] == isbn && loan["state"] == state);
+        found.map(|loan| loan["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
+    let books = of(BOOK, "accepted");
+    let task = json!({
+        "base": scene.admin,
+        "token": token.trim(),
+        "chromium": chromium,
+        "node": node,
+        "modules": modules,
+        "isbn": BOOK,
+        "refused": refused,
+        "loan": of(AUDIO, "accepted")[0],
+        "second": books[0],
+        "third": books[1],
+        "refusedLoan": of(BOOK, "refused")[0],
+    });
+    Some(Stage { scene, task })
+}
+
+/// Runs the script, and returns its report.
+async fn drive(stage: &Stage) -> Value {
+    let node = PathBuf::from(stage.task["node"].as_str().unwrap());
+    let home = tempfile::tempdir().unwrap();
+    let mut command = direct(&node);
+    command
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/console.mjs"))
+        .env("CONSOLE_TASK", stage.task.to_string())
+        .env("HOME", home.path())
+        .env("TMPDIR", home.path());
+    let output = run(&mut command).await;
+    let report = serde_json::from_slice(&output.stdout);
+    let report: Value = report.unwrap_or_else(|_| panic!("{}", output_text(&output)));
+    assert!(report.get("failed").is_none(), "{report:#}");
+    report
+}
+
+fn check(report: &Value, pages: usize) {
+    for name in ["findings", "console", "external"] {
+        assert_eq!(report[name], json!([]), "{name}: {report:#}");
+    }
+    assert!(report["pages"].as_array().unwrap().len() >= pages, "{report:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn support_person_works_in_a_browser() {
+    let Some(stage) = stage().await else { return };
+    let report = drive(&stage).await;
+    check(&report, 16);
+    stage.scene.end().await;
+}
+
+/// About two minutes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "writes docs/console, in about two minutes"]
+async fn screenshots_of_every_page() {
+    let Some(mut stage) = stage().await else { return };
+    let shots = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/console");
+    stage.task["shots"] = json!(shots);
+    let report = drive(&stage).await;
+    check(&report, 48);
+    stage.scene.end().await;
+}

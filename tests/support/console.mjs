@@ -1,0 +1,272 @@
+// Drives the console in headless Chromium with playwright-core, and checks each page with axe-core.
+// The test passes what to do as JSON in the variable CONSOLE_TASK, and reads a report from stdout.
+
+import { createRequire } from "node:module";
+import { readFileSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+
+const task = JSON.parse(process.env.CONSOLE_TASK);
+const require = createRequire(join(task.modules, "package.json"));
+const { chromium } = require("playwright-core");
+const AXE = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+setTimeout(() => fail("the task took too long"), 240_000).unref();
+
+const report = { pages: [], findings: [], console: [], external: [] };
+
+function fail(why) {
+  console.log(JSON.stringify({ ...report, failed: String(why?.stack ?? why) }));
+  process.exit(1);
+}
+
+function check(holds, what) {
+  if (!holds) throw new Error(what);
+}
+
+const browser = await chromium.launch({
+  executablePath: task.chromium,
+  args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"],
+});
+
+// Opens a page that reports what it must not do.
+async function open(options = {}) {
+  const context = await browser.newContext({ locale: "en-GB", ...options });
+  const page = await context.newPage();
+  page.setDefaultTimeout(20_000);
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) report.console.push(message.text());
+  });
+  page.on("pageerror", (error) => report.console.push(String(error)));
+  page.on("request", (request) => {
+    if (!request.url().startsWith(`${task.base}/`)) report.external.push(request.url());
+  });
+  return page;
+}
+
+async function audit(page, name) {
+  await page.evaluate(AXE);
+  const found = await page.evaluate(() => globalThis.axe.run(document));
+  report.pages.push(`${name} ${page.url().slice(task.base.length)}`);
+  for (const violation of found.violations) {
+    const nodes = violation.nodes.map((node) => `${node.target} ${node.failureSummary}`);
+    report.findings.push(`${name}: ${violation.id}: ${nodes.join("; ")}`);
+  }
+  const wide = await page.evaluate(
+    () => document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  );
+  if (wide > 0) report.findings.push(`${name}: the page is ${wide} px too wide`);
+}
+
+async function signIn(page) {
+  await page.goto(`${task.base}/`);
+  await page.fill("#name", "Ida");
+  await page.fill("#token", task.token);
+  await page.click("main button");
+  await page.waitForSelector("#query");
+}
+
+async function find(page, query, library = "") {
+  await page.goto(`${task.base}/`);
+  await page.fill("#query", query);
+  if (library) await page.fill("#library", library);
+  await page.fill("#purpose", "case 4711");
+  await page.click("main button");
+}
+
+// A support person finds a refused reader, reads why, and ends a loan.
+async function story(page) {
+  await page.goto(`${task.base}/`);
+  await audit(page, "sign-in");
+  await signIn(page);
+  await audit(page, "find");
+  await find(page, task.refused);
+  await page.waitForSelector("ol.steps");
+  const why = await page.textContent("main");
+  check(why.includes("NO_FREE_LICENSE") && why.includes("on loan"), `no reason: ${why}`);
+  await audit(page, "why");
+  await page.click("text=All loans of this borrower");
+  await page.waitForSelector("table.loans");
+  await audit(page, "loans");
+  await find(page, task.loan);
+  await page.waitForSelector("ol.timeline");
+  await audit(page, "loan");
+  await page.click("summary:has-text('End the loan')");
+  await audit(page, "loan with an open action");
+  await page.fill("#end-reason", "asked for by the library");
+  await page.click("button:has-text('End the loan')");
+  await page.waitForSelector(".notice.good");
+  const life = await page.textContent("ol.timeline");
+  check(life.includes("asked for by the library"), `no reason in the timeline: ${life}`);
+  await audit(page, "ended loan");
+  await page.click("button:has-text('Norsk')");
+  await page.waitForSelector("html[lang=nb]");
+  check((await page.textContent("main")).includes("Tidslinje"), "the page is not Norwegian");
+  const light = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  await page.click("button:has-text('Mørkt')");
+  await page.waitForSelector("html[data-theme=dark]");
+  const dark = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  check(light !== dark, `the theme is the same: ${light}`);
+  await audit(page, "dark loan");
+  await page.goto(`${task.base}/help`);
+  await audit(page, "help");
+  await page.click("button:has-text('English')");
+  await page.click("button:has-text('As the system')");
+  await find(page, "no such thing");
+  await page.waitForSelector(".notice.note");
+  await audit(page, "nothing found");
+  await find(page, "somebody", "NO-0301000");
+  await page.waitForSelector(".empty");
+  await audit(page, "no loans");
+}
+
+// Moves the focus with Tab until it is on this element.
+async function tabTo(page, selector) {
+  for (let presses = 0; presses < 60; presses += 1) {
+    const there = await page.evaluate((s) => document.activeElement?.matches(s) ?? false, selector);
+    if (there) {
+      const outline = await page.evaluate(
+        () => getComputedStyle(document.activeElement).outlineStyle,
+      );
+      check(outline !== "none", `the focus on ${selector} cannot be seen`);
+      return;
+    }
+    await page.keyboard.press("Tab");
+  }
+  throw new Error(`Tab does not reach ${selector}`);
+}
+
+async function keyboardOnly(page) {
+  await page.goto(`${task.base}/`);
+  await page.keyboard.press("Tab");
+  check(await page.evaluate(() => document.activeElement.matches("a.skip")), "no skip link");
+  await tabTo(page, "#token");
+  await page.keyboard.type(task.token);
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#query");
+  await page.keyboard.press("w");
+  await page.waitForSelector("#request");
+  await page.keyboard.press("?");
+  await page.waitForSelector("kbd");
+  await page.keyboard.press("f");
+  await page.waitForSelector("#query");
+  await page.keyboard.press("/");
+  await page.keyboard.type(task.second);
+  await tabTo(page, "#purpose");
+  await page.keyboard.type("case w");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("ol.timeline");
+  await tabTo(page, "details:last-of-type summary");
+  await page.keyboard.press("Enter");
+  await tabTo(page, "#end-reason");
+  await page.keyboard.type("by keyboard");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector(".notice.good");
+  // Shortcuts can be turned off (WCAG 2.1.4).
+  await page.keyboard.press("?");
+  await page.click("button:has-text('Turn shortcuts off')");
+  await page.waitForSelector("html[data-keys=off]");
+  await page.keyboard.press("f");
+  check(page.url().endsWith("/help"), "a shortcut works though it is off");
+}
+
+async function withoutScript(page) {
+  await signIn(page);
+  await find(page, task.third);
+  await page.waitForSelector("ol.timeline");
+  await page.click("summary:has-text('Make a link')");
+  await page.fill("#link-reason", "a test");
+  await page.click("button:has-text('Make a link')");
+  check((await page.inputValue("#minted")).includes("/~"), "no link");
+  await page.click("text=Back to the loan");
+  await page.click("summary:has-text('End the loan')");
+  await page.fill("#end-reason", "a test");
+  await page.click("button:has-text('End the loan')");
+  await page.waitForSelector(".notice.good");
+  await page.goto(`${task.base}/why`);
+  await page.fill("#library", "NO-0301000");
+  await page.fill("#borrower", "somebody");
+  await page.fill("#path", "/files/9788299999014/book.epub");
+  await page.fill("#reader-purpose", "case");
+  await page.click("section[aria-labelledby=by-reader] button");
+  await page.waitForSelector("ol.steps");
+  await page.click("button:has-text('Norsk')");
+  await page.waitForSelector("html[lang=nb]");
+  await page.click("button:has-text('Logg ut')");
+  await page.waitForSelector("#token");
+}
+
+async function screenshots() {
+  const themes = ["light", "dark"];
+  const widths = [390, 1280];
+  mkdirSync(task.shots, { recursive: true });
+  for (const colorScheme of themes) {
+    for (const width of widths) {
+      const viewport = { width, height: 800 };
+      const page = await open({ colorScheme, viewport, locale: "en-GB" });
+      const shot = async (name) => {
+        await audit(page, name);
+        const path = join(task.shots, `${name}-${width}-${colorScheme}.png`);
+        await page.screenshot({ path, fullPage: true });
+      };
+      await page.goto(`${task.base}/`);
+      await shot("sign-in");
+      await signIn(page);
+      await page.goto(`${task.base}/loans/${task.loan}`);
+      await shot("purpose");
+      await page.goto(`${task.base}/`);
+      await shot("find");
+      await find(page, "no such thing");
+      await shot("nothing-found");
+      await find(page, task.isbn);
+      await shot("loans");
+      await find(page, "somebody", "NO-0301000");
+      await shot("no-loans");
+      await find(page, task.loan);
+      await page.click("summary:has-text('End the loan')");
+      await shot("loan");
+      await find(page, task.refusedLoan);
+      await shot("refused-loan");
+      await page.goto(`${task.base}/why`);
+      await shot("why");
+      await page.goto(`${task.base}/why/${task.refused}`);
+      await shot("why-refused");
+      await page.click("button:has-text('Norsk')");
+      await page.waitForSelector("html[lang=nb]");
+      await shot("why-refused-norwegian");
+      await page.goto(`${task.base}/help`);
+      await page.click("button:has-text('English')");
+      await page.waitForSelector("html[lang=en]");
+      await shot("help");
+      await page.context().close();
+    }
+  }
+}
+
+try {
+  if (task.shots) {
+    await screenshots();
+  } else {
+    await story(await open());
+    await phone(390);
+    await keyboardOnly(await open());
+    await withoutScript(await open({ javaScriptEnabled: false }));
+  }
+  console.log(JSON.stringify(report));
+} catch (error) {
+  fail(error);
+} finally {
+  await browser.close();
+}
+
+// The pages on a phone.
+async function phone(width) {
+  const page = await open({ viewport: { width, height: 800 }, locale: "nb-NO" });
+  await signIn(page);
+  for (const path of ["/", "/why", "/help", `/loans?isbn=${task.isbn}`, `/why/${task.refused}`]) {
+    await page.goto(`${task.base}${path}`);
+    if (await page.locator("form[action='/purpose']").count()) {
+      await page.fill("#purpose", "sak 4711");
+      await page.click("main button");
+    }
+    await audit(page, `phone ${path}`);
+  }
+}
