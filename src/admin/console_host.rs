@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use http::Extensions;
 
 use super::client_addresses::Peer;
-use super::{App, auth};
-use crate::console::Host;
+use super::{App, Parts, auth};
+use crate::console::{self, Host};
 use crate::ledger::Access;
 
 /// Serves the console.
@@ -29,5 +29,22 @@ impl Host for ConsoleHost {
 
     async fn record(&self, access: Access) -> bool {
         self.0.record(access).await.is_ok()
+    }
+}
+
+/// Returns what the console uses.
+pub(super) fn parts(app: &Arc<App>) -> console::Parts {
+    let Parts { ledger, gate, circulation, readers, catalog, explainer, clock, .. } = &app.parts;
+    console::Parts {
+        ledger: ledger.clone(),
+        gate: gate.clone(),
+        circulation: circulation.clone(),
+        readers: readers.clone(),
+        catalog: catalog.clone(),
+        explainer: explainer.clone(),
+        clock: clock.clone(),
+        public_base: app.parts.public_base.clone(),
+        tls: app.settings.tls,
+        host: Box::new(ConsoleHost(app.clone())),
     }
 }

@@ -256,29 +256,13 @@ fn router(app: Arc<App>) -> Router {
     let named = Router::new()
         .route("/metrics", get(metrics))
         .merge(guarded)
-        .merge(console::router(console_parts(&app)))
+        .merge(console::router(console_host::parts(&app)))
         .layer(middleware::from_fn_with_state(app.clone(), check_host));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .merge(named)
         .with_state(app)
-}
-
-fn console_parts(app: &Arc<App>) -> console::Parts {
-    let Parts { ledger, gate, circulation, readers, catalog, explainer, clock, .. } = &app.parts;
-    console::Parts {
-        ledger: ledger.clone(),
-        gate: gate.clone(),
-        circulation: circulation.clone(),
-        readers: readers.clone(),
-        catalog: catalog.clone(),
-        explainer: explainer.clone(),
-        clock: clock.clone(),
-        public_base: app.parts.public_base.clone(),
-        tls: app.settings.tls,
-        host: Box::new(console_host::ConsoleHost(app.clone())),
-    }
 }
 
 /// Rejects requests for other host names, before any other check.

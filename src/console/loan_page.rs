@@ -70,14 +70,14 @@ pub(super) async fn show(
         }
         @if loan.end_is_overdue(console.parts.clock.now()) { (notice("bad", texts.overdue)) }
         (refusal(&visit, &loan))
-        div.columns {
+        div.columns.side {
+            (facts(&visit, &loan))
+            (actions::panel(&visit, &loan))
             div {
-                (facts(&visit, &loan))
                 (timeline(&visit, &history))
                 (deliveries(&visit, &delivered))
                 (files_of_title(&visit, &console.parts.public_base, &files))
             }
-            (actions::panel(&visit, &loan))
         }
     };
     let place = Some(Place::Find);
@@ -93,8 +93,8 @@ fn facts(visit: &Visit, loan: &Loan) -> Markup {
             h2 #facts { (texts.facts) }
             dl.facts {
                 dt { (find.begun) } dd { (time(loan.begun)) }
-                @if let Some(terms) = terms { dt { (find.due) } dd { (time(terms.due)) } }
-                @if let Some(ended) = loan.ended { dt { (find.ended) } dd { (time(ended)) } }
+                @if let Some(terms) = terms { dt { (texts.due) } dd { (time(terms.due)) } }
+                @if let Some(ended) = loan.ended { dt { (texts.ended) } dd { (time(ended)) } }
                 @if let Some(reason) = loan.end_reason {
                     dt { (texts.end_reason) } dd { (end_reason(reason, visit.language)) }
                 }

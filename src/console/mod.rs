@@ -6,6 +6,7 @@
 
 mod actions;
 mod cookies;
+mod explanation;
 mod failure;
 mod files;
 mod find;

@@ -25,77 +25,112 @@ impl ProblemType {
     }
 
     fn norwegian_advice(self) -> Advice {
-        let (app, operator) = match self {
-            ProblemType::RequestMalformed => ("Rett forespørselen; gjenta den ikke uendret.", None),
-            ProblemType::ReaderUnauthenticated => (
-                "Hent et nytt token eller en ny lenke.",
-                Some(
-                    "Hvis alle lesere får det, sammenlign `[readers]` med innloggingstjenesten: \
-                     utsteder, mottaker, nøkler.",
-                ),
-            ),
-            ProblemType::LoanRefused => (
-                "Vis `detail` til leseren. Prøv igjen etter `Retry-After`, hvis den er sendt.",
-                Some(
-                    "Ingenting, med mindre årsaken er en innstilling: bibliotekets hos Bokbasen, \
-                     eller `[licences]`.",
-                ),
-            ),
-            ProblemType::LoanEnded => (
-                "Logg inn på nytt, og åpne tittelen fra begynnelsen. Bare et adgangsbevis som er \
-                 utstedt etter slutten, låner igjen.",
-                None,
-            ),
-            ProblemType::TitleNotFound => (
-                "Kontroller stien og ISBN-et i den.",
-                Some("Hvis filen finnes, kontroller `[[routes]]` og titteltabellen."),
-            ),
-            ProblemType::LoanNotFound => {
-                ("Start et lån med PUT, eller åpne tittelen fra begynnelsen.", None)
-            }
-            ProblemType::MethodNotAllowed => ("Bruk en metode som `Allow` lister.", None),
-            ProblemType::PreconditionFailed => ("Hent filen fra begynnelsen.", None),
-            ProblemType::RangeNotSatisfiable => ("`Content-Range` har filens lengde.", None),
-            ProblemType::MisdirectedRequest => {
-                ("Åpne en tilkobling til verten som forespørselen nevner.", None)
-            }
-            ProblemType::TooManyRequests => (
-                "Vent så lenge som `Retry-After` sier.",
-                Some(
-                    "Hvis ærlige lesere får det, hev grensen: `[brake]`, eller \
-                     `delivery.streams_per_borrower`.",
-                ),
-            ),
-            ProblemType::OriginFailed => (
-                "Prøv igjen, etter `Retry-After` der den er sendt.",
-                Some("Loggen har årsaken. `loangate check --online` prøver hver adresse."),
-            ),
-            ProblemType::OriginTimeout => {
-                ("Prøv igjen senere.", Some("Kontroller lageret, eller hev `first_byte`."))
-            }
-            ProblemType::LoanPending => (
-                "Prøv igjen etter `Retry-After`. Lånet er på vei; ingenting er tapt.",
-                Some("Hvis det varer, spør Bokbasen."),
-            ),
-            ProblemType::LendingUnavailable => (
-                "Prøv igjen etter `Retry-After`.",
-                Some(
-                    "`/readyz` har årsaken. Kontroller nettverket og `[lending]`, og spør så \
-                     Bokbasen.",
-                ),
-            ),
-            ProblemType::LedgerUnavailable => (
-                "Prøv igjen etter `Retry-After`.",
-                Some("`/readyz` har årsaken. Kontroller disken."),
-            ),
-            ProblemType::Overloaded => (
-                "Prøv igjen etter `Retry-After`.",
-                Some("Hvis det varer, hev grensen som er nådd, eller avlast lageret."),
-            ),
-        };
-        Advice { app, operator }
+        match self {
+            ProblemType::RequestMalformed => REQUEST_MALFORMED,
+            ProblemType::ReaderUnauthenticated => READER_UNAUTHENTICATED,
+            ProblemType::LoanRefused => LOAN_REFUSED,
+            ProblemType::LoanEnded => LOAN_ENDED,
+            ProblemType::TitleNotFound => TITLE_NOT_FOUND,
+            ProblemType::LoanNotFound => LOAN_NOT_FOUND,
+            ProblemType::MethodNotAllowed => METHOD_NOT_ALLOWED,
+            ProblemType::PreconditionFailed => PRECONDITION_FAILED,
+            ProblemType::RangeNotSatisfiable => RANGE_NOT_SATISFIABLE,
+            ProblemType::MisdirectedRequest => MISDIRECTED_REQUEST,
+            ProblemType::TooManyRequests => TOO_MANY_REQUESTS,
+            ProblemType::OriginFailed => ORIGIN_FAILED,
+            ProblemType::OriginTimeout => ORIGIN_TIMEOUT,
+            ProblemType::LoanPending => LOAN_PENDING,
+            ProblemType::LendingUnavailable => LENDING_UNAVAILABLE,
+            ProblemType::LedgerUnavailable => LEDGER_UNAVAILABLE,
+            ProblemType::Overloaded => OVERLOADED,
+        }
     }
 }
+
+const REQUEST_MALFORMED: Advice =
+    Advice { app: "Rett forespørselen; gjenta den ikke uendret.", operator: None };
+
+const READER_UNAUTHENTICATED: Advice = Advice {
+    app: "Hent et nytt token eller en ny lenke.",
+    operator: Some(
+        "Hvis alle lesere får det, sammenlign `[readers]` med innloggingstjenesten: \
+         utsteder, mottaker, nøkler.",
+    ),
+};
+
+const LOAN_REFUSED: Advice = Advice {
+    app: "Vis `detail` til leseren. Prøv igjen etter `Retry-After`, hvis den er sendt.",
+    operator: Some(
+        "Ingenting, med mindre årsaken er en innstilling: bibliotekets hos Bokbasen, \
+         eller `[licences]`.",
+    ),
+};
+
+const LOAN_ENDED: Advice = Advice {
+    app: "Logg inn på nytt, og åpne tittelen fra begynnelsen. Bare et adgangsbevis som er \
+                 utstedt etter slutten, låner igjen.",
+    operator: None,
+};
+
+const TITLE_NOT_FOUND: Advice = Advice {
+    app: "Kontroller stien og ISBN-et i den.",
+    operator: Some("Hvis filen finnes, kontroller `[[routes]]` og titteltabellen."),
+};
+
+const LOAN_NOT_FOUND: Advice =
+    Advice { app: "Start et lån med PUT, eller åpne tittelen fra begynnelsen.", operator: None };
+
+const METHOD_NOT_ALLOWED: Advice =
+    Advice { app: "Bruk en metode som `Allow` lister.", operator: None };
+
+const PRECONDITION_FAILED: Advice = Advice { app: "Hent filen fra begynnelsen.", operator: None };
+
+const RANGE_NOT_SATISFIABLE: Advice =
+    Advice { app: "`Content-Range` har filens lengde.", operator: None };
+
+const MISDIRECTED_REQUEST: Advice =
+    Advice { app: "Åpne en tilkobling til verten som forespørselen nevner.", operator: None };
+
+const TOO_MANY_REQUESTS: Advice = Advice {
+    app: "Vent så lenge som `Retry-After` sier.",
+    operator: Some(
+        "Hvis ærlige lesere får det, hev grensen: `[brake]`, eller \
+         `delivery.streams_per_borrower`.",
+    ),
+};
+
+const ORIGIN_FAILED: Advice = Advice {
+    app: "Prøv igjen, etter `Retry-After` der den er sendt.",
+    operator: Some("Loggen har årsaken. `loangate check --online` prøver hver adresse."),
+};
+
+const ORIGIN_TIMEOUT: Advice = Advice {
+    app: "Prøv igjen senere.",
+    operator: Some("Kontroller lageret, eller hev `first_byte`."),
+};
+
+const LOAN_PENDING: Advice = Advice {
+    app: "Prøv igjen etter `Retry-After`. Lånet er på vei; ingenting er tapt.",
+    operator: Some("Hvis det varer, spør Bokbasen."),
+};
+
+const LENDING_UNAVAILABLE: Advice = Advice {
+    app: "Prøv igjen etter `Retry-After`.",
+    operator: Some(
+        "`/readyz` har årsaken. Kontroller nettverket og `[lending]`, og spør så \
+         Bokbasen.",
+    ),
+};
+
+const LEDGER_UNAVAILABLE: Advice = Advice {
+    app: "Prøv igjen etter `Retry-After`.",
+    operator: Some("`/readyz` har årsaken. Kontroller disken."),
+};
+
+const OVERLOADED: Advice = Advice {
+    app: "Prøv igjen etter `Retry-After`.",
+    operator: Some("Hvis det varer, hev grensen som er nådd, eller avlast lageret."),
+};
 
 #[cfg(test)]
 mod tests {

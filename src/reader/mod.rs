@@ -8,6 +8,7 @@
 //! - The borrower's own id never leaves it: no log, error, cache or `Debug` output contains it.
 
 mod clock_blame;
+mod clock_sentences;
 mod credential;
 mod identity;
 mod jwks;

@@ -60,7 +60,7 @@ use crate::telemetry::{Metrics, Task};
 pub(crate) use certificate_file::TlsError;
 pub(crate) use cors::{AllowedOrigin, Cors};
 pub(crate) use explain::{
-    Asking, Explainer, Explanation, NotExplained, Question, RecordedView, Step,
+    Asking, Explained, Explainer, Explanation, NotExplained, Question, RecordedView, Step,
 };
 pub(crate) use limits::{Limits, raise_descriptor_limit};
 use open_connections::OpenConnections;

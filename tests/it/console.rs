@@ -1,108 +1,17 @@
 //! The console over HTTP: sessions, forms, what is found and shown, and what stays private.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::json;
+use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
+use crate::support::console::{Browser, Seen, TOKEN_FIELD};
 use crate::support::scene::{Setting, movable_clock};
 use crate::support::{BOOK, File, LIBRARY, Scene};
 
-/// The name of the field with a form's token.
-const TOKEN: &str = "form-token";
 const HOSTILE: &str = "\"><script>alert(1)</script>";
-
-/// A browser without a script, at the console.
-struct Browser {
-    client: reqwest::Client,
-    base: String,
-    cookies: BTreeMap<String, String>,
-}
-
-/// A page, or a redirection.
-struct Seen {
-    status: StatusCode,
-    headers: http::HeaderMap,
-    body: String,
-}
-
-impl Seen {
-    fn location(&self) -> &str {
-        self.headers["location"].to_str().unwrap()
-    }
-
-    /// Returns the token of the page's forms.
-    fn token(&self) -> String {
-        let (_, after) = self.body.split_once(&format!("name=\"{TOKEN}\" value=\"")).unwrap();
-        after.split('"').next().unwrap().to_owned()
-    }
-}
-
-impl Browser {
-    fn at(scene: &Scene) -> Browser {
-        let client = reqwest::Client::builder().no_proxy();
-        let client = client.redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Browser { client, base: scene.admin.clone(), cookies: BTreeMap::new() }
-    }
-
-    async fn send(&mut self, request: reqwest::RequestBuilder) -> Seen {
-        let cookies: Vec<_> =
-            self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let answer = request.header("cookie", cookies.join("; ")).send().await.unwrap();
-        for field in answer.headers().get_all("set-cookie") {
-            let pair = field.to_str().unwrap().split(';').next().unwrap();
-            let (name, value) = pair.split_once('=').unwrap();
-            match value {
-                "" => self.cookies.remove(name),
-                _ => self.cookies.insert(name.to_owned(), value.to_owned()),
-            };
-        }
-        let (status, headers) = (answer.status(), answer.headers().clone());
-        Seen { status, headers, body: answer.text().await.unwrap() }
-    }
-
-    async fn get(&mut self, path: &str) -> Seen {
-        let request = self.client.get(format!("{}{path}", self.base));
-        self.send(request).await
-    }
-
-    /// Sends a form with the token of the first page.
-    async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Seen {
-        let page = if self.cookies.contains_key("loangate-session") { "/" } else { "/sign-in" };
-        let token = self.get(page).await.token();
-        self.post_with(path, &token, fields).await
-    }
-
-    async fn post_with(&mut self, path: &str, token: &str, fields: &[(&str, &str)]) -> Seen {
-        let fields = [fields, &[(TOKEN, token)]].concat();
-        let request = self.client.post(format!("{}{path}", self.base)).form(&fields);
-        self.send(request).await
-    }
-
-    async fn follow(&mut self, seen: Seen) -> Seen {
-        assert_eq!(seen.status, StatusCode::SEE_OTHER, "{}", seen.body);
-        let path = seen.location().to_owned();
-        self.get(&path).await
-    }
-
-    async fn sign_in(scene: &Scene) -> Browser {
-        let mut browser = Browser::at(scene);
-        let seen = browser.post("/sign-in", &[("token", &admin_token(scene))]).await;
-        assert_eq!(seen.status, StatusCode::SEE_OTHER, "{}", seen.body);
-        browser
-    }
-
-    async fn find(&mut self, query: &str, library: &str) -> Seen {
-        let fields = [("query", query), ("library", library), ("purpose", "case 4711")];
-        self.post("/find", &fields).await
-    }
-}
-
-fn admin_token(scene: &Scene) -> String {
-    let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
-    token.trim().to_owned()
-}
 
 async fn start() -> Scene {
     let scene = Scene::start().await;
@@ -157,12 +66,12 @@ async fn console_without_a_session_shows_the_sign_in_only() {
 async fn sign_in_needs_the_token_and_delays_guesses() {
     let scene = start().await;
     let mut browser = Browser::at(&scene);
-    for wrong in ["", "wrong", &admin_token(&scene)[1..]] {
+    for wrong in ["", "wrong", &scene.admin_token()[1..]] {
         let seen = browser.post("/sign-in", &[("token", wrong)]).await;
         assert_eq!(seen.status, StatusCode::UNAUTHORIZED, "{wrong}");
         assert!(!browser.cookies.contains_key("loangate-session"));
     }
-    let fields = [("token", &*admin_token(&scene)), ("next", "//evil.example.no/")];
+    let fields = [("token", &*scene.admin_token()), ("next", "//evil.example.no/")];
     let seen = browser.post("/sign-in", &fields).await;
     assert_eq!((seen.status, seen.location()), (StatusCode::SEE_OTHER, "/"));
     let field = seen.headers["set-cookie"].to_str().unwrap();
@@ -189,7 +98,7 @@ async fn form_needs_its_own_token_and_origin() {
         assert_eq!(seen.status, StatusCode::FORBIDDEN, "{token}");
     }
     let token = browser.get("/").await.token();
-    let fields = [&fields[..], &[(TOKEN, &token)]].concat();
+    let fields = [&fields[..], &[(TOKEN_FIELD, &token)]].concat();
     let host = scene.admin.split_once("://").unwrap().1.to_owned();
     for (name, value, status) in [
         ("origin", "https://evil.example.no", StatusCode::FORBIDDEN),
@@ -277,6 +186,113 @@ async fn look_at_loans_needs_a_purpose() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn looks_and_actions_are_in_the_trail() {
+    let scene = start().await;
+    let answer = read(&scene, "kari", &book()).await;
+    let request = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let loan = scene.ledger().await.remove(0);
+    let (id, borrower) = (loan["id"].as_str().unwrap(), loan["borrower"].as_str().unwrap());
+    let mut browser = Browser::sign_in(&scene).await;
+    for (query, library) in [("kari", LIBRARY), (BOOK, ""), (id, ""), (&request, "")] {
+        let seen = browser.find(query, library).await;
+        assert_eq!(browser.follow(seen).await.status, StatusCode::OK, "{query}");
+    }
+    let (path, library) = (book(), LIBRARY);
+    let fields =
+        [("library", library), ("borrower", "kari"), ("path", &path), ("purpose", "case 12")];
+    browser.post("/why", &fields).await;
+    browser.post(&format!("/loans/{id}/link"), &[("reason", "a test"), ("hours", "1")]).await;
+    browser.post(&format!("/loans/{id}/poll"), &[("reason", "a doubt")]).await;
+    browser.post(&format!("/loans/{id}/end"), &[("reason", "asked for")]).await;
+    let trail = scene.admin("/api/v1/accesses").await.text().await.unwrap();
+    assert!(!trail.contains("kari"), "{trail}");
+    let trail: serde_json::Value = serde_json::from_str(&trail).unwrap();
+    let by_ida = trail["accesses"].as_array().unwrap().iter().rev();
+    let by_ida = by_ida.filter(|access| access["who"] == "admin token: Ida");
+    let found: Vec<_> = by_ida
+        .map(|access| {
+            assert_eq!(access["role"], "operator");
+            json!([access["what"], access["library"], access["target"], access["why"]])
+        })
+        .collect();
+    let of_loan = json!({ "loan": id });
+    let expected = [
+        json!(["sign-in", null, null, null]),
+        json!(["list-loans", LIBRARY, { "borrower": borrower }, "case 4711"]),
+        json!(["list-loans", null, { "isbn": BOOK }, "case 4711"]),
+        json!(["show-loan", LIBRARY, of_loan, "case 4711"]),
+        json!(["explain", LIBRARY, { "request": request }, "case 4711"]),
+        json!(["explain", LIBRARY, { "borrower": borrower }, "case 12"]),
+        json!(["mint-link", LIBRARY, of_loan, "a test"]),
+        json!(["poll-loan", LIBRARY, of_loan, "a doubt"]),
+        json!(["end-loan", LIBRARY, of_loan, "asked for"]),
+    ];
+    assert_eq!(found, expected);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_recorded_is_not_shown_or_done() {
+    let scene = start().await;
+    let answer = read(&scene, "kari", &book()).await;
+    let request = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let loan = scene.ledger().await.remove(0);
+    let (id, borrower) = (loan["id"].as_str().unwrap(), loan["borrower"].as_str().unwrap());
+    let mut browser = Browser::sign_in(&scene).await;
+    browser.post("/purpose", &[("purpose", "case"), ("next", "/")]).await;
+    let options = SqliteConnectOptions::new().filename(scene.dir.path().join("data/loangate.db"));
+    let mut ledger = SqliteConnection::connect_with(&options).await.unwrap();
+    let trigger = "CREATE TRIGGER unrecorded BEFORE INSERT ON history \
+         WHEN new.to_state = 'access' BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+    sqlx::query(trigger).execute(&mut ledger).await.unwrap();
+    for path in [
+        format!("/loans/{id}"),
+        format!("/loans?borrower={borrower}"),
+        format!("/loans?isbn={BOOK}"),
+        format!("/why/{request}"),
+    ] {
+        let seen = browser.get(&path).await;
+        assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(!seen.body.contains(borrower), "{path}: {}", seen.body);
+    }
+    for action in ["end", "link", "poll"] {
+        let fields = [("reason", "a test"), ("hours", "1")];
+        let seen = browser.post(&format!("/loans/{id}/{action}"), &fields).await;
+        assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE, "{action}");
+        assert!(!seen.body.contains("/~"), "{action}: {}", seen.body);
+    }
+    let path = book();
+    let fields = [("library", LIBRARY), ("borrower", "kari"), ("path", &path), ("purpose", "a")];
+    let seen = browser.post("/why", &fields).await;
+    assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE);
+    let mut other = Browser::at(&scene);
+    let seen = other.post("/sign-in", &[("token", &scene.admin_token())]).await;
+    assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE, "a sign-in is recorded too");
+    sqlx::query("DROP TRIGGER unrecorded").execute(&mut ledger).await.unwrap();
+    ledger.close().await.unwrap();
+    scene
+        .until("the ledger", async || scene.admin("/api/v1/loans").await.status().is_success())
+        .await;
+    assert_eq!(scene.ledger().await[0]["state"], "accepted");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cookies_are_secure_over_tls() {
+    let config = vec![("[admin]", "[admin]\ntls = true")];
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
+    let mut browser = Browser::at(&scene);
+    browser.client = scene.http1();
+    let seen = browser.post("/sign-in", &[("token", &scene.admin_token())]).await;
+    let fields: Vec<_> = seen.headers.get_all("set-cookie").iter().collect();
+    let session = fields[0].to_str().unwrap();
+    assert!(session.starts_with("__Host-loangate-session=") && session.contains("; Secure"));
+    assert_eq!(browser.get("/").await.status, StatusCode::OK);
+    // The scene's own clients speak plain HTTP to the admin listener.
+    drop(scene);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn list_of_loans_has_pages() {
     let scene = start().await;
     for number in 0..30 {
@@ -354,7 +370,8 @@ async fn link_is_for_an_open_loan_and_in_no_address() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn undecided_loan_is_polled_and_registered_once() {
-    let scene = start().await;
+    let config = vec![("patience = \"15s\"", "patience = \"1s\"")];
+    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     let pend = json!({ "call": "begin", "effect": { "pending_polls": { "n": 1_000_000 } } });
     scene.fault(&pend).await;
     let answer = read(&scene, "kari", &book()).await;
@@ -424,7 +441,7 @@ async fn hostile_texts_stay_texts() {
     read(&scene, "ola", &book()).await;
     let loans = scene.ledger().await;
     let mut browser = Browser::at(&scene);
-    let fields = [("token", &*admin_token(&scene)), ("name", HOSTILE)];
+    let fields = [("token", &*scene.admin_token()), ("name", HOSTILE)];
     assert_eq!(browser.post("/sign-in", &fields).await.status, StatusCode::SEE_OTHER);
     let purpose = [("purpose", HOSTILE), ("query", HOSTILE)];
     let mut pages = vec![browser.post("/find", &purpose).await];

@@ -77,11 +77,10 @@ async fn stage() -> Option<Stage> {
         let found = loans.iter().filter(|loan| loan["isbn"] == isbn && loan["state"] == state);
         found.map(|loan| loan["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    let token = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
     let books = of(BOOK, "accepted");
     let task = json!({
         "base": scene.admin,
-        "token": token.trim(),
+        "token": scene.admin_token(),
         "chromium": chromium,
         "node": node,
         "modules": modules,

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection, Row};
 
+use crate::support::console::Browser;
 use crate::support::demo::files_below;
 use crate::support::{AUDIO, BOOK, Demo, LIBRARY, raw_client};
 
@@ -207,6 +208,41 @@ impl Day {
         }
     }
 
+    /// Searches for a borrower in the console by the borrower's own id, in the right field and by
+    /// mistake in each other one. Returns what was sent back.
+    async fn use_console(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut browser = Browser::new(self.demo.ready_field("admin_url"));
+        browser.enter(self.demo.ready_field("admin_token")).await;
+        let file = format!("/files/{BOOK}/book.epub");
+        let mut pages = Vec::new();
+        for borrower in [DISTINCT_BORROWER, "kari"] {
+            let found = browser.find(borrower, LIBRARY).await;
+            let path = found.location().to_owned();
+            pages.extend([found, browser.get(&path).await]);
+            let reader = [
+                ("library", LIBRARY),
+                ("borrower", borrower),
+                ("path", &file),
+                ("purpose", "case 4711"),
+            ];
+            pages.push(browser.post("/why", &reader).await);
+            for (query, library) in [(borrower, ""), (borrower, borrower)] {
+                pages.push(browser.find(query, library).await);
+            }
+            for fields in [
+                &[("request", borrower), ("purpose", "case 4711")][..],
+                &[("library", LIBRARY), ("borrower", borrower), ("path", borrower)],
+                &[("library", borrower), ("borrower", borrower), ("path", borrower)],
+            ] {
+                let fields = [fields, &[("purpose", "case 4711")]].concat();
+                pages.push(browser.post("/why", &fields).await);
+            }
+        }
+        let texts = pages.into_iter().map(|page| format!("{:?}{}", page.headers, page.body));
+        let numbered = texts.enumerate();
+        numbered.map(|(number, text)| (format!("page {number}"), text.into_bytes())).collect()
+    }
+
     /// Returns every text that may contain pseudonyms: the support API, the ledger and the books.
     async fn stored_texts(&self) -> BTreeMap<String, Vec<u8>> {
         let mut texts = BTreeMap::new();
@@ -311,10 +347,12 @@ async fn no_output_names_a_borrower_or_contains_a_secret() {
     day.run_suggested_steps(&tokens).await;
     day.misuse_credentials(&tokens["kari"], &distinct, &expired, &link).await;
     day.demo.wait_for_streams().await;
+    let pages = day.use_console().await;
 
     // All bytes are searched for all secrets; names only in texts and in single columns of the
     // ledger.
-    let stored_texts = day.stored_texts().await;
+    let mut stored_texts = day.stored_texts().await;
+    stored_texts.extend(pages);
     let pseudonyms: BTreeMap<String, Secret> = {
         let list: Value = serde_json::from_slice(&stored_texts["the list of loans"]).unwrap();
         let loans = list["loans"].as_array().unwrap().iter();

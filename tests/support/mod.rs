@@ -4,6 +4,7 @@
 pub(crate) mod bokbasen;
 pub(crate) mod chromium;
 pub(crate) mod cluster;
+pub(crate) mod console;
 pub(crate) mod demo;
 pub(crate) mod disk;
 pub(crate) mod external_program;

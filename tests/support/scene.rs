@@ -331,16 +331,22 @@ impl Scene {
         self.control("DELETE", "/sandbox/faults", &Value::Null).await;
     }
 
+    /// Returns the admin token.
+    pub(crate) fn admin_token(&self) -> String {
+        let token = std::fs::read_to_string(self.dir.path().join("certs/admin.token")).unwrap();
+        token.trim().to_owned()
+    }
+
     /// Sends an authorized GET to the admin listener.
     pub(crate) async fn admin(&self, path: &str) -> reqwest::Response {
-        let token = std::fs::read_to_string(self.dir.path().join("certs/admin.token")).unwrap();
+        let token = self.admin_token();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         client.get(format!("{}{path}", self.admin)).bearer_auth(token).send().await.unwrap()
     }
 
     /// Sends an authorized POST with a JSON body to the admin listener.
     pub(crate) async fn admin_post(&self, path: &str, body: &Value) -> reqwest::Response {
-        let token = std::fs::read_to_string(self.dir.path().join("certs/admin.token")).unwrap();
+        let token = self.admin_token();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = client.post(format!("{}{path}", self.admin)).bearer_auth(token);
         request.json(body).send().await.unwrap()

@@ -120,6 +120,16 @@ pub(crate) struct Explained {
 }
 
 impl Explained {
+    /// Returns the request that was made; none if it is only described.
+    pub(crate) fn request(&self) -> Option<&RecordedView> {
+        self.request.as_ref()
+    }
+
+    /// Returns the problem with which the request ends; none if the file is sent.
+    pub(crate) fn problem(&self) -> Option<&Problem> {
+        self.result.as_ref().err()
+    }
+
     /// Returns the explanation in a language.
     pub(crate) fn in_language(self, language: Language) -> Explanation {
         let Explained { walk: Walk { steps, would_begin, assumes }, result, request } = self;
