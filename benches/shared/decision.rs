@@ -155,5 +155,12 @@ fn name(number: u64) -> String {
 }
 
 fn request(key: LoanKey) -> Request<'static> {
-    Request { key, alternative_titles: &[], issued: None, continues: false, explicit: false }
+    Request {
+        key,
+        alternative_titles: &[],
+        issued: None,
+        issued_ahead: false,
+        continues: false,
+        explicit: false,
+    }
 }

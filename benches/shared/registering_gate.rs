@@ -54,6 +54,7 @@ impl RegisteringGate {
             key,
             alternative_titles: &[],
             issued: Some(Clock::system().now()),
+            issued_ahead: false,
             continues: false,
             explicit: false,
         };

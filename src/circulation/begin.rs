@@ -20,6 +20,8 @@ pub struct LoanRequest {
     pub key: LoanKey,
     /// When the credential was issued; without a time it counts as old (invariant 7).
     pub issued: Option<Timestamp>,
+    /// Whether it was issued in the future when it was first seen.
+    pub issued_ahead: bool,
 }
 
 /// What the newest loan of a reader and a title means.
@@ -177,15 +179,15 @@ impl Circulation {
         loan_request: &LoanRequest,
         cause: Cause,
     ) -> Result<Intended, LedgerError> {
-        let LoanRequest { key, issued } = loan_request;
+        let LoanRequest { key, issued, issued_ahead } = loan_request;
         let ledger = &self.inner.ledger;
         let barred = ledger.intend(intent.clone(), *issued, cause.clone()).await?;
         let (Intended::EndedSince(end), Some(issued)) = (&barred, *issued) else {
             return Ok(barred);
         };
-        // If the token is in the future too, only the two times themselves can be compared.
+        // If the credential is of the future too, it may be older than the end.
         let now = self.inner.clock.now().max(self.inner.clock.lending_now());
-        if issued > now || issued <= self.ended_at(key, *end) {
+        if *issued_ahead || issued > now || issued <= self.ended_at(key, *end) {
             return Ok(barred);
         }
         let after_end = clock::after(*end, Duration::from_millis(1));

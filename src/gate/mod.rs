@@ -74,10 +74,19 @@ pub struct Request<'a> {
     pub alternative_titles: &'a [Isbn],
     /// When the credential was issued; without a time it counts as old.
     pub issued: Option<Timestamp>,
+    /// Whether it was issued in the future when it was first seen.
+    pub issued_ahead: bool,
     /// Whether this request continues a download. Such a request never begins a loan (invariant 7).
     pub continues: bool,
     /// Whether only an explicit request may begin loans on this route.
     pub explicit: bool,
+}
+
+impl Request<'_> {
+    /// Returns the request for a loan of this reader and title.
+    fn loan_request(&self, key: LoanKey) -> LoanRequest {
+        LoanRequest { key, issued: self.issued, issued_ahead: self.issued_ahead }
+    }
 }
 
 /// The gate's decision on a request.
@@ -193,7 +202,7 @@ impl Gate {
 
     /// Queries the ledger first. Then begins a loan if this request may.
     async fn run_flights(&self, request: &Request<'_>) -> (Result<LoanOutcome, Problem>, Via) {
-        let loan_request = LoanRequest { key: request.key, issued: request.issued };
+        let loan_request = request.loan_request(request.key);
         let found = self.flights.join(loan_request, Stage::LookUp).await.map_err(Problem::from);
         match found.map(|outcome| rules::judge(request, outcome)) {
             Ok(Judged::MayBegin) => (self.begin_flight(loan_request).await, Via::Registered),

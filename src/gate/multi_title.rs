@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::flight::{Overloaded, Stage};
 use super::{Answer, Gate, PENDING_RETRY_AFTER, Request, rules};
-use crate::circulation::{LoanOutcome, LoanRequest};
+use crate::circulation::LoanOutcome;
 use crate::loan::LoanKey;
 use crate::problem::Problem;
 use crate::telemetry::Via;
@@ -111,10 +111,7 @@ impl Gate {
         until: Instant,
     ) -> Option<Answer> {
         let look_up = |key: LoanKey| async move {
-            (
-                key,
-                self.flights.join(LoanRequest { key, issued: request.issued }, Stage::LookUp).await,
-            )
+            (key, self.flights.join(request.loan_request(key), Stage::LookUp).await)
         };
         let mut lookups: FuturesUnordered<_> = keys.iter().copied().map(look_up).collect();
         while let Some((key, result)) = lookups.next().await {

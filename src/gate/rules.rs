@@ -70,7 +70,14 @@ mod tests {
             isbn: "9780306406157".parse().unwrap(),
         };
         let issued = issued.map(|second| Timestamp::from_second(second).unwrap());
-        Request { key, alternative_titles: &[], issued, continues: false, explicit: false }
+        Request {
+            key,
+            alternative_titles: &[],
+            issued,
+            issued_ahead: false,
+            continues: false,
+            explicit: false,
+        }
     }
 
     #[test]

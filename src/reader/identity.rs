@@ -47,8 +47,10 @@ pub struct Reader {
     pub library: LibraryId,
     /// The borrower, by pseudonym.
     pub borrower: Borrower,
-    /// The issue time of the credential; none counts as old.
+    /// The issue time of the credential, at the latest when it was first seen; none counts as old.
     pub issued: Option<Timestamp>,
+    /// Whether the credential states a later issue time than when it was first seen.
+    pub issued_ahead: bool,
     /// The expiry that the credential states, without leeway.
     pub expires: Timestamp,
     /// The files that the credential opens.

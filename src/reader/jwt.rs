@@ -73,6 +73,7 @@ impl Tokens {
             library,
             borrower: pseudonyms.of(library, borrower),
             issued: times.issued,
+            issued_ahead: false,
             expires: times.expires,
             scope: Scope::All,
         })

@@ -184,6 +184,6 @@ impl<'a> Fields<'a> {
         if !self.0.is_empty() {
             return Err(Refusal::Link(LinkFault::Malformed));
         }
-        Ok(Reader { library, borrower, issued: Some(issued), expires, scope })
+        Ok(Reader { library, borrower, issued: Some(issued), issued_ahead: false, expires, scope })
     }
 }

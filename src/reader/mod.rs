@@ -165,6 +165,7 @@ impl Readers {
         }
         check_lifetime(&reader, now, keys.settings.max_lifetime, credential)?;
         // The issuer's clock may be ahead. A credential that was seen before an end is not later.
+        reader.issued_ahead = reader.issued.is_some_and(|issued| issued > now);
         reader.issued = reader.issued.map(|issued| issued.min(now));
         let verified = Verified { reader: Arc::new(reader), until, grace_until };
         keys.verified.insert(hash, verified.clone());
@@ -208,7 +209,8 @@ impl Readers {
         }
         let now = whole_seconds(self.clock.now());
         let expires = whole_seconds(clock::after(now, ttl));
-        let reader = Reader { library, borrower, issued: Some(now), expires, scope: scope.clone() };
+        let (issued, scope) = (Some(now), scope.clone());
+        let reader = Reader { library, borrower, issued, issued_ahead: false, expires, scope };
         Some((self.keys.load().links.mint(&reader)?, expires))
     }
 

@@ -235,8 +235,14 @@ pub(super) fn gate_request<'a>(
     } else {
         (first, &[][..], explicit)
     };
-    let (key, issued) = (reader.key(isbn), reader.issued);
-    Some(gate::Request { key, alternative_titles: alternatives, issued, continues, explicit })
+    Some(gate::Request {
+        key: reader.key(isbn),
+        alternative_titles: alternatives,
+        issued: reader.issued,
+        issued_ahead: reader.issued_ahead,
+        continues,
+        explicit,
+    })
 }
 
 pub(super) fn outside_of_link() -> Problem {

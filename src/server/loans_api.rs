@@ -226,9 +226,14 @@ pub(super) async fn begin(
     reader: &Reader,
     isbn: Isbn,
 ) -> Result<Response<Body>, Problem> {
-    let (key, issued) = (reader.key(isbn), reader.issued);
-    let request =
-        gate::Request { key, alternative_titles: &[], issued, continues: false, explicit: false };
+    let request = gate::Request {
+        key: reader.key(isbn),
+        alternative_titles: &[],
+        issued: reader.issued,
+        issued_ahead: reader.issued_ahead,
+        continues: false,
+        explicit: false,
+    };
     let (id, is_new) = services.gate.begin(&request).await?;
     let loan =
         services.ledger.loan(id).await.map_err(ledger_unavailable)?.ok_or(Problem::LoanNotFound)?;

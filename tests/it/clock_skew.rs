@@ -33,6 +33,32 @@ async fn opens(scene: &Scene) -> bool {
     }
 }
 
+/// Its issuer's clock was right, and the end is later: the gate's clock has been set back since.
+#[tokio::test]
+async fn token_from_before_an_end_in_the_future_begins_nothing() {
+    let (scene, clock) = scene().await;
+    let start = clock.now();
+    clock.advance(Duration::from_secs(60));
+    let issued = |id: &str| {
+        let times = (clock.now().as_second(), clock.now().as_second() + 3600);
+        scene.token_with(&json!({ "sub": "kari", "iat": times.0, "exp": times.1, "jti": id }))
+    };
+    let (used, unused) = (issued("1"), issued("2"));
+    assert_eq!(status(&scene, &used).await, StatusCode::OK);
+    clock.advance(Duration::from_secs(1));
+    let (returned, _) = scene.call_api("DELETE", &format!("/loans/{BOOK}"), &used, "").await;
+    assert_eq!(returned, StatusCode::NO_CONTENT);
+    let ended = async || scene.ledger().await[0]["state"] == "ended";
+    scene.until("the end is acknowledged", ended).await;
+
+    clock.set(start.checked_add(SignedDuration::from_secs(30)).unwrap());
+    assert_ne!(status(&scene, &used).await, StatusCode::OK);
+    clock.advance(Duration::from_secs(5));
+    assert_ne!(status(&scene, &unused).await, StatusCode::OK);
+    assert_eq!(scene.books().await.len(), 1);
+    scene.end().await;
+}
+
 async fn status(scene: &Scene, token: &str) -> StatusCode {
     scene.get(&scene.http2(), PATH, token).send().await.unwrap().status()
 }

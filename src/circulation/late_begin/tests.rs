@@ -108,7 +108,7 @@ impl Scene {
         let key = LoanKey { library, borrower, isbn: ISBN.parse().unwrap() };
         let beginning = circulation.clone();
         let begin = tokio::spawn(async move {
-            beginning.begin(&LoanRequest { key, issued: None }, "reader").await
+            beginning.begin(&LoanRequest { key, issued: None, issued_ahead: false }, "reader").await
         });
         Scene { server, circulation, is_held, directory, key, begin }
     }
@@ -231,7 +231,7 @@ async fn process_without_a_lease_writes_no_intent() {
     scene.server.logins.until_arrived().await;
     scene.is_held.store(false, Ordering::SeqCst);
     let key = LoanKey { borrower: Borrower::from_bytes([2; 16]), ..scene.key };
-    let request = LoanRequest { key, issued: None };
+    let request = LoanRequest { key, issued: None, issued_ahead: false };
     let outcome = scene.circulation.begin(&request, "reader").await.outcome().await;
     assert!(matches!(outcome, LoanOutcome::Undetermined), "{outcome:?}");
     assert!(scene.circulation.newest(&key).await.unwrap().is_none());

@@ -94,7 +94,8 @@ async fn entry_of_a_begun_loan_stores_no_unneeded_licence() {
     let borrower = Borrower::from_bytes([1; 16]);
     let key =
         LoanKey { library: "NO-0301000".parse().unwrap(), borrower, isbn: ISBN.parse().unwrap() };
-    let begun = circulation.begin(&LoanRequest { key, issued: None }, "reader").await;
+    let begun =
+        circulation.begin(&LoanRequest { key, issued: None, issued_ahead: false }, "reader").await;
     assert!(matches!(begun, OutcomeWait(Source::Scheduled(_))), "{begun:?}");
     // The ledger has the licence that was used.
     let bytes = {

@@ -183,9 +183,10 @@ impl Explainer {
                 walk.take(Step::Reader, found)?
             }
             Asking::Borrower(library, borrower, issued) => {
-                let (issued, expires) = (Some(issued), Timestamp::MAX);
-                let scope = Scope::All;
-                (Arc::new(Reader { library, borrower, issued, expires, scope }), false)
+                let (issued, issued_ahead) = (Some(issued), false);
+                let (expires, scope) = (Timestamp::MAX, Scope::All);
+                let reader = Reader { library, borrower, issued, issued_ahead, expires, scope };
+                (Arc::new(reader), false)
             }
         };
         walk.note(Step::Reader, Why::Authenticated(reader.library, reader.issued));
