@@ -34,6 +34,7 @@ use serde_json::{Value, json};
 use shared::{Waits, cpu_without_children};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
+use support::console::Browser;
 use support::{BOOK, File, Process, Scene, Setting, metric};
 use tokio::time::Instant;
 
@@ -43,6 +44,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Number of timed look-ups, and of timed first requests.
 const LOOK_UPS: u64 = 20_000;
 const FIRST_REQUESTS: u64 = 5_000;
+/// Number of loans whose pages of the console are timed.
+const PAGES: u64 = 200;
 /// Number of concurrent support queries.
 const SUPPORT_QUERIES: usize = 12;
 /// Number of connections that request cached content.
@@ -59,6 +62,7 @@ async fn main() {
     gate = start(gate.stopped().await, false).await;
     gate.print("ready");
     look_ups(gate.scene.dir.path()).await;
+    pages_of_console(&gate).await;
     first_requests(&gate, "first requests, one after the other", 0).await;
     beside_support_queries(&gate).await;
     gate.print_memory("after them");
@@ -207,6 +211,39 @@ async fn first_requests(gate: &Gate, what: &str, from: u64) {
         waits.push(began.elapsed());
     }
     print_waits(what, waits);
+}
+
+/// Times pages of the console: lists, loans and searches all over the ledger.
+async fn pages_of_console(gate: &Gate) {
+    let readers = million_ledger::readers(gate.scene.dir.path());
+    let mut browser = Browser::sign_in(&gate.scene).await;
+    browser.find(&million_ledger::isbn_of(0).to_string(), "").await;
+    let mut waits = Vec::new();
+    for turn in 0..PAGES {
+        let number = anywhere(turn, million_ledger::LOANS);
+        let key = million_ledger::key_of(&readers, number);
+        let mut paths = vec![
+            "/".to_owned(),
+            format!("/loans?borrower={}", key.borrower),
+            format!("/loans?isbn={}", key.isbn),
+            format!("/loans?isbn={}&library={}", key.isbn, key.library),
+        ];
+        while let Some(path) = paths.pop() {
+            let began = Instant::now();
+            let page = browser.get(&path).await;
+            waits.push(began.elapsed());
+            assert_eq!(page.status, 200, "{path}");
+            let next = page.body.split('"').find(|part| part.starts_with("/loans/"));
+            if path.contains("borrower=") {
+                paths.push(next.unwrap().to_owned());
+            }
+        }
+        let lending_id = million_ledger::lending_id_of(number);
+        let began = Instant::now();
+        browser.find(&lending_id, "").await;
+        waits.push(began.elapsed() / 2); // it requests the page of the form first
+    }
+    print_waits("pages of the console, one after the other", waits);
 }
 
 /// Times first requests during support queries over all loans, as many as in a busy office.

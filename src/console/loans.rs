@@ -160,9 +160,12 @@ fn row(visit: &Visit, loan: &Loan) -> Markup {
             td role="cell" data-label=(texts.title_column) { code { (loan.key.isbn) } }
             td role="cell" data-label=(texts.begun) { (time(loan.begun)) }
             td role="cell" data-label=(texts.due_or_ended) {
-                @if let Some(ended) = loan.ended { (texts.ended) " " (time(ended)) }
-                @else if let Some(terms) = &loan.terms { (texts.due) " " (time(terms.due)) }
-                @else { "–" }
+                // One element: a narrow screen shows the label and the content side by side.
+                span {
+                    @if let Some(ended) = loan.ended { (texts.ended) " " (time(ended)) }
+                    @else if let Some(terms) = &loan.terms { (texts.due) " " (time(terms.due)) }
+                    @else { "–" }
+                }
             }
             td role="cell" data-label=(texts.library) { (loan.key.library) }
             td role="cell" data-label=(texts.borrower) { code { (loan.key.borrower) } }

@@ -253,7 +253,8 @@ async fn what_cannot_be_recorded_is_not_shown_or_done() {
     ] {
         let seen = browser.get(&path).await;
         assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
-        assert!(!seen.body.contains(borrower), "{path}: {}", seen.body);
+        let shown = ["<table", "timeline", "<ol"].map(|part| seen.body.contains(part));
+        assert_eq!(shown, [false; 3], "{path}: {}", seen.body);
     }
     for action in ["end", "link", "poll"] {
         let fields = [("reason", "a test"), ("hours", "1")];
@@ -370,7 +371,7 @@ async fn link_is_for_an_open_loan_and_in_no_address() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn undecided_loan_is_polled_and_registered_once() {
-    let config = vec![("patience = \"15s\"", "patience = \"1s\"")];
+    let config = vec![("[lending]", "[gate]\npatience = \"1s\"\n\n[lending]")];
     let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
     let pend = json!({ "call": "begin", "effect": { "pending_polls": { "n": 1_000_000 } } });
     scene.fault(&pend).await;

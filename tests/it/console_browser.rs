@@ -126,6 +126,18 @@ async fn support_person_works_in_a_browser() {
     stage.scene.end().await;
 }
 
+/// Reduces a screenshot to a palette: its pages have few colours.
+async fn shrink(shot: &Path) {
+    let Some(ffmpeg) = program("ffmpeg", "ffmpeg") else { return };
+    let small = shot.with_extension("small.png");
+    let palette = "split[a][b];[a]palettegen=max_colors=32[p];[b][p]paletteuse=dither=none";
+    let mut command = direct(&ffmpeg);
+    command.args(["-v", "error", "-y", "-i"]).arg(shot).args(["-vf", palette]).arg(&small);
+    let output = run(&mut command).await;
+    assert!(output.status.success(), "{}", output_text(&output));
+    std::fs::rename(small, shot).unwrap();
+}
+
 /// About two minutes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "writes docs/console, in about two minutes"]
@@ -135,5 +147,8 @@ async fn screenshots_of_every_page() {
     stage.task["shots"] = json!(shots);
     let report = drive(&stage).await;
     check(&report, 48);
+    for shot in std::fs::read_dir(shots).unwrap() {
+        shrink(&shot.unwrap().path()).await;
+    }
     stage.scene.end().await;
 }
