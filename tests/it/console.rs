@@ -427,7 +427,8 @@ async fn language_follows_the_browser_until_it_is_chosen() {
     assert!(title("nb-NO,en;q=0.5").await.contains("Logg inn"));
     assert!(title("de").await.contains("Sign in"));
     browser.post("/preferences", &[("language", "nb"), ("theme", "dark")]).await;
-    let page = browser.get("/sign-in").await.body;
+    let request = browser.client.get(format!("{}/sign-in", browser.base));
+    let page = browser.send(request.header("accept-language", "en")).await.body;
     assert!(page.contains("Logg inn") && page.contains("data-theme=\"dark\""), "{page}");
     scene.end().await;
 }
