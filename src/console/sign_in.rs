@@ -102,6 +102,7 @@ pub(super) async fn sign_in(
     let begun = async {
         record(&console, &person, what::SIGN_IN, To::NONE, None).await?;
         let secret = console.sessions.begin(person.clone()).ok_or(Failure::Ledger)?;
+        console.sessions.end(&visit.secret); // of whoever was signed in before
         let cookie = Cookie::Session.set(secret.cookie_value(), visit.tls);
         cookie.ok_or(Failure::Ledger)
     };

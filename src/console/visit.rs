@@ -123,7 +123,8 @@ fn here(request: &Request) -> String {
         Method::GET | Method::HEAD => {
             uri.path_and_query().map_or("/", |path| path.as_str()).to_owned()
         }
-        _ => uri.path().strip_suffix("/link").map_or("/", |loan| loan).to_owned(),
+        _ if uri.path() == "/why" => "/why".to_owned(),
+        _ => uri.path().strip_suffix("/link").unwrap_or("/").to_owned(),
     }
 }
 

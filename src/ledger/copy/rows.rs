@@ -129,7 +129,8 @@ pub(super) struct StepRow {
 }
 
 impl StepRow {
-    /// Returns the position of an access. In PostgreSQL, they are read by library, chain and number.
+    /// Returns the position of an access. In PostgreSQL, they are read by library, chain and
+    /// number.
     fn access_position(&self) -> Position {
         Position {
             library: self.library.to_string(),
