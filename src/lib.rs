@@ -12,7 +12,8 @@
 //! registers loans at Bokbasen through [`lending`]. [`metering`] counts the bytes delivered under
 //! each loan.
 //!
-//! [`admin`] serves operators and support staff, and mounts their [`console`]. [`sandbox`] simulates Bokbasen, and [`samples`]
+//! [`monitor`] watches the gate for problems. [`admin`] serves operators and support staff, and
+//! mounts their [`console`]. [`sandbox`] simulates Bokbasen, and [`samples`]
 //! provides files for the demo. [`config`] builds the Settings of every module. [`app`] builds all
 //! parts from them, connects them and runs them, and [`cli`] is the command line.
 //!
@@ -35,16 +36,17 @@
 //! | `gate` | `circulation`, `process_handles` |
 //! | `delivery` | `origin`, `metering`, `gate` (the permit), `catalog` (files) |
 //! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads), `supervise` |
+//! | `monitor` | `circulation`, `ledger` (counts), `lending`, `process_handles`, `supervise` |
 //! | `console` | `catalog`, `circulation`, `gate` (ends loans), `ledger` (reads, accesses) |
 //! | `console` | `reader` (mints links), `server` (explanations) |
-//! | `admin` | `console`, `circulation` (balances), `gate` (ends loans) |
+//! | `admin` | `console`, `circulation` (balances), `gate` (ends loans), `monitor` |
 //! | `admin` | `ledger` (reads, accesses) |
 //! | `admin` | `reader` (mints links), `catalog`, `server` (explanations), `supervise` |
 //! | `sandbox`, `samples` | |
 //! | `config` | `admin`, `catalog`, `circulation`, `delivery`, `gate`, `ledger` (their Settings) |
-//! | `config` | `lending`, `metering`, `origin`, `reader`, `server` (their Settings) |
+//! | `config` | `lending`, `metering`, `monitor`, `origin`, `reader`, `server` (their Settings) |
 //! | `app` | `admin`, `catalog`, `circulation`, `config`, `delivery`, `gate`, `ledger` |
-//! | `app` | `lending`, `metering`, `process_handles`, `reader`, `server`, `supervise` |
+//! | `app` | `lending`, `metering`, `monitor`, `process_handles`, `reader`, `server`, `supervise` |
 //! | `cli` | everything |
 //!
 //! # Glossary
@@ -88,6 +90,7 @@ pub mod lending;
 pub mod loan;
 mod lock;
 mod metering;
+mod monitor;
 pub mod near_cache;
 mod origin;
 pub mod path;

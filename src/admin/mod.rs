@@ -3,8 +3,8 @@
 //!
 //! `app` starts it on its own listener and on the slow runtime, so that it never
 //! competes with readers. It reads the ledger, ends loans through the gate, and runs balances
-//! through circulation. Everything except `/healthz` and `/readyz` needs the bearer token; the
-//! configuration can exempt `/metrics`. Beyond this machine it serves TLS only.
+//! through circulation. Everything except `/healthz`, `/readyz` and `/status.json` needs the bearer
+//! token; the configuration can exempt `/metrics`. Beyond this machine it serves TLS only.
 
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod accesses;
@@ -23,7 +23,10 @@ mod listen;
 mod loans;
 mod openapi;
 mod problems;
+mod request_body;
 mod waiting;
+#[allow(unused_qualifications, reason = "utoipa's macros write them")]
+mod watch;
 
 pub(crate) use waiting::Waiting;
 
@@ -32,9 +35,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -54,6 +55,7 @@ use crate::clock::Clock;
 use crate::console;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
+use crate::monitor::Monitor;
 use crate::reader::Readers;
 use crate::server::Explainer;
 use crate::supervise::supervise;
@@ -103,6 +105,8 @@ pub(crate) struct Parts {
     pub explainer: Arc<Explainer>,
     /// The catalog, which finds a title's files.
     pub catalog: Arc<Catalog>,
+    /// What the gate's own watch has found.
+    pub monitor: Monitor,
     /// The clock of this process.
     pub clock: Clock,
     /// The OpenAPI description of the readers' API.
@@ -167,10 +171,6 @@ pub(crate) struct Running {
     tasks: TaskTracker,
     stop: CancellationToken,
 }
-
-/// The timeout for a request body, and its maximum length in bytes.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_BODY: usize = 64 * 1024;
 
 struct App {
     settings: Settings,
@@ -247,6 +247,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/loans/{id}", get(loans::one).delete(ends::end))
         .route("/api/v1/accesses", get(accesses::list))
         .route("/api/v1/links", post(links::mint))
+        .route("/api/v1/problems", get(watch::problems))
+        .route("/api/v1/now", get(watch::now))
         .route("/api/v1/explain", post(explain::explain))
         .route("/api/v1/balance", get(balance::last).post(balance::balance))
         .route("/openapi.json", get(openapi::describe))
@@ -261,6 +263,7 @@ fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .route("/status.json", get(watch::status))
         .merge(named)
         .with_state(app)
 }
@@ -278,7 +281,7 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     if let Err(refused) = authenticate(&app, &request).await {
         return refused.into_response();
     }
-    match with_whole_body(request).await {
+    match request_body::read(request).await {
         Ok(mut request) => {
             let by = Accessor::with_token(request.headers());
             request.extensions_mut().insert(by);
@@ -294,20 +297,6 @@ fn authenticate<'a>(
 ) -> impl Future<Output = Result<(), AdminProblem>> + use<'a> {
     let peer = request.extensions().get().cloned();
     auth::authenticate(request.headers(), peer, &app.settings.token, &app.wrong_tokens)
-}
-
-/// Reads the whole body into memory, within the timeout.
-async fn with_whole_body(request: Request) -> Result<Request, AdminProblem> {
-    let (parts, body) = request.into_parts();
-    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(body)) => Ok(Request::from_parts(parts, body.into())),
-        Ok(Err(_)) => Err(AdminProblem::malformed(
-            "The body cannot be read, or is larger than 64 KiB. Send a smaller one.",
-        )),
-        Err(_) => Err(AdminProblem::malformed(
-            "The body did not arrive within 10 seconds. Send it at once.",
-        )),
-    }
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Response {

@@ -8,7 +8,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi as Description, SecurityRequirement};
 
-use super::{App, accesses, balance, ends, explain, links, loans};
+use super::{App, accesses, balance, ends, explain, links, loans, watch};
 use crate::problem::Document;
 
 #[derive(OpenApi)]
@@ -20,6 +20,7 @@ use crate::problem::Document;
             description = "On the public listener, with a reader token: the reader's own loans."
         ),
         (name = "support", description = "On the admin listener, with the admin token."),
+        (name = "status", description = "On the admin listener, without a token."),
     ),
     paths(
         loans::list,
@@ -29,7 +30,10 @@ use crate::problem::Document;
         links::mint,
         explain::explain,
         balance::balance,
-        balance::last
+        balance::last,
+        watch::problems,
+        watch::now,
+        watch::status
     ),
     components(schemas(Document<'static>))
 )]
@@ -56,6 +60,9 @@ pub(super) fn description(readers: Description) -> Description {
         for operation in operations.into_iter().flatten() {
             // Each tag has a security scheme of the same name.
             let scheme = operation.tags.iter().flatten().next().cloned().unwrap_or_default();
+            if scheme == "status" {
+                continue;
+            }
             operation.security =
                 Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>(scheme, [])]);
         }

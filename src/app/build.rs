@@ -1,6 +1,7 @@
 //! Creates the parts of a gate and connects them. `run` starts them.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -18,9 +19,12 @@ use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::lending::Bokbasen;
 use crate::metering::Meter;
+use crate::monitor::{CertificateDates, Monitor, Probes};
 use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
-use crate::server::{self, Certificates, Explainer, RecentRequests, SecurityHeaders, Services};
+use crate::server::{
+    self, Certificates, DateProblem, Explainer, RecentRequests, SecurityHeaders, Services,
+};
 
 /// The connected parts of a gate, without its listeners. Nothing runs yet.
 pub(super) struct ConnectedParts {
@@ -99,11 +103,34 @@ impl ConnectedParts {
         }
     }
 
+    /// Returns the watch of this gate. `public` is the address of the public listener.
+    pub(super) fn monitor(&self, config: &Config, public: SocketAddr) -> Monitor {
+        let certificates = self.certificates.clone();
+        let dates = move |now| {
+            let problems = certificates.date_problems(now).into_iter();
+            let dates = |(file, problem): (PathBuf, DateProblem)| CertificateDates {
+                file: file.display().to_string(),
+                is_fatal: problem.is_fatal(),
+                what: problem.to_string(),
+            };
+            problems.map(dates).collect()
+        };
+        let probes = Probes {
+            ledger: self.ledger.clone(),
+            lending: self.lending.clone(),
+            circulation: self.circulation.clone(),
+            certificates: Box::new(dates),
+            file: config.ledger.sqlite_file().map(Path::to_owned),
+        };
+        Monitor::new(&config.monitor, node_name(public), probes, self.handles.clone())
+    }
+
     /// Returns what the admin listener needs. `public` is the address of the public listener.
     pub(super) fn for_admin(
         &self,
         public: SocketAddr,
         services: Arc<Services>,
+        monitor: Monitor,
         stopping: &CancellationToken,
     ) -> Result<admin::Parts, StartError> {
         let name = self.certificates.name().filter(|name| !name.starts_with('*'));
@@ -119,6 +146,7 @@ impl ConnectedParts {
             public_base: public_base(&self.certificates, public),
             explainer: Arc::new(explainer),
             catalog: self.catalog.clone(),
+            monitor,
             clock: self.handles.clock.clone(),
             readers_api: server::Api::openapi(),
             tls: self.certificates.config(),
@@ -137,6 +165,16 @@ fn warn_of_other_processes(ledger: &Ledger) {
              limits apply per gate. Links and session tickets need the same keys at both gates"
         );
     }
+}
+
+/// Returns the name of this gate for operators: the machine, and the port of the public listener.
+fn node_name(public: SocketAddr) -> String {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let machine = match machine.trim() {
+        "" => "gate",
+        name => name,
+    };
+    format!("{machine}:{}", public.port())
 }
 
 /// Returns the base URL of links. Uses the certificate's name, because the listen address may be a

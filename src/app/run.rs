@@ -63,7 +63,9 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartErr
     let stopping = CancellationToken::new();
     background::start(&parts, &stopping);
     let reloadable = ReloadableParts::of(&parts);
-    let for_admin = parts.for_admin(server.address, services, &stopping)?;
+    let monitor = parts.monitor(&config, server.address);
+    monitor.start(&stopping);
+    let for_admin = parts.for_admin(server.address, services, monitor, &stopping)?;
     let ConnectedParts { handles, readers, meter, ledger, circulation, .. } = parts;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
     let admin = Admin::start(&config.admin, for_admin).await?;

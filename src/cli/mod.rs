@@ -14,6 +14,7 @@ mod ledger;
 mod ledger_contract;
 mod ledger_copy;
 mod loans;
+mod problems;
 mod reconcile;
 mod sandbox;
 mod serve;
@@ -68,6 +69,8 @@ enum Command {
     /// Show and end the loans of a running gate.
     #[command(subcommand)]
     Loans(loans::Command),
+    /// List what needs a person now, as a running gate sees it; exit with 1 if it is critical.
+    Problems(admin_client::GateArgs),
     /// Say what a request for a file would get from a running gate, and why; begin no loan.
     Explain(explain::Args),
 }
@@ -130,6 +133,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Ledger(command) => block_on(ledger::run(command)),
         Command::Audit(command) => block_on(ledger::audit(command)),
         Command::Loans(command) => block_on(loans::run(command)),
+        Command::Problems(gate) => block_on(problems::run(gate)),
         Command::Explain(args) => block_on(explain::run(args)),
     }
 }

@@ -8,6 +8,7 @@
 //! `source` has the lines and the mistakes, `table` walks the TOML, and `values` reads one value.
 //! The files named after sections read those sections. One mistake never hides another.
 
+mod alerts;
 mod check;
 mod check_online;
 mod ledger;
@@ -29,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     admin, catalog, circulation, delivery, gate, ledger as loans, lending as bokbasen, metering,
-    origin, reader, server, telemetry,
+    monitor, origin, reader, server, telemetry,
 };
 
 pub use check::{Checked, check};
@@ -62,6 +63,8 @@ pub struct Config {
     pub circulation: circulation::Settings,
     /// The access decisions, from `[gate]`.
     pub gate: gate::Settings,
+    /// The receivers of alerts, from `[alerts]`.
+    pub monitor: monitor::Settings,
     /// The log output, from `[log]`.
     pub log: telemetry::Settings,
 }
@@ -191,6 +194,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     ledger::set_freshness(ledger.as_mut(), gate.freshness);
     let log = service::log(&mut root);
     let metering = service::metering(&mut root);
+    let monitor = alerts::alerts(&mut root);
     root.finish();
     let lending = lending?;
     Some(Config {
@@ -212,6 +216,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
             polls: lending.polls,
         },
         gate: gate::Settings { flights: lending.flights, ..gate },
+        monitor,
         log,
     })
 }

@@ -69,7 +69,9 @@ fn known(text: &str) -> BTreeSet<(String, String)> {
 fn reference_lists_exactly_the_known_keys() {
     let extra = REFERENCE
         .replace("# [[tls.extra]]", "[[tls.extra]]")
-        .replace("# certificate", "certificate");
+        .replace("# certificate", "certificate")
+        .replace("# [[alerts.webhooks]]\n# url", "[[alerts.webhooks]]\nurl")
+        .replace("# secret = { file = \"certs/webhook", "secret = { file = \"certs/webhook");
     let known: BTreeSet<_> = [REFERENCE, &extra].into_iter().flat_map(known).collect();
     let named = named(REFERENCE);
     let missing: Vec<_> = known.difference(&named).collect();
@@ -223,4 +225,31 @@ fn lease_outlasts_a_call_to_bokbasen() {
     assert!(mistake("3601s").ends_with("Write at most \"3600s\""));
     let short = with_lease("2s", SANDBOX).unwrap();
     assert!(short.warnings.iter().any(|warning| warning.key == "ledger.lease"));
+}
+
+#[test]
+fn webhooks_need_https_and_a_standard_secret() {
+    let text = with_literal_secrets(SHORT);
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    for (url, secret, mistake) in [
+        ("https://alerts.example.no/x", secret, ""),
+        ("http://127.0.0.1:9000/x", secret, ""),
+        ("http://alerts.example.no/x", secret, "in the clear"),
+        ("https://alerts.example.no/x", "0123456789abcdef0123456789abcdef", "whsec_"),
+    ] {
+        let hook = format!("[[alerts.webhooks]]\nurl = \"{url}\"\nsecret = \"{secret}\"\n");
+        let loaded = read(Path::new("config.toml"), &format!("{text}\n{hook}"));
+        match loaded {
+            Ok(loaded) => {
+                assert_eq!((mistake, loaded.config.monitor.webhooks.len()), ("", 1));
+                assert!(!format!("{:?}", loaded.config.monitor).contains(secret));
+            }
+            Err(mistakes) => {
+                assert!(
+                    mistakes.len() == 1 && mistakes[0].sentence.contains(mistake),
+                    "{mistakes:?}"
+                );
+            }
+        }
+    }
 }

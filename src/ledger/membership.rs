@@ -188,6 +188,12 @@ impl Ledger {
         self.membership.owns_library(library)
     }
 
+    /// Returns whether this process does what only one process must do. All processes agree, except
+    /// for some seconds after one has joined or left.
+    pub fn does_work_of_all(&self) -> bool {
+        self.membership.buckets().first() == Some(&0)
+    }
+
     /// Returns the begins of adopted intents that ended unfound after this time, of the loans whose
     /// background work this process does. The owner of such an intent may not have been dead but
     /// only suspended, and then sends the begin late. A process on a SQLite file is certainly dead

@@ -73,6 +73,7 @@ delegate! {
     fn ends_waiting() -> Ends;
     fn ends_after(position: &EndPosition) -> Ends;
     fn count_ends(before: Timestamp) -> (u64, u64);
+    fn oldest_end() -> Option<Timestamp>;
     fn undecided(owner: &str) -> Vec<LoanId>;
     fn unfound_begins(after: Timestamp) -> Vec<UnfoundBegin>;
     fn oldest_live(library: LibraryId) -> Option<Timestamp>;

@@ -177,6 +177,15 @@ impl Ledger {
         self.queries.count_ends(before).await
     }
 
+    /// Returns when the loan of any process ended whose end has waited the longest for an
+    /// acknowledgement.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn oldest_end(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.queries.oldest_end().await
+    }
+
     /// Tests that the ledger can be read, within two seconds.
     ///
     /// # Errors

@@ -68,7 +68,7 @@ use placement::Workers;
 pub(crate) use recent_requests::RecentRequests;
 pub(crate) use security_headers::SecurityHeaders;
 pub(crate) use tls::Certificates;
-pub(crate) use validity::Validity;
+pub(crate) use validity::{DateProblem, Validity};
 
 /// A certificate chain and its key, as files in PEM.
 #[derive(Clone, Debug)]

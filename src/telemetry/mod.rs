@@ -13,10 +13,10 @@ mod request_line;
 pub use log::{LogError, init};
 pub use log_limit::LogLimit;
 pub use metrics::{
-    BrakeAction, BrakeLimit, Breach, CallKind, CallOutcome, Definition, FencedMember,
-    FindingAction, FindingKind, FlushOutcome, Handshake, LabelValues, LateBeginFinder, LendingCall,
-    Limit, LoanEvent, MetricKind, Metrics, OriginMetrics, OriginOutcome, RequestOutcome,
-    ResumeOutcome, StreamEnd, Task, Via, definitions,
+    BrakeAction, BrakeLimit, Breach, CallKind, CallOutcome, Calls, Definition, Durations,
+    FencedMember, FindingAction, FindingKind, FlushOutcome, Handshake, LabelValues,
+    LateBeginFinder, LendingCall, Limit, LoanEvent, MetricKind, Metrics, OriginMetrics,
+    OriginOutcome, Readings, RequestOutcome, ResumeOutcome, StreamEnd, Task, Via, definitions,
 };
 pub use request_id::RequestId;
 pub use request_line::{RequestLine, logged_method};

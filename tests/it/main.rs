@@ -91,4 +91,5 @@ mod supervision;
 mod support_commands;
 mod title_table;
 mod two_processes;
+mod watch;
 mod worker_placement;

@@ -119,10 +119,15 @@ impl Described {
 }
 
 /// Sends a call to the listener of its path, and compares the response.
+/// Returns whether a path is one of the admin listener.
+fn is_of_admin(path: &str) -> bool {
+    path.starts_with("/api/") || path == "/status.json"
+}
+
 async fn call(scene: &Scene, described: &mut Described, call_spec: &Call, token: &str) -> Value {
     let (method, path, body, expected) = call_spec;
     let admin = std::fs::read_to_string(scene.dir.path().join("certs/admin.token")).unwrap();
-    let support = path.starts_with("/api/");
+    let support = is_of_admin(path);
     let (base, token) = if support { (&scene.admin, admin.as_str()) } else { (&scene.base, token) };
     let client = if support {
         reqwest::Client::builder().no_proxy().build().unwrap()
@@ -202,6 +207,11 @@ async fn every_operation_answers_as_described() {
         ("POST", "/api/v1/explain".into(), Some(json!({ "path": "/nowhere" })), 200),
         ("POST", "/api/v1/explain".into(), Some(json!({ "path": "/loans" })), 400),
         ("GET", "/api/v1/accesses?library=NO-0301000&limit=5".into(), None, 200),
+        ("GET", "/api/v1/problems".into(), None, 200),
+        ("GET", "/status.json".into(), None, 200),
+        ("GET", "/api/v1/now".into(), None, 200),
+        ("GET", "/api/v1/now?window=day".into(), None, 200),
+        ("GET", "/api/v1/now?window=year".into(), None, 400),
         ("GET", "/api/v1/accesses?limit=0".into(), None, 400),
         ("GET", "/api/v1/balance".into(), None, 404),
         ("POST", "/api/v1/balance".into(), None, 200),
@@ -262,8 +272,13 @@ async fn every_operation_answers_as_described() {
             let method = method.to_uppercase();
             let path =
                 template.replace("{isbn}", BOOK).replace("{id}", &uuid::Uuid::now_v7().to_string());
-            let base = if path.starts_with("/api/") { &scene.admin } else { &scene.base };
-            let client = if path.starts_with("/api/") { client.clone() } else { scene.http1() };
+            all.insert(format!("{method} {template}"));
+            if template == "/status.json" {
+                assert!(operation["security"].is_null(), "it is open");
+                continue;
+            }
+            let base = if is_of_admin(&path) { &scene.admin } else { &scene.base };
+            let client = if is_of_admin(&path) { client.clone() } else { scene.http1() };
             let answer = client
                 .request(method.parse().unwrap(), format!("{base}{path}"))
                 .send()
@@ -273,12 +288,11 @@ async fn every_operation_answers_as_described() {
             assert!(
                 operation["responses"]["401"].is_object() && operation["security"][0].is_object()
             );
-            all.insert(format!("{method} {template}"));
         }
     }
     assert_eq!(described.seen, all, "an operation was not called");
     // Everything that the documentation names is described.
-    assert_eq!(all.len(), 14);
+    assert_eq!(all.len(), 17);
     scene.end().await;
 }
 

@@ -211,3 +211,18 @@ async fn processes_divide_orphans_without_gaps() {
     first.close().await;
     second.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_process_does_the_work_of_all() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let (first, second) = (node(&database.url()).await, node(&database.url()).await);
+    let count = || [&first, &second].iter().filter(|node| node.ledger.does_work_of_all()).count();
+    until("both share", async || first.ledger.sharers() == 2 && second.ledger.sharers() == 2).await;
+    assert_eq!(count(), 1);
+    let (gone, other) =
+        if first.ledger.does_work_of_all() { (first, second) } else { (second, first) };
+    gone.close().await;
+    until("the other one does", async || other.ledger.does_work_of_all()).await;
+    other.close().await;
+}

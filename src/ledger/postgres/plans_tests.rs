@@ -158,6 +158,7 @@ fn statements() -> Vec<(String, Reach, String)> {
         (worklist::NEXT_DUE, All, format!("{late_due}, {buckets}")),
         (worklist::COUNT_ACCEPTED, All, String::new()),
         (worklist::ENDS, All, format!("{LATE}, '', {ID}, {buckets}, 5000")),
+        (worklist::OLDEST_END, All, String::new()),
         (worklist::COUNT_ENDS, All, format!("{LATE}, {buckets}")),
         (&worklist::UNDECIDED_IDS_OF, All, "md5('owner1')::uuid".into()),
         (&worklist::ORPHANS, All, format!("{buckets}, {ID}, 500")),

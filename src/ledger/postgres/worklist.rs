@@ -36,6 +36,9 @@ pub(super) const ENDS: &str = "SELECT id, library, closed FROM loans \
 pub(super) const COUNT_ENDS: &str = "SELECT count(*) AS waiting, \
      count(*) FILTER (WHERE ended < $1) AS overdue FROM loans \
      WHERE state = 'ending' AND bucket = ANY($2)";
+/// Of all processes, by the index.
+pub(super) const OLDEST_END: &str =
+    "SELECT closed FROM loans WHERE state = 'ending' ORDER BY closed LIMIT 1";
 pub(super) static UNDECIDED_IDS_OF: LazyLock<String> = LazyLock::new(|| {
     let undecided = &*UNDECIDED;
     format!("SELECT id, library FROM loans WHERE state IN ({undecided}) AND owner = $1")
@@ -175,6 +178,11 @@ impl Queries {
         let count =
             |column: &str| row.try_get(column).map(i64::unsigned_abs).map_err(LedgerError::Server);
         Ok((count("waiting")?, count("overdue")?))
+    }
+
+    /// Returns when the loan whose end has waited the longest ended.
+    pub(in crate::ledger) async fn oldest_end(&self) -> Result<Option<Timestamp>, LedgerError> {
+        time_of(self.background_row(statement(OLDEST_END)).await?)
     }
 
     /// Returns the undecided loans of this process.

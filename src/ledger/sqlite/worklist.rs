@@ -136,6 +136,13 @@ impl Queries {
         Ok((count("waiting")?, count("overdue")?))
     }
 
+    /// Returns when the loan whose end has waited the longest ended.
+    pub(in crate::ledger) async fn oldest_end(&self) -> Result<Option<Timestamp>, LedgerError> {
+        const OLDEST: &str =
+            "SELECT ended FROM loans WHERE state = 'ending' ORDER BY ended LIMIT 1";
+        self.time(sqlx::query(OLDEST)).await
+    }
+
     /// Returns the undecided loans of this process.
     pub(in crate::ledger) async fn undecided(
         &self,

@@ -21,7 +21,7 @@ const LAST: Family<()> = Family::gauge(
     Unit::Seconds,
     "Time of the last balance, since the epoch",
 );
-const UNBALANCED: Family<()> = Family::gauge(
+pub(super) const UNBALANCED: Family<()> = Family::gauge(
     "loangate_balance_unbalanced",
     Unit::Count,
     "1 if the last balance failed or left a difference for an operator",

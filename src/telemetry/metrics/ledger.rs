@@ -30,7 +30,7 @@ const FAILURES: Family<()> = Family::counter(
     Unit::Count,
     "Failed transactions of the ledger",
 );
-const WRITABLE: Family<()> = Family::gauge(
+pub(super) const WRITABLE: Family<()> = Family::gauge(
     "loangate_ledger_writable",
     Unit::Count,
     "0 while the ledger cannot be written, by the last write or /readyz: an alarm",
@@ -40,22 +40,22 @@ const DAMAGED_ROWS: Family<()> = Family::gauge(
     Unit::Count,
     "Damaged rows of the ledger, which are skipped",
 );
-const MEMBERS: Family<()> = Family::gauge(
+pub(super) const MEMBERS: Family<()> = Family::gauge(
     "loangate_ledger_members",
     Unit::Count,
     "Live processes on a PostgreSQL ledger, this one included",
 );
-const LEASE: Family<()> = Family::gauge(
+pub(super) const LEASE: Family<()> = Family::gauge(
     "loangate_ledger_lease_held",
     Unit::Count,
     "0 while this process holds no lease of a PostgreSQL ledger and begins no loan: an alarm",
 );
-const FENCED: Family<FencedMember> = Family::counter(
+pub(super) const FENCED: Family<FencedMember> = Family::counter(
     "loangate_ledger_members_fenced_total",
     Unit::Count,
     "Processes declared dead because they did not renew their lease, by whether it was this one",
 );
-const CLOCK: Family<()> = Family::gauge(
+pub(super) const CLOCK: Family<()> = Family::gauge(
     "loangate_ledger_clock_ahead_seconds",
     Unit::Seconds,
     "Certain lead of a PostgreSQL ledger's clock over this machine's: an alarm from 1",

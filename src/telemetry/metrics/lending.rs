@@ -8,19 +8,19 @@ use super::Metrics;
 use super::family::{Definition, Family};
 use super::label::label_enum;
 
-const CALLS: Family<(LendingCall, CallOutcome)> = Family::counter(
+pub(super) const CALLS: Family<(LendingCall, CallOutcome)> = Family::counter(
     "loangate_lending_calls_total",
     Unit::Count,
     "Calls to Bokbasen, by call and outcome",
 );
-const CALL_SECONDS: Family<()> =
+pub(super) const CALL_SECONDS: Family<()> =
     Family::histogram("loangate_lending_call_seconds", "Duration of a call to Bokbasen");
-const BREACHES: Family<Breach> = Family::counter(
+pub(super) const BREACHES: Family<Breach> = Family::counter(
     "loangate_lending_breaches_total",
     Unit::Count,
     "Loans in Bokbasen's responses that violate its API, by breach: an alarm",
 );
-const BREAKER_OPEN: Family<CallKind> = Family::gauge(
+pub(super) const BREAKER_OPEN: Family<CallKind> = Family::gauge(
     "loangate_lending_breaker_open",
     Unit::Count,
     "1 while calls of this kind to Bokbasen are suspended",
@@ -30,7 +30,7 @@ const CLOCK_OFFSET: Family<()> = Family::gauge(
     Unit::Seconds,
     "How far Bokbasen's clock is ahead of this machine's; negative if it is behind",
 );
-const CLOCK_ALARM: Family<()> = Family::gauge(
+pub(super) const CLOCK_ALARM: Family<()> = Family::gauge(
     "loangate_lending_clock_alarm",
     Unit::Count,
     "1 if the clocks differ by a minute; 2 if by 15 minutes, when no loan is begun",

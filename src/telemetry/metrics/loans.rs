@@ -7,7 +7,7 @@ use super::family::{Definition, Family};
 use super::label::{Label, LabelValues, label_enum};
 use crate::loan::EventKind;
 
-const LOAN_EVENTS: Family<LoanEvent> = Family::counter(
+pub(super) const LOAN_EVENTS: Family<LoanEvent> = Family::counter(
     "loangate_loan_events_total",
     Unit::Count,
     "Loan events written to the ledger, by event",
@@ -27,17 +27,17 @@ const BRAKE: Family<(BrakeLimit, BrakeAction)> = Family::counter(
     Unit::Count,
     "Loan requests that reached a brake limit, by limit and mode",
 );
-const ENDS_WAITING: Family<()> = Family::gauge(
+pub(super) const ENDS_WAITING: Family<()> = Family::gauge(
     "loangate_ends_waiting",
     Unit::Count,
     "Ended loans whose end this process sends and Bokbasen has not acknowledged",
 );
-const ENDS_OVERDUE: Family<()> = Family::gauge(
+pub(super) const ENDS_OVERDUE: Family<()> = Family::gauge(
     "loangate_ends_overdue",
     Unit::Count,
     "Ended loans whose end this process sends and that has waited for a day: an alarm",
 );
-const LATE_BEGINS: Family<LateBeginFinder> = Family::counter(
+pub(super) const LATE_BEGINS: Family<LateBeginFinder> = Family::counter(
     "loangate_late_begins_total",
     Unit::Count,
     "Loans that a process without a lease began at Bokbasen, and that were ended there: an alarm",

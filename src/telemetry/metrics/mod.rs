@@ -13,6 +13,7 @@ mod ledger;
 mod lending;
 mod loans;
 mod origins;
+mod readings;
 mod requests;
 mod tasks;
 
@@ -30,6 +31,7 @@ pub use lending::{Breach, CallKind, CallOutcome, LendingCall};
 pub use loans::{BrakeAction, BrakeLimit, LateBeginFinder, LoanEvent};
 use metrics_exporter_prometheus::BuildError;
 pub use origins::{OriginMetrics, OriginOutcome, ResumeOutcome};
+pub use readings::{Calls, Durations, Readings};
 pub use requests::{RequestOutcome, StreamEnd, Via};
 pub use tasks::Task;
 

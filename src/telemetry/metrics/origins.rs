@@ -10,7 +10,7 @@ use super::Metrics;
 use super::family::{CounterPer, Definition, Family};
 use super::label::{Label, LabelValues, label_enum};
 
-const REQUESTS: Family<(OriginName, OriginOutcome)> = Family::counter(
+pub(super) const REQUESTS: Family<(OriginName, OriginOutcome)> = Family::counter(
     "loangate_origin_requests_total",
     Unit::Count,
     "Requests to origins, by origin and outcome",
@@ -29,7 +29,7 @@ pub(super) const DEFINITIONS: [Definition; 3] =
     [REQUESTS.definition, FIRST_BYTE.definition, RESUMES.definition];
 
 /// The name of an origin.
-struct OriginName(String);
+pub(super) struct OriginName(String);
 
 impl Label for OriginName {
     const KEY: &'static str = "origin";

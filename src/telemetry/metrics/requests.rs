@@ -9,16 +9,16 @@ use super::family::{CounterPer, Definition, Family, Registry};
 use super::label::{Label, LabelValues, label_enum};
 use crate::problem::ProblemType;
 
-const REQUESTS: Family<(RequestOutcome, Via)> = Family::counter(
+pub(super) const REQUESTS: Family<(RequestOutcome, Via)> = Family::counter(
     "loangate_requests_total",
     Unit::Count,
     "Requests, by outcome (ok or the slug of the problem) and via",
 );
-const HEAD: Family<()> =
+pub(super) const HEAD: Family<()> =
     Family::histogram("loangate_head_seconds", "Time from a request to its response head");
-const DELIVERED: Family<()> =
+pub(super) const DELIVERED: Family<()> =
     Family::counter("loangate_delivered_bytes_total", Unit::Bytes, "Body bytes sent to readers");
-const STREAMS: Family<()> =
+pub(super) const STREAMS: Family<()> =
     Family::gauge("loangate_streams", Unit::Count, "Response bodies in progress");
 const STREAMS_CLOSED: Family<StreamEnd> = Family::counter(
     "loangate_streams_closed_total",

@@ -6,7 +6,7 @@ use super::Metrics;
 use super::family::{Definition, Family};
 use super::label::label_enum;
 
-const RESTARTS: Family<Task> = Family::counter(
+pub(super) const RESTARTS: Family<Task> = Family::counter(
     "loangate_task_restarts_total",
     Unit::Count,
     "Restarts of background tasks that ended early, by task",
@@ -47,12 +47,16 @@ label_enum! {
         PlaceConnections = "place-connections",
         /// Searches Bokbasen for loans that were begun too late.
         SearchLateBegins = "search-late-begins",
+        /// Sends alerts to a webhook.
+        SendAlerts = "send-alerts",
         /// Sends ends to Bokbasen.
         SendEnds = "send-ends",
         /// Divides the limits of calls to Bokbasen among the processes.
         ShareLimits = "share-limits",
         /// Checks the dates of certificates.
         WatchCertificates = "watch-certificates",
+        /// Looks for problems of the gate.
+        WatchGate = "watch-gate",
         /// Aborts bodies whose readers are idle or too slow.
         WatchReaders = "watch-readers",
     }

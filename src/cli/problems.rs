@@ -1,0 +1,48 @@
+//! `loangate problems`: lists what needs a person now, as a running gate sees it.
+
+use std::fmt::Write as _;
+
+use reqwest::Method;
+use serde_json::Value;
+
+use super::admin_client::{GateArgs, call, read};
+use super::{CliError, say};
+
+/// Prints the problems. Fails if there is a critical one.
+pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
+    let response = call(&gate, Method::GET, &["problems"], |request| request).await?;
+    let list = read(response).await?;
+    say(&if gate.json { format!("{list:#}") } else { lines(&list) })?;
+    let is_critical = |problem: &Value| problem.get("severity") == Some(&"critical".into());
+    match problems(&list).any(is_critical) {
+        true => Err(CliError::new("a critical problem needs a person now")),
+        false => Ok(()),
+    }
+}
+
+fn problems(list: &Value) -> impl Iterator<Item = &Value> {
+    list.get("problems").and_then(Value::as_array).into_iter().flatten()
+}
+
+fn lines(list: &Value) -> String {
+    let mut lines = String::new();
+    for problem in problems(list) {
+        let text = |name| problem.get(name).and_then(Value::as_str).unwrap_or_default();
+        let subject = match text("subject") {
+            "" => String::new(),
+            subject => format!(" ({})", subject.escape_debug()),
+        };
+        let _ = writeln!(
+            lines,
+            "{} {}{subject} on {} since {}\n  {}\n  {}\n  {}",
+            text("severity").to_uppercase(),
+            text("code"),
+            text("node").escape_debug(),
+            text("since"),
+            text("what").escape_debug(),
+            text("advice"),
+            text("runbook"),
+        );
+    }
+    if lines.is_empty() { "no problems".to_owned() } else { lines.trim_end().to_owned() }
+}

@@ -1,0 +1,69 @@
+//! What is wrong with the machine of the gate: the dates of certificates, and the disk.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use super::codes::{Code, Severity};
+use super::observe::{Probes, observation};
+use super::tracker::Observation;
+
+/// The share of a disk that is too little, in per cent, and the bytes.
+const LOW_PERCENT: u64 = 5;
+const LOW_BYTES: u64 = 1 << 30;
+/// The bytes of a disk with which the next hour is uncertain.
+const CRITICAL_BYTES: u64 = 100 << 20;
+
+/// A certificate whose dates are invalid, or soon will be.
+#[derive(Clone, Debug)]
+pub(crate) struct CertificateDates {
+    /// The file.
+    pub(crate) file: String,
+    /// Whether clients refuse it.
+    pub(crate) is_fatal: bool,
+    /// What is wrong, as a sentence without a full stop.
+    pub(crate) what: String,
+}
+
+/// Returns the certificates with a problem at a time.
+pub(crate) type CertificateProbe = Box<dyn Fn(Timestamp) -> Vec<CertificateDates> + Send + Sync>;
+
+/// Observes the certificates and the disk of the ledger.
+pub(super) fn observe(probes: &Probes, now: Timestamp, found: &mut Vec<Observation>) {
+    for CertificateDates { file, is_fatal, what } in (probes.certificates)(now) {
+        let (code, severity) = match is_fatal {
+            true => (Code::CertificateInvalid, Severity::Critical),
+            false => (Code::CertificateExpires, Severity::Warning),
+        };
+        let what = format!("{what}.");
+        found.push(Observation { subject: Some(file), ..observation(code, severity, what) });
+    }
+    let Some(disk) = probes.file.as_ref().and_then(|file| disk_space(file)) else {
+        return;
+    };
+    let (free, total) = disk;
+    if free < LOW_BYTES && free < total / 100 * LOW_PERCENT || free < CRITICAL_BYTES {
+        let severity = if free < CRITICAL_BYTES { Severity::Critical } else { Severity::Warning };
+        let what = format!("The disk of the ledger has {} MiB left.", free >> 20);
+        found.push(observation(Code::DiskFilling, severity, what));
+    }
+}
+
+/// Returns the free and all bytes of the disk of a file.
+fn disk_space(file: &Path) -> Option<(u64, u64)> {
+    let status = rustix::fs::statvfs(file).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(status.f_frsize);
+    Some((bytes(status.f_bavail), bytes(status.f_blocks)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disk_of_a_file_has_a_size() {
+        let directory = tempfile::tempdir().unwrap();
+        let (free, total) = disk_space(directory.path()).unwrap();
+        assert!(free > 0 && free <= total);
+    }
+}
