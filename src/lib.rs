@@ -13,9 +13,9 @@
 //! each loan.
 //!
 //! [`monitor`] watches the gate for problems. [`admin`] serves operators and support staff, and
-//! mounts their [`console`]. [`sandbox`] simulates Bokbasen, and [`samples`]
-//! provides files for the demo. [`config`] builds the Settings of every module. [`app`] builds all
-//! parts from them, connects them and runs them, and [`cli`] is the command line.
+//! mounts their [`console`]. [`sandbox`] simulates Bokbasen, and [`samples`] provides files for the
+//! demo. [`config`] builds the Settings of every module. [`app`] builds all parts from them,
+//! connects them and runs them, and [`cli`] is the command line.
 //!
 //! # Layers
 //!
@@ -64,7 +64,8 @@
 //!   [`delivery`] requires.
 //! * **chain**: steps of loans, linked by keyed hashes. **head**: its newest link. **anchor**: what
 //!   replaces pruned steps in a chain. **head record**: a step in which a chain names the heads of
-//!   the other chains of its library. **seal**: a keyed hash of a row that is no step.
+//!   the other chains of its library. **seal**: a keyed hash of a row that is no step. **access**:
+//!   a step in which the chain names who of the staff looked at loans, and why.
 //! * **origin**, **representation**, **range**, **validator**: as in RFC 9110.
 
 // The map above names private modules too. `cargo docs` documents them.
