@@ -260,5 +260,13 @@ async fn alert_is_given_up_after_its_time() {
     receiver.next().await;
     alerts.send(&change(Code::EndsOverdue, None));
     assert_eq!(kind_and_code(&receiver.next().await).1, "ends-overdue");
+    // The first one is not sent again.
+    let is_empty = async {
+        while alerts.0[0].queue.len() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(60), is_empty).await.unwrap();
+    assert!(receiver.received.try_recv().is_err());
     stop.cancel();
 }
