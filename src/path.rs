@@ -103,6 +103,15 @@ impl RequestPath {
         RequestPath::parse(&raw)
     }
 
+    /// Returns the path of a page with this text, which ends in a slash as no path of a file does.
+    /// None if it is that of the root, or if the text before the slash is not in normal form or has
+    /// other than plain characters.
+    pub fn of_page(text: &str) -> Option<RequestPath> {
+        let before = text.strip_suffix('/').filter(|before| before.bytes().all(is_plain))?;
+        RequestPath::parse(before).ok().filter(|path| path.decoded() != "/")?;
+        Some(RequestPath { text: text.into() })
+    }
+
     /// Iterates over the decoded segments. The root has none.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         segments_of(&self.text)

@@ -69,11 +69,13 @@ pub(super) fn build(
             "/loans and /~ belong to the gate itself. Choose another first segment".to_owned(),
         ));
     }
-    if route.path.starts_with('/') && !can_match(&route.path) {
+    let is_page = route.open && RequestPath::of_page(&route.path).is_some();
+    if route.path.starts_with('/') && !is_page && !can_match(&route.path) {
         mistakes.push((
             "path",
-            "no request has such a path: it ends in a slash, or has an empty segment, dots, an \
-             escape or a semicolon. Write it decoded, like /files/{isbn}/{*file}"
+            "no request has such a path: it ends in a slash (as only that of an open page may), or \
+             has an empty segment, dots, an escape or a semicolon. Write it decoded, like \
+             /files/{isbn}/{*file}"
                 .to_owned(),
         ));
     }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use matchit::Router;
 
 use crate::loan::Isbn;
-use crate::path::RequestPath;
+use crate::path::{PathError, RequestPath};
 use crate::problem::Problem;
 use built_route::{BuiltRoute, build, encode_path};
 use overlap::Shape;
@@ -104,6 +104,19 @@ impl Catalog {
             Some(RouteError { route, key: "to", sentence, other: Some(other) })
         })
         .collect()
+    }
+
+    /// Parses the path of a request: one in normal form, or the path of a page, which ends in a
+    /// slash and equals the whole path of an open route.
+    ///
+    /// # Errors
+    /// The same as for [`RequestPath::parse`].
+    pub fn parse(&self, raw: &str) -> Result<RequestPath, PathError> {
+        RequestPath::parse(raw).or_else(|error| {
+            let is_page = |route: &&BuiltRoute| route.settings.open && route.settings.path == raw;
+            let page = self.routes.iter().find(is_page);
+            page.and_then(|_| RequestPath::of_page(raw)).ok_or(error)
+        })
     }
 
     /// Returns the target of a path.

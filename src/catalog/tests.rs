@@ -48,6 +48,35 @@ fn path_resolves_to_a_file_rebuilt_from_parameters() {
 }
 
 #[test]
+fn only_the_path_of_an_open_page_ends_in_a_slash() {
+    let pages = vec![route("/page/", "page.html", true), route("/page/{*file}", "p/{file}", true)];
+    let catalog = Catalog::new(&settings(pages)).unwrap();
+    let at_origin = |raw: &str| match catalog.resolve(&catalog.parse(raw).ok()?) {
+        Ok(Target::Open(file)) => Some(file.file().path.as_str().to_owned()),
+        other => panic!("{raw}: {other:?}"),
+    };
+    assert_eq!(at_origin("/page/").as_deref(), Some("page.html"));
+    assert_eq!(at_origin("/page/a.css").as_deref(), Some("p/a.css"));
+    for raw in ["/page//", "//page/", "/page/a/", "/pag%65/", "/./page/", "/page/?", "/other/"] {
+        assert_eq!(at_origin(raw), None, "{raw}");
+    }
+    for (path, open) in [
+        ("/page/", false),
+        ("/files/{isbn}/", false),
+        ("/", true),
+        ("//", true),
+        ("/a//", true),
+        ("/{file}/", true),
+        ("/./", true),
+        ("/~token/", true),
+        ("/loans/", true),
+    ] {
+        let mistakes = Catalog::new(&settings(vec![route(path, "page.html", open)])).err();
+        assert!(mistakes.is_some_and(|all| all[0].key == "path") || path == "/", "{path}");
+    }
+}
+
+#[test]
 fn open_route_to_gated_files_is_rejected() {
     for (to, refused) in [
         ("{file}", true),

@@ -125,7 +125,9 @@ pub(super) fn authenticate(
 
 async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Response<Body>, Problem> {
     let (services, request) = (context.services, context.request);
-    let path = RequestPath::parse(request.uri.path())
+    let path = services
+        .catalog
+        .parse(request.uri.path())
         .map_err(|error| Problem::RequestMalformed(error.0))?;
     let (token, path) = path.split_token();
     context.seen.path = Some(path.shared());

@@ -93,7 +93,10 @@ impl Explainer {
     pub(crate) async fn explain(&self, question: Question) -> Result<Explained, NotExplained> {
         let mut walk = Walk::default();
         let (request, asking) = self.request(question)?;
-        let path = RequestPath::parse(request.uri.path())
+        let path = self
+            .services
+            .catalog
+            .parse(request.uri.path())
             .map_err(|error| Problem::RequestMalformed(error.0));
         let result = match walk.take(Step::Path, path) {
             Ok(path) => {
