@@ -7,20 +7,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::content::Content;
+
 /// The clip: 24 seconds of MPEG-2 layer III, mono, 24 kHz, 64 kbit/s.
 const CLIP: &[u8] = include_bytes!("assets/spoken.mp3");
 /// The size of each frame in bytes, for 576 samples at that bit rate.
 const FRAME_BYTES: usize = 192;
 /// The duration of a frame.
 const FRAME_DURATION: Duration = Duration::from_millis(24);
-/// The minimum duration of the audiobook.
-const MIN_DURATION: Duration = Duration::from_secs(36 * 60);
 
-/// Builds the whole audiobook, over 17 MB: an info frame, then the clip, repeated.
-pub(super) fn build() -> Bytes {
-    let times = MIN_DURATION.as_millis().div_ceil(duration(CLIP.len()).as_millis().max(1));
-    let audio = CLIP.repeat(usize::try_from(times).unwrap_or(1));
-    Bytes::from([head(audio.len()), audio].concat())
+/// Builds an audiobook of at least this duration: an info frame, then the clip, repeated.
+pub(super) fn build(min: Duration) -> Content {
+    let times = min.as_millis().div_ceil(duration(CLIP.len()).as_millis().max(1));
+    let times = usize::try_from(times).unwrap_or(1);
+    let head = head(CLIP.len().saturating_mul(times));
+    Content::repeated(Bytes::from(head), Bytes::from_static(CLIP), times)
 }
 
 /// Builds a silent frame with the "Info" tag: the number of frames and bytes that follow. Players
@@ -49,6 +50,7 @@ fn duration(bytes: usize) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{CHAPTER, WHOLE};
     use super::*;
 
     #[test]
@@ -66,14 +68,17 @@ mod tests {
 
     #[test]
     fn audiobook_exceeds_its_minimum_by_less_than_a_clip() {
-        let audiobook = build();
-        let lasts = duration(audiobook.len() - FRAME_BYTES);
-        assert!(lasts >= MIN_DURATION && lasts < MIN_DURATION + duration(CLIP.len()), "{lasts:?}");
-        assert!(audiobook.len() > 10_000_000);
-        assert!(audiobook.chunks(FRAME_BYTES).all(|frame| frame.starts_with(&[0xff, 0xf3, 0x84])));
-        let frames = u32::try_from(audiobook.len() / FRAME_BYTES - 1).unwrap();
-        assert_eq!(audiobook[13..17], *b"Info");
-        assert_eq!(audiobook[21..25], frames.to_be_bytes());
-        assert_eq!(audiobook[25..29], number(audiobook.len()));
+        for (min, bytes) in [(CHAPTER, 17_000_000), (WHOLE, 64_000_000)] {
+            let audiobook = build(min).to_bytes();
+            let lasts = duration(audiobook.len() - FRAME_BYTES);
+            assert!(lasts >= min && lasts < min + duration(CLIP.len()), "{lasts:?}");
+            assert!(audiobook.len() > bytes);
+            let mut frames = audiobook.chunks(FRAME_BYTES);
+            assert!(frames.all(|frame| frame.starts_with(&[0xff, 0xf3, 0x84])));
+            let frames = u32::try_from(audiobook.len() / FRAME_BYTES - 1).unwrap();
+            assert_eq!(audiobook[13..17], *b"Info");
+            assert_eq!(audiobook[21..25], frames.to_be_bytes());
+            assert_eq!(audiobook[25..29], number(audiobook.len()));
+        }
     }
 }

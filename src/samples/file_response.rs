@@ -3,10 +3,7 @@
 //! It implements what the gate needs of RFC 9110: If-Match, If-Range, and a single range of a GET.
 //! It ignores multiple ranges and malformed ones.
 
-use std::convert::Infallible;
 use std::ops::Range;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use headers::{ETag, HeaderMapExt, IfMatch};
@@ -16,43 +13,13 @@ use http::header::{
 };
 use http::response::Builder;
 use http::{HeaderMap, Method, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
 use http_range_header::{SyntacticallyCorrectRange, parse_range_header};
 
 use super::File;
+use super::content::Slices;
 
 /// The `Last-Modified` date of every file, the same as in the books.
 const MODIFIED: &str = "Mon, 05 Jan 2026 08:00:00 GMT";
-/// The maximum size of one body frame, in bytes.
-const SLICE_BYTES: usize = 128 * 1024;
-
-/// A response body that sends shared bytes in slices, without copies.
-#[derive(Debug, Default)]
-pub(super) struct Slices(pub(super) Bytes);
-
-impl Body for Slices {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        if self.0.is_empty() {
-            return Poll::Ready(None);
-        }
-        let next = self.0.len().min(SLICE_BYTES);
-        Poll::Ready(Some(Ok(Frame::data(self.0.split_to(next)))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.len() as u64)
-    }
-}
 
 /// Builds the response to a GET or HEAD of this file.
 pub(super) fn build(
@@ -74,7 +41,7 @@ pub(super) fn build(
         .flatten();
     let Some(range) = range else {
         let response = response.header(CONTENT_TYPE, file.content_type);
-        return with_body(response, file.content.clone(), method);
+        return with_body(response, file.content.slices(0..complete), method);
     };
     match within(&range, complete) {
         Some(part) => {
@@ -83,31 +50,31 @@ pub(super) fn build(
                 .status(StatusCode::PARTIAL_CONTENT)
                 .header(CONTENT_TYPE, file.content_type)
                 .header(CONTENT_RANGE, field);
-            with_body(response, file.content.slice(part), method)
+            with_body(response, file.content.slices(part), method)
         }
         None => {
             let response = response
                 .status(StatusCode::RANGE_NOT_SATISFIABLE)
                 .header(CONTENT_RANGE, format!("bytes */{complete}"));
-            with_body(response, Bytes::new(), method)
+            with_body(response, Slices::of(Bytes::new()), method)
         }
     }
 }
 
 /// Builds a response with only a status.
 pub(super) fn empty_response(status: StatusCode) -> Result<Response<Slices>, http::Error> {
-    with_body(Response::builder().status(status), Bytes::new(), &Method::GET)
+    with_body(Response::builder().status(status), Slices::of(Bytes::new()), &Method::GET)
 }
 
 /// Adds the body to a response. A HEAD response only gets the length.
 pub(super) fn with_body(
     response: Builder,
-    body: Bytes,
+    body: Slices,
     method: &Method,
 ) -> Result<Response<Slices>, http::Error> {
     let response = response.header(CONTENT_LENGTH, body.len());
     let is_head = method == Method::HEAD;
-    response.body(Slices(if is_head { Bytes::new() } else { body }))
+    response.body(if is_head { Slices::of(Bytes::new()) } else { body })
 }
 
 /// Whether If-Match allows the request. A malformed value does not.
@@ -157,23 +124,7 @@ fn within(range: &SyntacticallyCorrectRange, complete: usize) -> Option<Range<us
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt;
-
     use super::*;
-
-    #[tokio::test]
-    async fn body_yields_slices_of_the_shared_bytes() {
-        let content = Bytes::from(vec![7; 2 * SLICE_BYTES + 1]);
-        let mut body = Slices(content.clone());
-        let mut at = 0;
-        while let Some(frame) = body.frame().await {
-            let slice = frame.unwrap().into_data().unwrap();
-            assert_eq!(slice.as_ptr(), content[at..].as_ptr());
-            assert!(slice.len() <= SLICE_BYTES);
-            at += slice.len();
-        }
-        assert_eq!(at, content.len());
-    }
 
     #[test]
     fn ranges_stay_within_the_file() {

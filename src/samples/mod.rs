@@ -5,19 +5,20 @@
 //! at each start, so that validators stay valid after a restart.
 
 mod audio;
+mod content;
 mod epub;
 mod file_response;
 mod request_log;
 mod storage;
 
 use std::fmt;
+use std::time::Duration;
 
-use aws_lc_rs::digest;
 use bytes::Bytes;
-use data_encoding::HEXLOWER;
 use zip::result::ZipError;
 
 use crate::loan::{IdentifierError, Isbn};
+use content::Content;
 
 pub use storage::{Running, Storage};
 
@@ -42,8 +43,17 @@ const KEY: epub::Book = epub::Book {
     cover: None,
 };
 
-/// The ISBN of the audiobook.
+/// The ISBN of the first chapter as an audiobook, and of the whole audiobook: over 60 MB.
 const LIGHTHOUSE: &str = "9788299999038";
+const WHOLE_LIGHTHOUSE: &str = "9788299999045";
+
+/// The minimum durations of the two.
+const CHAPTER: Duration = Duration::from_secs(36 * 60);
+const WHOLE: Duration = Duration::from_secs(140 * 60);
+
+/// The bytes per second of the whole audiobook: 16 times as many as play in a second. A browser
+/// would otherwise have minutes of it at once, and its stream would be idle when the loan ends.
+const WHOLE_PACE: usize = 128 * 1024;
 
 /// The reason why the titles cannot be built, which is always a bug in this module.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +105,10 @@ impl Kind {
 pub struct Title {
     /// The ISBN of the title.
     pub isbn: Isbn,
+    /// What it is called.
+    pub name: &'static str,
+    /// Who wrote it.
+    pub creator: &'static str,
     /// The format of the title.
     pub kind: Kind,
     /// The path of its file at the gate: `/files/{isbn}/book.epub` or `/files/{isbn}/audio.mp3`.
@@ -109,14 +123,14 @@ pub struct Title {
 #[derive(Clone)]
 pub struct File {
     path: String,
-    content: Bytes,
+    content: Content,
     content_type: &'static str,
     sha256: String,
 }
 
 impl File {
-    fn new(path: String, content: Bytes, content_type: &'static str) -> File {
-        let sha256 = HEXLOWER.encode(digest::digest(&digest::SHA256, &content).as_ref());
+    fn new(path: String, content: Content, content_type: &'static str) -> File {
+        let sha256 = content.sha256();
         File { path, content, content_type, sha256 }
     }
 
@@ -125,9 +139,9 @@ impl File {
         &self.path
     }
 
-    /// Returns its whole content.
-    pub fn content(&self) -> &Bytes {
-        &self.content
+    /// Returns its whole content in one buffer.
+    pub fn content(&self) -> Bytes {
+        self.content.to_bytes()
     }
 
     /// Returns its media type.
@@ -166,30 +180,60 @@ impl Collection {
     /// Returns [`BuildError`], which only a bug in this module causes.
     pub fn build() -> Result<Collection, BuildError> {
         let mut collection = Collection { titles: Vec::new(), files: Vec::new() };
-        collection.add(LENDING.isbn.parse()?, Kind::Ebook, epub::build(&LENDING)?, 100);
-        collection.add(KEY.isbn.parse()?, Kind::Ebook, epub::build(&KEY)?, 1);
-        collection.add(LIGHTHOUSE.parse()?, Kind::Audiobook, audio::build(), 100);
+        for (book, licences) in [(LENDING, 100), (KEY, 1)] {
+            let content = Content::whole(epub::build(&book)?);
+            collection.add(
+                book.isbn,
+                (book.title, book.creator),
+                content,
+                (Kind::Ebook, licences),
+            )?;
+        }
+        let chapter = audio::build(CHAPTER);
+        let whole = audio::build(WHOLE).paced(WHOLE_PACE);
+        for (isbn, name, content) in [
+            (LIGHTHOUSE, "Fyret på Lyngholmen, første kapittel", chapter),
+            (WHOLE_LIGHTHOUSE, "Fyret på Lyngholmen", whole),
+        ] {
+            collection.add(isbn, (name, "Ragnhild Lyngås"), content, (Kind::Audiobook, 100))?;
+        }
         let cover = format!("/covers/{}.png", LENDING.isbn);
-        let cover = File::new(cover, Bytes::from_static(COVER), "image/png");
+        let cover = File::new(cover, Content::whole(Bytes::from_static(COVER)), "image/png");
         collection.files.push(cover);
         Ok(collection)
     }
 
-    fn add(&mut self, isbn: Isbn, kind: Kind, content: Bytes, licences: u32) {
+    fn add(
+        &mut self,
+        isbn: &str,
+        (name, creator): (&'static str, &'static str),
+        content: Content,
+        (kind, licences): (Kind, u32),
+    ) -> Result<(), IdentifierError> {
+        let isbn: Isbn = isbn.parse()?;
         let path = format!("/{isbn}/{}", kind.file_name());
         self.titles.push(Title {
             isbn,
+            name,
+            creator,
             kind,
             path: format!("/files{path}"),
             bytes: content.len() as u64,
             licences,
         });
         self.files.push(File::new(path, content, kind.content_type()));
+        Ok(())
     }
 
     /// Returns the titles, sorted by ISBN.
     pub fn titles(&self) -> &[Title] {
         &self.titles
+    }
+
+    /// Returns whether the storage sends the title no faster than for a slow line.
+    pub fn is_paced(&self, title: &Title) -> bool {
+        let path = title.path.trim_start_matches("/files");
+        self.file(path).is_some_and(|file| file.content.is_paced())
     }
 
     /// Returns the files in the storage, the cover last.
@@ -219,6 +263,7 @@ mod tests {
             ("/files/9788299999014/book.epub", "ebook", 100),
             ("/files/9788299999021/book.epub", "ebook", 1),
             ("/files/9788299999038/audio.mp3", "audiobook", 100),
+            ("/files/9788299999045/audio.mp3", "audiobook", 100),
         ];
         assert_eq!(listed, expected);
         for title in collection.titles() {

@@ -52,10 +52,11 @@ impl Log {
         entries.push_back(entry);
     }
 
-    /// Returns the log as a JSON array.
-    pub(super) fn json(&self) -> serde_json::Result<Vec<u8>> {
+    /// Returns the log as a JSON array: the newest entries, at most this number.
+    pub(super) fn json(&self, newest: usize) -> serde_json::Result<Vec<u8>> {
         let entries = lock(&self.0);
-        serde_json::to_vec(&*entries)
+        let first = entries.len().saturating_sub(newest);
+        serde_json::to_vec(&entries.range(first..).collect::<Vec<_>>())
     }
 }
 
@@ -70,10 +71,13 @@ mod tests {
             let at = Timestamp::from_second(i64::try_from(second).unwrap()).unwrap();
             log.add(Entry::new(at, "GET", "/a", &HeaderMap::new()));
         }
-        let kept: Vec<serde_json::Value> = serde_json::from_slice(&log.json().unwrap()).unwrap();
+        let kept: Vec<serde_json::Value> =
+            serde_json::from_slice(&log.json(usize::MAX).unwrap()).unwrap();
         assert_eq!(kept.len(), MAX_ENTRIES);
         let at = "1970-01-01T00:00:01Z";
         let expected = serde_json::json!({"at": at, "method": "GET", "path": "/a", "range": null});
         assert_eq!(kept[0], expected);
+        let newest: Vec<serde_json::Value> = serde_json::from_slice(&log.json(2).unwrap()).unwrap();
+        assert_eq!(newest, kept[MAX_ENTRIES - 2..]);
     }
 }

@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Collection;
-use super::file_response::{self, Slices};
+use super::content::Slices;
+use super::file_response;
 use super::request_log::{Entry, Log};
 use crate::accept::{self, AcceptRetry};
 use crate::clock::Clock;
@@ -144,10 +145,10 @@ impl Shared {
             let response = Response::builder()
                 .status(StatusCode::METHOD_NOT_ALLOWED)
                 .header(ALLOW, "GET, HEAD");
-            return file_response::with_body(response, Bytes::new(), method);
+            return file_response::with_body(response, Slices::of(Bytes::new()), method);
         }
         if path == REQUESTS {
-            return self.requests(method);
+            return self.requests(method, request.uri().query());
         }
         match self.collection.file(path) {
             Some(file) => file_response::build(file, method, request.headers()),
@@ -155,14 +156,19 @@ impl Shared {
         }
     }
 
-    /// Builds the response with the log.
-    fn requests(&self, method: &Method) -> Result<Response<Slices>, http::Error> {
-        let Ok(entries) = self.log.json() else {
+    /// Builds the response with the log. The query `newest=8` limits it to the last 8 requests.
+    fn requests(
+        &self,
+        method: &Method,
+        query: Option<&str>,
+    ) -> Result<Response<Slices>, http::Error> {
+        let newest = query.and_then(|query| query.strip_prefix("newest=")?.parse().ok());
+        let Ok(entries) = self.log.json(newest.unwrap_or(usize::MAX)) else {
             return file_response::empty_response(StatusCode::INTERNAL_SERVER_ERROR);
         };
         let response = Response::builder()
             .header(CONTENT_TYPE, "application/json")
             .header(CACHE_CONTROL, "no-store");
-        file_response::with_body(response, Bytes::from(entries), method)
+        file_response::with_body(response, Slices::of(Bytes::from(entries)), method)
     }
 }

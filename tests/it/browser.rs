@@ -65,7 +65,7 @@ async fn audiobook_plays_by_link_and_seeks_by_range() {
     let samples = Collection::build().unwrap();
     let audio = samples.files().iter().find(|file| file.path().ends_with("audio.mp3")).unwrap();
     let size = audio.content().len() as u64;
-    scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::with(audio.content().clone()));
+    scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::with(audio.content()));
     let link = scene.link(&["--isbn", AUDIO]);
     let file = format!("files/{AUDIO}/audio.mp3");
     let urls =
