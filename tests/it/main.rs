@@ -34,6 +34,7 @@ mod console;
 mod console_browser;
 mod cors;
 mod damaged_rows;
+mod demo_page;
 mod diagnostics;
 mod directories;
 mod dispositions;

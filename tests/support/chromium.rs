@@ -14,8 +14,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::Pages;
 use super::external_program::{OwnedProcess, direct};
+use super::{DevTools, Pages};
 
 /// Timeout for each report of the page.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -77,6 +77,18 @@ impl Chromium {
         Chromium { process: OwnedProcess(command.spawn().unwrap()), home }
     }
 
+    /// Attaches to the browser's page by the DevTools protocol.
+    pub(crate) async fn devtools(mut self) -> DevTools {
+        let pipes = self.process.0.stdin.take().zip(self.process.0.stdout.take());
+        DevTools::attach(self, pipes.unwrap()).await
+    }
+
+    /// Returns what the browser has written to its log.
+    pub(crate) fn log(&self) -> String {
+        let log = std::fs::read(self.home.path().join("log")).unwrap();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
     /// Returns the next value that the page reports.
     pub(crate) async fn reported(&mut self, pages: &mut Pages) -> Value {
         let deadline = Instant::now() + PATIENCE;
@@ -89,15 +101,14 @@ impl Chromium {
             let why =
                 why.or((Instant::now() > deadline).then(|| "the page reported nothing".to_owned()));
             if let Some(why) = why {
-                let log = std::fs::read(self.home.path().join("log")).unwrap();
-                panic!("{why}; the browser's log: {}", String::from_utf8_lossy(&log));
+                panic!("{why}; the browser's log: {}", self.log());
             }
         }
     }
 }
 
 /// Returns the hash of a certificate's key in the form of Chromium's option.
-fn key_of(certificate: &Path) -> String {
+pub(crate) fn key_of(certificate: &Path) -> String {
     let certificate = CertificateDer::from_pem_file(certificate).unwrap();
     let (_, certificate) = x509_parser::parse_x509_certificate(&certificate).unwrap();
     BASE64.encode(digest::digest(&digest::SHA256, certificate.public_key().raw).as_ref())

@@ -32,6 +32,13 @@ impl Demo {
         Demo::start_in(tempfile::tempdir().unwrap(), level, &[])
     }
 
+    /// Starts a demo that opens its page in the browser of this directory.
+    pub(crate) fn start_with_browser(directory: &Path) -> Demo {
+        let mut command = Demo::command();
+        command.arg("--open").env("PATH", directory);
+        Demo::start_command(command, tempfile::tempdir().unwrap(), "info")
+    }
+
     /// Kills the demo and starts another one with its files and these arguments.
     pub(crate) fn restart_with(mut self, arguments: &[&str]) -> Demo {
         self.kill();
@@ -45,12 +52,24 @@ impl Demo {
         let _ = self.child.wait();
     }
 
-    fn start_in(dir: TempDir, level: &str, arguments: &[&str]) -> Demo {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_loangate"))
+    fn command() -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loangate"));
+        command
             .args(["demo", "--json", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-            .args(["--sandbox", "127.0.0.1:0", "--origin", "127.0.0.1:0", "--dir"])
+            .args(["--sandbox", "127.0.0.1:0", "--origin", "127.0.0.1:0"]);
+        command
+    }
+
+    fn start_in(dir: TempDir, level: &str, arguments: &[&str]) -> Demo {
+        let mut command = Demo::command();
+        command.args(arguments);
+        Demo::start_command(command, dir, level)
+    }
+
+    fn start_command(mut command: Command, dir: TempDir, level: &str) -> Demo {
+        let mut child = command
+            .arg("--dir")
             .arg(dir.path().join("demo"))
-            .args(arguments)
             .env("LOANGATE_LOG", level)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -4,19 +4,25 @@
 //! stores all files between runs, including the loans. Each run writes new tokens and a new
 //! configuration.
 
+mod browser;
+mod page;
 mod people;
+mod surroundings;
 mod walkthrough;
 
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
-use people::{OVER_THE_LIMIT, PEOPLE, Person, WITHOUT_BUDGET};
+use browser::Browser;
+use page::{Behind, Page};
+use people::{PEOPLE, Person};
+use surroundings::{refuse_borrower, start_sandbox, start_storage};
 
 use super::signals::Signals;
 use super::{CliError, init, say, token};
@@ -24,15 +30,11 @@ use crate::app;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::loan::LibraryId;
-use crate::samples::{self, Collection, Storage};
-use crate::sandbox::{self, Library, Licence, Sandbox, World};
+use crate::reader::JwtSettings;
+use crate::samples::{self, Collection};
+use crate::sandbox;
 use crate::telemetry;
 
-/// Default addresses of the stand-in and the storage, used if they are free.
-const SANDBOX_ADDRESS: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9100);
-const STORAGE_ADDRESS: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 /// The ledger's URL in the configuration, unless the command line names another one.
 const SQLITE_URL: &str = "\"sqlite:data/loangate.db\"";
 /// The lifetime of the readers' tokens.
@@ -58,6 +60,9 @@ pub(super) struct Args {
     /// Directory for all files of the demo.
     #[arg(long, default_value = "demo")]
     dir: PathBuf,
+    /// Open the demo's page in Chromium, with a temporary profile that trusts the demo's key.
+    #[arg(long)]
+    open: bool,
     /// Print one line of JSON once the demo is ready.
     #[arg(long)]
     json: bool,
@@ -68,6 +73,8 @@ struct Demo {
     gate: app::Running,
     sandbox: sandbox::Running,
     storage: samples::Running,
+    /// Serves the web reader until it is dropped.
+    _page: Page,
     tokens: Vec<String>,
     admin_token: String,
     dir: PathBuf,
@@ -76,8 +83,9 @@ struct Demo {
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
-    let json = args.json;
+    let (json, open) = (args.json, args.open);
     let demo = start(args).await?;
+    let browser = if open { demo.open_page().await } else { None };
     say(&if json { demo.to_json().to_string() } else { demo.walkthrough() })?;
     tokio::select! {
         () = signals.drain() => {}
@@ -85,6 +93,9 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
             demo.gate.abort().await;
             return Err(CliError::new(error));
         }
+    }
+    if let Some(browser) = browser {
+        browser.close().await;
     }
     tokio::select! {
         () = demo.stop() => {}
@@ -101,95 +112,52 @@ async fn start(args: Args) -> Result<Demo, CliError> {
     let collection = Collection::build().map_err(CliError::new)?;
     let storage = start_storage(args.origin, &collection, &clock).await?;
     let sandbox = start_sandbox(args.sandbox, &dir, &collection, &clock).await?;
-    let listen = (&args.listen, &args.admin);
-    let config = configure(&dir, listen, &sandbox, storage.url(), args.ledger.as_deref())?;
+    let page = Page::start().await.map_err(CliError::new)?;
+    let config = configure(&dir, &args, &sandbox, storage.url(), &page)?;
     telemetry::init(&config.log).map_err(CliError::new)?;
     let tokens = write_tokens(&dir, &config)?;
     let admin_token = config.admin.token.expose_secret().to_owned();
     write(&dir, "admin.header", &format!("Authorization: Bearer {admin_token}\n"))?;
-    let gate = app::start(config, clock).await?;
-    refuse_borrower(&sandbox, &gate).await?;
-    Ok(Demo { gate, sandbox, storage, tokens, admin_token, dir, collection })
-}
-
-/// Starts the storage at the requested address, else at the default one, else at a free port.
-async fn start_storage(
-    requested: Option<SocketAddr>,
-    collection: &Collection,
-    clock: &Clock,
-) -> Result<samples::Running, CliError> {
-    match Storage::start(requested.unwrap_or(STORAGE_ADDRESS), collection, clock.clone()).await {
-        Ok(running) => Ok(running),
-        Err(_) if requested.is_none() => {
-            Storage::start(free_port(), collection, clock.clone()).await.map_err(CliError::new)
-        }
-        Err(error) => Err(CliError::new(format!("the storage cannot listen: {error}"))),
-    }
-}
-
-async fn start_sandbox(
-    requested: Option<SocketAddr>,
-    dir: &Path,
-    collection: &Collection,
-    clock: &Clock,
-) -> Result<sandbox::Running, CliError> {
-    let settings = |listen| sandbox::Settings {
-        listen,
-        dir: Some(dir.join("sandbox")),
-        world: world(collection),
-        ..sandbox::Settings::default()
-    };
-    match Sandbox::start(settings(requested.unwrap_or(SANDBOX_ADDRESS)), clock.clone()).await {
-        Ok(running) => Ok(running),
-        Err(sandbox::SandboxError::Listen { .. }) if requested.is_none() => {
-            Sandbox::start(settings(free_port()), clock.clone()).await.map_err(CliError::new)
-        }
-        Err(error) => Err(CliError::new(error)),
-    }
-}
-
-fn free_port() -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
-}
-
-/// Returns the libraries and titles for the stand-in.
-fn world(collection: &Collection) -> World {
-    let mut isils: Vec<&str> = PEOPLE.iter().map(|person| person.library).collect();
-    isils.dedup();
-    let libraries = isils.iter().filter_map(|isil| {
-        let refuse = (*isil == WITHOUT_BUDGET).then(|| "BUDGET_EXCEEDED".to_owned());
-        Some(Library { isil: isil.parse().ok()?, refuse })
+    let jwt = token_settings(&config)?.clone();
+    let gate = app::start(config, clock.clone()).await?;
+    let client = page::client()?;
+    refuse_borrower(&sandbox, &gate, &client).await?;
+    page.connect(Behind {
+        admin_url: gate.admin_url.clone(),
+        admin_token: admin_token.clone().into(),
+        sandbox_url: sandbox.url().to_owned(),
+        storage_url: storage.url().to_owned(),
+        jwt,
+        readers: gate.readers.clone(),
+        collection: collection.clone(),
+        clock,
+        client,
     });
-    let titles = collection.titles().iter().map(|title| {
-        let kind = if title.licences == 1 { "EXCLUSIVE" } else { "PACKAGE" };
-        let licence = Licence {
-            exclusive: title.licences == 1,
-            ..Licence::new(format!("L-{}", title.isbn), kind, Some(title.licences))
-        };
-        sandbox::Title { isbn: title.isbn, licences: vec![licence], loan_days: 21, refuse: None }
-    });
-    World { libraries: libraries.collect(), titles: titles.collect(), ..World::default() }
+    Ok(Demo { gate, sandbox, storage, _page: page, tokens, admin_token, dir, collection })
 }
 
 /// Writes the configuration of this run and loads it like any gate.
 fn configure(
     dir: &Path,
-    (public, admin): (&SocketAddr, &SocketAddr),
+    args: &Args,
     sandbox: &sandbox::Running,
     storage: &str,
-    ledger: Option<&str>,
+    page: &Page,
 ) -> Result<Config, CliError> {
     let text = include_str!("../init.toml")
-        .replace("127.0.0.1:8443", &public.to_string())
-        .replace("127.0.0.1:9443", &admin.to_string())
+        .replace("127.0.0.1:8443", &args.listen.to_string())
+        .replace("127.0.0.1:9443", &args.admin.to_string())
         .replace("http://127.0.0.1:9100", sandbox.url())
         .replace("http://127.0.0.1:9000/", &format!("{storage}/"));
-    let text = match ledger {
-        Some(url) => text.replace(SQLITE_URL, &toml::Value::from(url).to_string()),
+    let text = match &args.ledger {
+        Some(url) => text.replace(SQLITE_URL, &toml::Value::from(url.as_str()).to_string()),
         None => text,
     };
     let (_, text) = text.split_once('\n').unwrap_or(("", &text));
-    let text = format!("# The demo's gate. Each start rewrites this file.\n{text}");
+    let text = format!(
+        "# The demo's gate. Each start rewrites this file.\n{text}{}",
+        page.configuration()
+    );
     write(dir, "config.toml", &text)?;
     let loaded = config::load(&dir.join("config.toml")).map_err(CliError::all)?;
     Ok(loaded.config)
@@ -197,11 +165,7 @@ fn configure(
 
 /// Writes each reader's token as a header line, for `curl -H @FILE`.
 fn write_tokens(dir: &Path, config: &Config) -> Result<Vec<String>, CliError> {
-    let jwt = config
-        .readers
-        .jwt
-        .as_ref()
-        .ok_or_else(|| CliError::new("the demo's readers have no tokens"))?;
+    let jwt = token_settings(config)?;
     let made = PEOPLE.iter().map(|person| {
         let token = token::reader(jwt, &library(person)?, person.name, TOKEN_LIFETIME)?;
         write(
@@ -212,6 +176,11 @@ fn write_tokens(dir: &Path, config: &Config) -> Result<Vec<String>, CliError> {
         Ok(token)
     });
     made.collect()
+}
+
+fn token_settings(config: &Config) -> Result<&JwtSettings, CliError> {
+    let jwt = config.readers.jwt.as_ref();
+    jwt.ok_or_else(|| CliError::new("the demo's readers have no tokens"))
 }
 
 fn library(person: &Person) -> Result<LibraryId, CliError> {
@@ -226,28 +195,21 @@ fn write(dir: &Path, name: &str, text: &str) -> Result<(), CliError> {
     written.map_err(|error| CliError::new(format!("{} cannot be written: {error}", file.display())))
 }
 
-/// Makes the stand-in refuse the reader who is over the limit.
-async fn refuse_borrower(sandbox: &sandbox::Running, gate: &app::Running) -> Result<(), CliError> {
-    for person in PEOPLE.iter().filter(|person| person.name == OVER_THE_LIMIT) {
-        let pseudonym = gate.readers.pseudonym(library(person)?, person.name);
-        let url = format!("{}/sandbox/borrowers/{pseudonym}", sandbox.url());
-        let rule = serde_json::json!({ "refuse": "BORROWER_LIMIT" });
-        let client = reqwest::Client::builder().no_proxy().build().map_err(CliError::new)?;
-        let sent = client.put(url).json(&rule).send().await;
-        sent.and_then(reqwest::Response::error_for_status)
-            .map_err(|error| CliError::new(error.without_url()))?;
-    }
-    Ok(())
-}
-
 impl Demo {
     fn base(&self) -> String {
         format!("https://{}", self.gate.public)
     }
 
+    /// Returns the address of the web reader, with the host name of the certificate.
+    fn page_url(&self) -> String {
+        format!("https://localhost:{}/demo/", self.gate.public.port())
+    }
+
     /// Returns what a program needs to use the demo, as JSON.
     fn to_json(&self) -> serde_json::Value {
-        let titles = self.collection.titles().iter().map(|title| {
+        // A program that downloads all titles would wait minutes for a paced one.
+        let titles = self.collection.titles().iter();
+        let titles = titles.filter(|title| !self.collection.is_paced(title)).map(|title| {
             serde_json::json!({
                 "isbn": title.isbn.to_string(),
                 "kind": title.kind.name(),
@@ -262,6 +224,7 @@ impl Demo {
         });
         serde_json::json!({
             "base_url": self.base(),
+            "page_url": self.page_url(),
             "admin_url": self.gate.admin_url,
             "admin_token": self.admin_token,
             "sandbox_url": self.sandbox.url(),
@@ -270,6 +233,12 @@ impl Demo {
             "titles": titles.collect::<Vec<_>>(),
             "readers": readers.collect::<Vec<_>>(),
         })
+    }
+
+    /// Opens the web reader in a browser, or says why not on standard error.
+    async fn open_page(&self) -> Option<Browser> {
+        let opened = Browser::open(&self.page_url(), &self.dir).await;
+        opened.inspect_err(|why| drop(writeln!(std::io::stderr(), "{why}"))).ok()
     }
 
     /// Returns the walkthrough, with the demo's addresses.
