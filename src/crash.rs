@@ -1,8 +1,8 @@
 //! Crash points for tests: before and after each commit and each call to Bokbasen, and in
-//! background tasks.
+//! background tasks. Defects for tests of `loangate drill`, which must find them.
 //!
-//! Any module may call [`point`]. It depends on no other module. Builds without debug assertions,
-//! such as every release, contain no crash points.
+//! Any module may call [`point`] and [`has_defect`]. It depends on no other module. Builds without
+//! debug assertions, such as every release, contain no crash points and no defects.
 
 /// Whether a crash point is before or after its operation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -64,3 +64,18 @@ fn panic_once(operation: &str, name: &str, edge: Edge) {
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub(crate) fn point(_operation: &str, _name: &str, _edge: Edge) {}
+
+/// Returns whether LOANGATE_DEFECT names this defect, which a drill must find.
+#[cfg(debug_assertions)]
+pub(crate) fn has_defect(name: &str) -> bool {
+    use std::sync::OnceLock;
+    static DEFECT: OnceLock<Option<String>> = OnceLock::new();
+    DEFECT.get_or_init(|| std::env::var("LOANGATE_DEFECT").ok()).as_deref() == Some(name)
+}
+
+/// Returns false in builds without debug assertions.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub(crate) const fn has_defect(_name: &str) -> bool {
+    false
+}

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::Circulation;
 use super::drive::event_of;
+use crate::crash;
 use crate::lending::{CallError, EndAck, RemoteLoan, Standing};
 use crate::loan::{EndReason, Event, Loan};
 use crate::telemetry::LoanEvent;
@@ -120,6 +121,9 @@ async fn by_reference(circulation: &Circulation, loan: &Loan) -> Result<Found, C
     let mut found = circulation.inner.lending.find(&loan.reference).await?;
     found.retain(|remote| remote.reference.as_ref() == Some(&loan.reference));
     let Some(kept) = pick(&mut found) else { return Ok(Found::Nothing) };
+    if crash::has_defect("keeps-duplicates") {
+        found.clear();
+    }
     if !found.is_empty() && !circulation.inner.ledger.lease().is_held() {
         // Another process may have adopted the loan, and then decides which one stays.
         let why = "this process has lost its lease, and ends no duplicate";

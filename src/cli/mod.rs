@@ -8,6 +8,7 @@ mod accesses;
 mod admin_client;
 mod check;
 mod demo;
+mod drill;
 mod explain;
 mod init;
 mod ledger;
@@ -73,6 +74,9 @@ enum Command {
     Problems(admin_client::GateArgs),
     /// Say what a request for a file would get from a running gate, and why; begin no loan.
     Explain(explain::Args),
+    /// Run faults against a staging gate and its sandbox, and check the books; exit with 1 if a
+    /// check fails.
+    Drill(drill::Args),
 }
 
 /// The sentences that explain why a command failed.
@@ -135,6 +139,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Loans(command) => block_on(loans::run(command)),
         Command::Problems(gate) => block_on(problems::run(gate)),
         Command::Explain(args) => block_on(explain::run(args)),
+        Command::Drill(args) => block_on(drill::run(args)),
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::OnceCell;
 use crate::circulation::FeedStatus;
 use crate::clock::{self, Clock};
 use crate::connection_handle::{Abort, OutgoingBody};
+use crate::crash;
 use crate::loan::{LoanId, LoanKey};
 use crate::lock::lock;
 
@@ -172,6 +173,9 @@ impl Access {
     }
 
     pub(super) fn close(&self) {
+        if crash::has_defect("aborts-no-stream") {
+            return;
+        }
         self.state.store(CLOSED, Ordering::Release);
     }
 
@@ -219,6 +223,9 @@ impl Access {
     /// Returns the running bodies. The caller uses them without the lock, because a body that ends
     /// takes it.
     fn bodies(&self) -> Vec<Arc<dyn OutgoingBody>> {
+        if crash::has_defect("aborts-no-stream") {
+            return Vec::new();
+        }
         self.streams().bodies.iter().filter_map(|(_, body)| body.upgrade()).collect()
     }
 

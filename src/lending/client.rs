@@ -9,6 +9,7 @@ use super::{
     Availability, Begin, Bokbasen, CallError, CallKind, EndAck, Listing, MaySend, RemoteLoan,
     protocol_breaches, wire,
 };
+use crate::crash;
 use crate::loan::{EndReason, Isbn, LibraryId, Reference};
 use crate::telemetry::LendingCall;
 
@@ -58,6 +59,9 @@ impl Bokbasen {
     /// [`CallError`]; the call may be repeated. An unreadable loan, a loan without a reference, and
     /// a listing of other references only are errors too: the loan may exist all the same.
     pub async fn find(&self, reference: &Reference) -> Result<Vec<RemoteLoan>, CallError> {
+        if crash::has_defect("finds-no-loan") {
+            return Ok(Vec::new());
+        }
         let scope = (CallKind::Read, self.transport.guard.subject(reference.as_str()));
         let mut found = Vec::new();
         let mut query = wire::by_reference(reference);
@@ -157,6 +161,9 @@ impl Bokbasen {
         ended: Timestamp,
         reason: EndReason,
     ) -> Result<EndAck, CallError> {
+        if crash::has_defect("sends-no-end") {
+            return Ok(EndAck::Done);
+        }
         let body = wire::Return::new(ended, reason);
         let call = Call::repeatable(
             self.end_scope(lending_id),

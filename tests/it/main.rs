@@ -41,6 +41,7 @@ mod dispositions;
 mod documents;
 mod download_clients;
 mod drain;
+mod drill;
 mod examples;
 mod explain;
 mod full_disk;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::clock;
+use crate::crash;
 use crate::lending::response::ApiResponse;
 use crate::lending::{
     Availability, CallError, FreeLicence, RemoteLoan, Standing, listing, received_text,
@@ -196,6 +197,11 @@ impl LoanBody {
                 ),
                 licence_id: self.license_id,
                 licence_type: self.license_type,
+            }),
+            "REFUSED" if crash::has_defect("accepts-refused-loans") => Standing::Accepted(Terms {
+                due: clock::after(now, Duration::from_secs(3600)),
+                licence_id: None,
+                licence_type: None,
             }),
             "REFUSED" => Standing::Refused(self.refusal.unwrap_or_default().refusal(now)),
             "RETURNED" => Standing::Ended(EndReason::Returned),

@@ -1,0 +1,136 @@
+//! `loangate drill`: makes a sandbox misbehave while a staging gate serves invented readers, and
+//! checks what they got and what the books have afterwards.
+//!
+//! It refuses to run unless Bokbasen's address in the configuration is a sandbox's, and a loan of
+//! an invented title that the running gate begins appears in that sandbox's books. So no licence of
+//! a real library is ever spent. The sandbox's faults and settings are restored at the end, also
+//! after an interruption.
+
+mod books;
+mod checks;
+mod gate;
+mod sandbox;
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use gate::StagingGate;
+use sandbox::StagingSandbox;
+
+use super::signals::Signals;
+use super::{CliError, say};
+use crate::loan::LibraryId;
+
+/// How long the faults may take to be removed.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(20);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Configuration of the running staging gate.
+    #[arg(long, default_value = "config.toml")]
+    config: PathBuf,
+    /// Path of a file of at least 16 MiB, with the ISBN of its title in it, such as
+    /// /files/9788299999038/audio.mp3.
+    #[arg(long)]
+    path: String,
+    /// Library whose invented readers borrow, by its ISIL.
+    #[arg(long, default_value = "NO-0301000")]
+    library: LibraryId,
+    /// Address of the gate; by default localhost with the port of the configuration.
+    #[arg(long)]
+    url: Option<String>,
+    /// Address of the admin API; by default that of the configuration.
+    #[arg(long)]
+    admin: Option<String>,
+    /// Certificates to trust, as a PEM file; by default ca.pem beside the gate's certificate.
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// Host of the sandbox, if it is not this machine. It must be that of `[lending] url`.
+    #[arg(long)]
+    sandbox_host: Option<String>,
+    /// How long to wait for what must happen, besides `lending.settle`.
+    #[arg(long, default_value = "60s")]
+    patience: humantime::Duration,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What one check found.
+struct CheckOutcome {
+    check: &'static str,
+    took: Duration,
+    /// Why it failed; none if it passed.
+    failure: Option<String>,
+}
+
+pub(super) async fn run(args: Args) -> Result<(), CliError> {
+    let mut signals = Signals::listen()?;
+    let config = super::load(&args.config)?;
+    let sandbox = StagingSandbox::find(&config.lending.url, args.sandbox_host.as_deref()).await?;
+    let gate = StagingGate::of(&args, &config)?;
+    let mut outcomes = Vec::new();
+    let drilled = tokio::select! {
+        drilled = drill(&gate, &sandbox, &mut outcomes) => drilled,
+        () = signals.drain() => Err(CliError::new("interrupted; the sandbox's faults are removed")),
+    };
+    let restored = tokio::time::timeout(RESTORE_TIMEOUT, sandbox.restore()).await;
+    let mut errors: Vec<CliError> = drilled.err().into_iter().collect();
+    if !matches!(restored, Ok(Ok(()))) {
+        let url = sandbox.url();
+        errors.push(CliError::new(format!(
+            "the sandbox at {url} may have faults or settings of the drill. Send DELETE to \
+             {url}/sandbox/faults, and PUT the settings to {url}/sandbox/settings"
+        )));
+    }
+    if !errors.is_empty() {
+        return Err(CliError::all(errors));
+    }
+    say(&if args.json { as_json(&outcomes) } else { as_table(&outcomes) })?;
+    let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(CliError::new(format!("{failed} of {} checks failed", outcomes.len())))
+}
+
+async fn drill(
+    gate: &StagingGate,
+    sandbox: &StagingSandbox,
+    outcomes: &mut Vec<CheckOutcome>,
+) -> Result<(), CliError> {
+    gate.prove_sandbox(sandbox).await?;
+    for (check, run) in checks::ALL {
+        let began = Instant::now();
+        let failure = run(gate, sandbox).await.err();
+        sandbox.restore().await.map_err(CliError::new)?;
+        outcomes.push(CheckOutcome { check, took: began.elapsed(), failure });
+    }
+    let began = Instant::now();
+    let failure = books::balance(gate, sandbox).await.err();
+    outcomes.push(CheckOutcome { check: "books", took: began.elapsed(), failure });
+    Ok(())
+}
+
+fn as_table(outcomes: &[CheckOutcome]) -> String {
+    let mut table = String::new();
+    for CheckOutcome { check, took, failure } in outcomes {
+        let verdict = if failure.is_some() { "FAIL" } else { "pass" };
+        let why = failure.as_deref().unwrap_or_default();
+        // Writing to a string does not fail.
+        let _ = writeln!(table, "{verdict}  {check:32} {:6.1} s  {why}", took.as_secs_f64());
+    }
+    table.trim_end().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+fn as_json(outcomes: &[CheckOutcome]) -> String {
+    let checks = outcomes.iter().map(|CheckOutcome { check, took, failure }| {
+        let seconds = took.as_secs_f64();
+        json!({ "check": check, "passed": failure.is_none(), "seconds": seconds, "why": failure })
+    });
+    let passed = outcomes.iter().all(|outcome| outcome.failure.is_none());
+    json!({ "passed": passed, "checks": checks.collect::<Vec<_>>() }).to_string()
+}
