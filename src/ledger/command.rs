@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Access, Cause, Delivered, Doubts, Intended, LedgerError};
+use super::{
+    Access, Cause, Delivered, Doubts, Intended, LedgerError, Report, ReportState, ReportStep,
+};
 use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 use crate::telemetry::LoanEvent;
 
@@ -27,6 +29,7 @@ pub(super) enum Command {
     Intend(Box<Intent>, Reply<Intended>),
     Apply(Change, Reply<Loan>),
     Update(Update, Reply<u64>),
+    Report(ReportWrite, Reply<u64>),
 }
 
 /// A new loan to write, unless a rule forbids it.
@@ -71,6 +74,42 @@ pub(super) enum Update {
     Probe,
 }
 
+/// A change of the books of reports, with the steps of its loans.
+pub(super) enum ReportWrite {
+    /// Add reports of one library, and mark loans as assessed. Returns the number of new reports.
+    Add { library: LibraryId, reports: Vec<Report>, assessed: Vec<LoanId> },
+    /// Change the state of a report. Returns the number of changed reports.
+    Step(Box<ReportStep>),
+}
+
+impl ReportWrite {
+    fn library(&self) -> LibraryId {
+        match self {
+            ReportWrite::Add { library, .. } => *library,
+            ReportWrite::Step(step) => step.loan.library(),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            ReportWrite::Add { .. } => "report-added",
+            ReportWrite::Step(step) if step.to == ReportState::Sending => "report-claimed",
+            ReportWrite::Step(step) if step.to == ReportState::Reported => "reported",
+            ReportWrite::Step(_) => "report-changed",
+        }
+    }
+
+    /// Appends the loans whose rows the steps of the change cover.
+    pub(super) fn push_loans(&self, ids: &mut Vec<LoanId>) {
+        match self {
+            ReportWrite::Add { reports, .. } => {
+                ids.extend(reports.iter().map(|report| report.loan))
+            }
+            ReportWrite::Step(step) => ids.push(step.loan),
+        }
+    }
+}
+
 impl Command {
     /// Returns the name that crash points use.
     pub(super) fn name(&self) -> &'static str {
@@ -78,6 +117,7 @@ impl Command {
             Command::Intend(..) => "intended",
             Command::Apply(change, _) => change.event.name(),
             Command::Update(update, _) => update.name(),
+            Command::Report(write, _) => write.name(),
         }
     }
 
@@ -87,6 +127,7 @@ impl Command {
             Command::Intend(intent, _) => Some(intent.loan.key.library),
             Command::Apply(change, _) => Some(change.id.library()),
             Command::Update(update, _) => update.library(),
+            Command::Report(write, _) => Some(write.library()),
         }
     }
 
@@ -107,7 +148,7 @@ impl Command {
             Command::Apply(change, reply) => {
                 matches!(reply.result, Some(Ok(_))).then(|| LoanEvent::Applied(change.event.kind()))
             }
-            Command::Update(..) => None,
+            Command::Update(..) | Command::Report(..) => None,
         }
     }
 
@@ -116,7 +157,7 @@ impl Command {
         match self {
             Command::Intend(_, reply) => reply.send(committed),
             Command::Apply(_, reply) => reply.send(committed),
-            Command::Update(_, reply) => reply.send(committed),
+            Command::Update(_, reply) | Command::Report(_, reply) => reply.send(committed),
         }
     }
 
@@ -126,7 +167,7 @@ impl Command {
         match &mut self {
             Command::Intend(_, reply) => reply.set(Err(error)),
             Command::Apply(_, reply) => reply.set(Err(error)),
-            Command::Update(_, reply) => reply.set(Err(error)),
+            Command::Update(_, reply) | Command::Report(_, reply) => reply.set(Err(error)),
         }
         self.respond(Ok(()));
     }

@@ -133,6 +133,11 @@ impl Debug for Lease {
 }
 
 impl Lease {
+    /// Returns the name of the process when the lease was taken.
+    pub(super) fn name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
     /// Returns whether the process holds the lease and begins are open. It reads memory only.
     pub fn is_held(&self) -> bool {
         self.membership.holds_lease(&self.name)

@@ -20,6 +20,7 @@
 //! | `rules`, `brake` | decisions, as pure functions of rows and counts |
 //! | `audit` | the chain of hashes over all steps |
 //! | `accesses` | the steps that record who of the staff looked at loans, and why |
+//! | `reports` | the books of usage reports to Bokbasen |
 //! | `queries` | the queries of all stores, and `reads` for callers |
 //! | `maintenance` | verification, check and pruning for the command line |
 //! | `write_connection` | reopens the connection after a failure |
@@ -50,6 +51,7 @@ mod open;
 mod postgres;
 mod queries;
 mod reads;
+mod reports;
 mod rules;
 mod runner;
 mod sqlite;
@@ -88,6 +90,9 @@ pub use postgres::{
     check_database, contract, longest_call, plan_contraction, reconcile,
 };
 use queries::{Queries, ToForget};
+pub use reports::{
+    Evidence, Measure, Report, ReportFilter, ReportModel, ReportPosition, ReportState, ReportStep,
+};
 pub use sqlite::{backup, probe};
 pub use types::{
     Cause, Delivered, Doubts, EndPosition, Ends, Filter, HistoryRow, Intended, Prunable, Pruned,

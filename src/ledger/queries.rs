@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::change_feed::FeedBarrier;
 use super::membership::Membership;
 use super::{
-    AccessFilter, EndPosition, Ends, Filter, HistoryRow, LedgerError, RecordedAccess, UnfoundBegin,
-    postgres, sqlite,
+    AccessFilter, EndPosition, Ends, Filter, HistoryRow, LedgerError, RecordedAccess, Report,
+    ReportFilter, ReportState, UnfoundBegin, postgres, sqlite,
 };
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
 
@@ -82,6 +82,14 @@ delegate! {
     fn accesses(filter: &AccessFilter) -> Vec<RecordedAccess>;
     fn delivered(loans: &[LoanId]) -> HashMap<LoanId, BTreeMap<String, Tally>>;
     fn doubts(library: LibraryId, now: Timestamp) -> HashMap<LoanId, Timestamp>;
+    fn loans_to_assess(licence_type: &str, after: Uuid, limit: u32) -> (Vec<Loan>, Option<Uuid>);
+    fn reports_in_state(
+        state: ReportState, after: Uuid, limit: u32
+    ) -> (Vec<Report>, Option<Uuid>);
+    fn is_process_dead(membership: &dyn Membership, name: &str) -> bool;
+    fn reports(filter: &ReportFilter) -> Vec<Report>;
+    fn report_of_loan(loan: Uuid) -> Option<Report>;
+    fn count_reports() -> Vec<(ReportState, u64)>;
     fn ended_by_balance(library: Option<LibraryId>, after: Timestamp) -> u64;
 }
 

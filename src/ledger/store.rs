@@ -24,7 +24,7 @@ use super::audit::{Head, NewStep};
 use super::brake::Count;
 use super::membership::Membership;
 use super::rules::KeyStanding;
-use super::{Delivered, Doubts, LedgerError};
+use super::{Delivered, Doubts, LedgerError, Report, ReportStep};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress, Tally};
 
 /// Opens write connections.
@@ -215,6 +215,31 @@ pub(super) trait StoreTransaction: Send {
         limit: u32,
         now: Timestamp,
     ) -> impl Future<Output = Result<Forgotten, sqlx::Error>> + Send;
+
+    /// Inserts a report. Returns false if what it reports, or its loan, is in the books.
+    fn add_report(
+        &mut self,
+        report: &Report,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Changes the state of a report, if its state and its owner are those of the step. Returns the
+    /// changed report.
+    ///
+    /// # Errors
+    /// Rejects the call if the row is damaged.
+    fn step_report(
+        &mut self,
+        step: &ReportStep,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Report>, WorkError>> + Send;
+
+    /// Marks loans as assessed: it was decided whether they are reported.
+    fn assess(
+        &mut self,
+        loans: &[LoanId],
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
     /// Writes a probe row, to test that the ledger can be written.
     fn probe(&mut self, now: Timestamp) -> impl Future<Output = Result<(), sqlx::Error>> + Send;

@@ -26,6 +26,8 @@ pub(super) const COLUMNS: &str = "id, library, borrower, isbn, reference, lendin
 pub(super) trait StoredRow {
     /// Returns the UUID of a loan as a text. In SQLite it may be any text.
     fn id(&self, column: &str) -> Result<String, sqlx::Error>;
+    /// Returns the name of a process, if there is one.
+    fn optional_id(&self, column: &str) -> Result<Option<String>, sqlx::Error>;
     fn small_number(&self, column: &str) -> Result<Option<i64>, sqlx::Error>;
     fn text(&self, column: &str) -> Result<String, sqlx::Error>;
     fn optional_text(&self, column: &str) -> Result<Option<String>, sqlx::Error>;
@@ -55,6 +57,10 @@ impl StoredRow for SqliteRow {
         self.try_get(column)
     }
 
+    fn optional_id(&self, column: &str) -> Result<Option<String>, sqlx::Error> {
+        self.try_get(column)
+    }
+
     fn small_number(&self, column: &str) -> Result<Option<i64>, sqlx::Error> {
         self.try_get(column)
     }
@@ -65,6 +71,10 @@ impl StoredRow for SqliteRow {
 impl StoredRow for PgRow {
     fn id(&self, column: &str) -> Result<String, sqlx::Error> {
         self.try_get(column).map(|id: Uuid| id.to_string())
+    }
+
+    fn optional_id(&self, column: &str) -> Result<Option<String>, sqlx::Error> {
+        self.try_get(column).map(|id: Option<Uuid>| id.map(|id| id.to_string()))
     }
 
     fn small_number(&self, column: &str) -> Result<Option<i64>, sqlx::Error> {

@@ -19,5 +19,5 @@ pub use identifiers::{
 pub use json_view::{LoanView, state_schema};
 pub use progress::Progress;
 pub use ranges::{Ranges, Tally};
-pub use record::{EndReason, LoanRecord, LoanState, Refusal, Terms};
+pub use record::{EndReason, LoanRecord, LoanState, Refusal, Terms, UnknownName};
 pub use state::{IllegalTransition, Loan, OVERDUE_AFTER};

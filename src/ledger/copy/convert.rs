@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::rows::{DeliveredRow, DoubtRow, LoanRow, Row, StepRow, Table};
+use super::rows::{DeliveredRow, DoubtRow, LoanRow, ReportRow, Row, StepRow, Table};
 use crate::ledger::LedgerError;
 use crate::ledger::audit::AuditKey;
 use crate::ledger::stored_row::{StoredRow, loan_of};
@@ -42,6 +42,7 @@ impl Row {
             }),
             Table::Delivered => delivered_row(row, library, loan).map(Row::Delivered),
             Table::Doubts => doubt_row(row, library, loan).map(Row::Doubt),
+            Table::Reports => report_row(row, library, loan).map(|row| Row::Report(Box::new(row))),
         };
         read.map_err(wrong)
     }
@@ -70,6 +71,7 @@ fn loan_row(row: &impl StoredRow, library: LibraryId, id: Uuid) -> Result<LoanRo
         progress: row.small_number("progress")?,
         forgotten: row.optional_number("forgotten")?,
         opened: row.optional_number("opened")?,
+        assessed: row.optional_number("assessed")?,
         changed: row.number("changed")?,
         owner: owner.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
     })
@@ -125,4 +127,34 @@ fn doubt_row(
     loan: Uuid,
 ) -> Result<DoubtRow, sqlx::Error> {
     Ok(DoubtRow { library, loan, since: row.number("since")?, run: row.number("run")? })
+}
+
+fn report_row(
+    row: &impl StoredRow,
+    library: LibraryId,
+    loan: Uuid,
+) -> Result<ReportRow, sqlx::Error> {
+    let owner = row.optional_id("owner")?.map(|owner| owner.parse()).transpose();
+    Ok(ReportRow {
+        library,
+        loan,
+        model: row.text("model")?,
+        subject: row.text("subject")?,
+        isbn: row.number("isbn")?,
+        licence_id: row.optional_text("licence_id")?,
+        licence_type: row.text("licence_type")?,
+        date: row.text("date")?,
+        evidence: row.text("evidence")?,
+        progress: row.small_number("progress")?,
+        covered: row.optional_number("covered")?,
+        size: row.optional_number("size")?,
+        measured: row.number("measured")?,
+        price: row.optional_number("price")?,
+        state: row.text("state")?,
+        owner: owner.map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        attempts: row.number("attempts")?,
+        sent: row.optional_number("sent")?,
+        note: row.optional_text("note")?,
+        changed: row.number("changed")?,
+    })
 }

@@ -168,7 +168,9 @@ impl ExclusiveLedger {
         let which = match table {
             Table::Steps => format!("loan NOT IN ('{NO_LOAN}', '{ACCESS}')"),
             Table::Accesses => format!("loan = '{ACCESS}'"),
-            Table::Loans | Table::Delivered | Table::Doubts => return self.count(table).await,
+            Table::Loans | Table::Delivered | Table::Doubts | Table::Reports => {
+                return self.count(table).await;
+            }
         };
         self.count_by(format!("SELECT count(*) FROM {} WHERE {which}", table.sql_name())).await
     }

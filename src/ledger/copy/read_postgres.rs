@@ -13,16 +13,16 @@ use uuid::Uuid;
 use super::order::{ChainStep, in_order};
 use super::read_sqlite::Rows;
 use super::rows::{Position, Row, Table};
-use crate::ledger::LedgerError;
 use crate::ledger::accesses::ACCESS;
 use crate::ledger::audit::AuditKey;
 use crate::ledger::postgres::ExclusiveDatabase;
 use crate::ledger::stored_row::{COLUMNS, loan_of};
+use crate::ledger::{LedgerError, reports};
 
 static LOANS: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT {COLUMNS}, opened, owner FROM loans WHERE (library, id) > ($1, $2) \
-         ORDER BY library, id LIMIT $3"
+        "SELECT {COLUMNS}, opened, assessed, owner FROM loans \
+         WHERE (library, id) > ($1, $2) ORDER BY library, id LIMIT $3"
     )
 });
 /// With the columns of the loan, for the hash of its row. A step without a loan is an error. Head
@@ -50,6 +50,13 @@ const DELIVERED: &str = "SELECT library, loan, file, bytes, ranges FROM delivere
      WHERE (library, loan, file) > ($1, $2, $3) ORDER BY library, loan, file LIMIT $4";
 const DOUBTS: &str = "SELECT library, loan, since, run FROM doubts \
      WHERE (library, loan) > ($1, $2) ORDER BY library, loan LIMIT $3";
+static REPORTS: LazyLock<String> = LazyLock::new(|| {
+    let columns = reports::COLUMNS;
+    format!(
+        "SELECT {columns} FROM reports WHERE (library, loan) > ($1, $2) \
+         ORDER BY library, loan LIMIT $3"
+    )
+});
 
 /// Reads the rows of a table after a position, in pages of `page` rows.
 pub(super) fn postgres_rows<'a>(
@@ -85,6 +92,7 @@ async fn read_page(
         Table::Delivered => DELIVERED,
         Table::Doubts => DOUBTS,
         Table::Accesses => ACCESSES,
+        Table::Reports => REPORTS.as_str(),
     };
     let read = database.read(async |connection| {
         let query = sqlx::query(sql).persistent(false);
@@ -92,7 +100,9 @@ async fn read_page(
         let query = match table {
             Table::Delivered => query.bind(after.uuid()).bind(after.file.as_str()),
             Table::Accesses => query.bind(ACCESS).bind(after.uuid()).bind(after.number),
-            Table::Loans | Table::Steps | Table::Doubts => query.bind(after.uuid()),
+            Table::Loans | Table::Steps | Table::Doubts | Table::Reports => {
+                query.bind(after.uuid())
+            }
         };
         query.bind(limit(page)).fetch_all(connection).await
     });

@@ -8,16 +8,16 @@ use futures_util::stream::LocalBoxStream;
 use sqlx::SqliteConnection;
 
 use super::rows::{Position, Row, Table};
-use crate::ledger::LedgerError;
 use crate::ledger::accesses::{ACCESS, NO_LIBRARY};
 use crate::ledger::audit::AuditKey;
 use crate::ledger::stored_row::COLUMNS;
+use crate::ledger::{LedgerError, reports};
 
 /// Rows of a table, or the first error.
 pub(super) type Rows<'a> = LocalBoxStream<'a, Result<Row, LedgerError>>;
 
 static LOANS: LazyLock<String> = LazyLock::new(|| {
-    format!("SELECT {COLUMNS}, opened, owner FROM loans WHERE id > ? ORDER BY id")
+    format!("SELECT {COLUMNS}, opened, assessed, owner FROM loans WHERE id > ? ORDER BY id")
 });
 /// With the columns of the loan, for the hash of its row. A step without a loan is an error.
 static STEPS: LazyLock<String> = LazyLock::new(|| {
@@ -41,6 +41,10 @@ const DELIVERED: &str = "SELECT library, loan, file, bytes, ranges \
      FROM delivered LEFT JOIN loans ON loans.id = delivered.loan \
      WHERE (loan, file) > (?, ?) ORDER BY loan, file";
 const DOUBTS: &str = "SELECT library, loan, since, run FROM doubts WHERE loan > ? ORDER BY loan";
+static REPORTS: LazyLock<String> = LazyLock::new(|| {
+    let columns = reports::COLUMNS;
+    format!("SELECT {columns} FROM reports WHERE loan > ? ORDER BY loan")
+});
 
 /// Reads the rows of a SQLite table after a position.
 pub(super) fn sqlite_rows<'a>(
@@ -56,10 +60,11 @@ pub(super) fn sqlite_rows<'a>(
         Table::Delivered => DELIVERED,
         Table::Doubts => DOUBTS,
         Table::Accesses => ACCESSES.as_str(),
+        Table::Reports => REPORTS.as_str(),
     };
     let query = sqlx::query(sql).persistent(false);
     let query = match table {
-        Table::Loans | Table::Doubts => query.bind(after.id.clone()),
+        Table::Loans | Table::Doubts | Table::Reports => query.bind(after.id.clone()),
         Table::Steps | Table::Accesses => query.bind(after.number),
         Table::Delivered => query.bind(after.id.clone()).bind(after.file.clone()),
     };

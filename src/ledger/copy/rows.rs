@@ -21,12 +21,19 @@ pub(super) enum Table {
     Doubts,
     /// The steps of accesses, which belong to no loan.
     Accesses,
+    Reports,
 }
 
 impl Table {
     /// All tables, in the order in which they are copied: loans precede what refers to them.
-    pub(super) const ALL: [Table; 5] =
-        [Table::Loans, Table::Steps, Table::Delivered, Table::Doubts, Table::Accesses];
+    pub(super) const ALL: [Table; 6] = [
+        Table::Loans,
+        Table::Steps,
+        Table::Delivered,
+        Table::Doubts,
+        Table::Accesses,
+        Table::Reports,
+    ];
 
     /// Returns what the rows of the table are, for operators.
     pub(super) fn name(self) -> &'static str {
@@ -36,6 +43,7 @@ impl Table {
             Table::Delivered => "delivered files",
             Table::Doubts => "doubts",
             Table::Accesses => "accesses",
+            Table::Reports => "reports",
         }
     }
 
@@ -46,6 +54,7 @@ impl Table {
             Table::Steps | Table::Accesses => "history",
             Table::Delivered => "delivered",
             Table::Doubts => "doubts",
+            Table::Reports => "reports",
         }
     }
 }
@@ -81,6 +90,7 @@ pub(super) enum Row {
     Step(Box<StepRow>),
     Delivered(DeliveredRow),
     Doubt(DoubtRow),
+    Report(Box<ReportRow>),
 }
 
 #[derive(Hash)]
@@ -105,6 +115,7 @@ pub(super) struct LoanRow {
     pub(super) progress: Option<i64>,
     pub(super) forgotten: Option<i64>,
     pub(super) opened: Option<i64>,
+    pub(super) assessed: Option<i64>,
     pub(super) changed: i64,
     /// The process that decides the loan. SQLite stores it without hyphens.
     pub(super) owner: Uuid,
@@ -183,6 +194,31 @@ pub(super) struct DoubtRow {
     pub(super) run: i64,
 }
 
+#[derive(Hash)]
+pub(super) struct ReportRow {
+    pub(super) library: LibraryId,
+    pub(super) loan: Uuid,
+    pub(super) model: String,
+    pub(super) subject: String,
+    pub(super) isbn: i64,
+    pub(super) licence_id: Option<String>,
+    pub(super) licence_type: String,
+    pub(super) date: String,
+    pub(super) evidence: String,
+    pub(super) progress: Option<i64>,
+    pub(super) covered: Option<i64>,
+    pub(super) size: Option<i64>,
+    pub(super) measured: i64,
+    pub(super) price: Option<i64>,
+    pub(super) state: String,
+    /// The process that sent it. SQLite stores it without hyphens.
+    pub(super) owner: Option<Uuid>,
+    pub(super) attempts: i64,
+    pub(super) sent: Option<i64>,
+    pub(super) note: Option<String>,
+    pub(super) changed: i64,
+}
+
 impl Row {
     /// Returns the id of the loan to which the row belongs.
     pub(super) fn loan(&self) -> Uuid {
@@ -191,6 +227,7 @@ impl Row {
             Row::Step(step) => step.loan,
             Row::Delivered(delivered) => delivered.loan,
             Row::Doubt(doubt) => doubt.loan,
+            Row::Report(report) => report.loan,
         }
     }
 
@@ -207,6 +244,7 @@ impl Row {
             Row::Step(step) => Position { number: step.place, ..of(step.library, step.loan) },
             Row::Delivered(row) => Position { file: row.file.clone(), ..of(row.library, row.loan) },
             Row::Doubt(doubt) => of(doubt.library, doubt.loan),
+            Row::Report(report) => of(report.library, report.loan),
         }
     }
 }

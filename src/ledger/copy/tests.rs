@@ -17,8 +17,8 @@ use crate::clock::Clock;
 use crate::ledger::test_store::TestStore;
 use crate::ledger::test_support::{KEY, accepted, audit_key, by, loan, second};
 use crate::ledger::{
-    Access, AccessFilter, Brake, Delivered, Doubts, Filter, Ledger, Prunable, Settings, probe,
-    prune, verify,
+    Access, AccessFilter, Brake, Delivered, Doubts, Evidence, Filter, Ledger, Measure, Prunable,
+    Report, ReportModel, ReportState, ReportStep, Settings, probe, prune, verify,
 };
 use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, Progress, Refusal, Tally};
 use crate::telemetry::Metrics;
@@ -94,6 +94,7 @@ async fn write_loans(ledger: &Ledger) {
     tally.ranges.insert(0..70);
     let delivered = Delivered { loan: open, file: "/a".into(), tally };
     ledger.note_delivered(open.library(), [delivered].into()).await.unwrap();
+    report(ledger, open).await;
     let ending = accepted(ledger, 7).await;
     apply(ledger, ending, Event::Ending { reason: EndReason::Expired }).await;
     end(ledger, accepted(ledger, 8).await).await;
@@ -107,6 +108,44 @@ async fn write_loans(ledger: &Ledger) {
         ledger.record_access(access.clone()).await.unwrap();
         ledger.record_access(access.of_library(Some(open.library()))).await.unwrap();
     }
+}
+
+/// Writes a report of this loan that this process has claimed.
+async fn report(ledger: &Ledger, loan: LoanId) {
+    let at = second(7);
+    let measure = Measure {
+        evidence: Evidence::Coverage,
+        progress: Some(Progress::of_hundredths(4711).unwrap()),
+        covered: Some(70),
+        size: Some(90),
+        at,
+    };
+    let report = Report {
+        loan,
+        model: ReportModel::Package,
+        subject: "K1".to_owned(),
+        isbn: "9780306406157".parse().unwrap(),
+        licence_id: Some("K1".to_owned()),
+        licence_type: "PACKAGE".to_owned(),
+        date: "2026-10-31".parse().unwrap(),
+        measure,
+        price: Some(2990),
+        state: ReportState::Due,
+        owner: None,
+        attempts: 0,
+        sent: None,
+        note: None,
+        changed: at,
+    };
+    let added = ledger.add_reports(loan.library(), vec![report.clone()], vec![loan]).await;
+    assert_eq!(added.unwrap(), 1);
+    assert!(ledger.claim_report(&report, &ledger.lease()).await.unwrap());
+    let note = Some("nei «æ»".to_owned());
+    let step = ReportStep {
+        note,
+        ..ReportStep::new(loan, &[ReportState::Sending], ReportState::Sending, "report")
+    };
+    assert!(ledger.step_report(step).await.unwrap());
 }
 
 /// Lets gates use the source of a copy again.
@@ -164,6 +203,7 @@ async fn dump_all(store: &TestStore) -> Vec<Vec<String>> {
         ("history", "loan, CASE WHEN to_state = 'access' THEN detail END, number"),
         ("delivered", "loan, file"),
         ("doubts", "loan"),
+        ("reports", "loan"),
     ] {
         all.push(dump(store, table, order).await);
     }
@@ -193,6 +233,7 @@ async fn ledger_of_every_state_is_the_same_there_and_back() {
     }
     assert_eq!((copied.covered, copied.counts["doubts"]), (0, 1));
     assert_eq!(copied.counts["accesses"], 10);
+    assert_eq!(copied.counts["reports"], 1);
     assert!(copied.origin.pruned > 0, "{}", copied.origin);
     there.assert_sound().await;
     copy_all(&there, &back).await.unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sqlx::{PgConnection, Row as _};
 use uuid::Uuid;
 
-use super::rows::{DeliveredRow, DoubtRow, LoanRow, Row, StepRow};
+use super::rows::{DeliveredRow, DoubtRow, LoanRow, ReportRow, Row, StepRow};
 use crate::ledger::audit::{AuditKey, Head};
 use crate::ledger::postgres::{bucket_of, column};
 
@@ -13,16 +13,16 @@ use crate::ledger::postgres::{bucket_of, column};
 const INSERT_LOANS: &str = "INSERT INTO loans (library, id, bucket, borrower, isbn, reference, \
      lending_id, state, begun, accepted, due, licence_id, licence_type, ended, end_reason, \
      refusal_code, refusal_message, refusal_retry, progress, forgotten, opened, changed, owner, \
-     closed) \
+     assessed, closed) \
      SELECT t.*, CASE WHEN t.state IN ('ending', 'ended') THEN \
      least(t.ended, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) END \
      FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::bytea[], $5::bigint[], $6::text[], \
      $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], \
      $13::text[], $14::bigint[], $15::text[], $16::text[], $17::text[], $18::bigint[], \
-     $19::smallint[], $20::bigint[], $21::bigint[], $22::bigint[], $23::uuid[]) \
+     $19::smallint[], $20::bigint[], $21::bigint[], $22::bigint[], $23::uuid[], $24::bigint[]) \
      AS t (library, id, bucket, borrower, isbn, reference, lending_id, state, begun, accepted, \
      due, licence_id, licence_type, ended, end_reason, refusal_code, refusal_message, \
-     refusal_retry, progress, forgotten, opened, changed, owner)";
+     refusal_retry, progress, forgotten, opened, changed, owner, assessed)";
 const INSERT_STEPS: &str = "INSERT INTO history (library, chain, number, loan, at, from_state, \
      to_state, cause, detail, version, salt, loan_mac, mac) \
      SELECT t.library, $1, t.number, t.loan, t.at, t.from_state, t.to_state, t.cause, t.detail, \
@@ -42,6 +42,13 @@ const INSERT_DELIVERED: &str = "INSERT INTO delivered (library, loan, file, byte
      SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bytea[])";
 const INSERT_DOUBTS: &str = "INSERT INTO doubts (library, loan, since, run) \
      SELECT * FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::bigint[])";
+const INSERT_REPORTS: &str = "INSERT INTO reports (library, model, subject, loan, bucket, isbn, \
+     licence_id, licence_type, date, evidence, progress, covered, size, measured, price, state, \
+     owner, attempts, sent, note, changed) \
+     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::smallint[], \
+     $6::bigint[], $7::text[], $8::text[], $9::text[], $10::text[], $11::smallint[], \
+     $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::text[], $17::uuid[], \
+     $18::bigint[], $19::bigint[], $20::text[], $21::bigint[])";
 
 /// Inserts rows of one table. Steps extend the chains with this name.
 ///
@@ -59,6 +66,7 @@ pub(super) async fn insert(
         Some(Row::Step(_)) => insert_steps(connection, rows, chain, key).await,
         Some(Row::Delivered(_)) => insert_delivered(connection, rows).await,
         Some(Row::Doubt(_)) => insert_doubts(connection, rows).await,
+        Some(Row::Report(_)) => insert_reports(connection, rows).await,
     }
 }
 
@@ -96,7 +104,8 @@ async fn insert_loans(connection: &mut PgConnection, rows: &[Row]) -> Result<(),
         .bind(column(&loans, |loan| loan.forgotten))
         .bind(column(&loans, |loan| loan.opened))
         .bind(column(&loans, |loan| loan.changed))
-        .bind(column(&loans, |loan| loan.owner));
+        .bind(column(&loans, |loan| loan.owner))
+        .bind(column(&loans, |loan| loan.assessed));
     query.persistent(false).execute(connection).await.map(drop)
 }
 
@@ -193,5 +202,41 @@ async fn insert_doubts(connection: &mut PgConnection, rows: &[Row]) -> Result<()
         .bind(column(&doubts, |row| row.loan))
         .bind(column(&doubts, |row| row.since))
         .bind(column(&doubts, |row| row.run));
+    query.persistent(false).execute(connection).await.map(drop)
+}
+
+async fn insert_reports(connection: &mut PgConnection, rows: &[Row]) -> Result<(), sqlx::Error> {
+    let reports: Vec<&ReportRow> = rows
+        .iter()
+        .filter_map(|row| match row {
+            Row::Report(report) => Some(report.as_ref()),
+            _ => None,
+        })
+        .collect();
+    // The database checks the range of progress, so a wrong one must not become none.
+    let progress =
+        column(&reports, |row| row.progress.map(|value| i16::try_from(value).unwrap_or(i16::MAX)));
+    let query = sqlx::query(INSERT_REPORTS)
+        .bind(column(&reports, |row| row.library.as_str()))
+        .bind(column(&reports, |row| row.model.as_str()))
+        .bind(column(&reports, |row| row.subject.as_str()))
+        .bind(column(&reports, |row| row.loan))
+        .bind(column(&reports, |row| bucket_of(row.loan)))
+        .bind(column(&reports, |row| row.isbn))
+        .bind(column(&reports, |row| row.licence_id.as_deref()))
+        .bind(column(&reports, |row| row.licence_type.as_str()))
+        .bind(column(&reports, |row| row.date.as_str()))
+        .bind(column(&reports, |row| row.evidence.as_str()))
+        .bind(progress)
+        .bind(column(&reports, |row| row.covered))
+        .bind(column(&reports, |row| row.size))
+        .bind(column(&reports, |row| row.measured))
+        .bind(column(&reports, |row| row.price))
+        .bind(column(&reports, |row| row.state.as_str()))
+        .bind(column(&reports, |row| row.owner))
+        .bind(column(&reports, |row| row.attempts))
+        .bind(column(&reports, |row| row.sent))
+        .bind(column(&reports, |row| row.note.as_deref()))
+        .bind(column(&reports, |row| row.changed));
     query.persistent(false).execute(connection).await.map(drop)
 }

@@ -2,11 +2,11 @@
 
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
-use super::rows::{DeliveredRow, DoubtRow, LoanRow, Row, StepRow};
+use super::rows::{DeliveredRow, DoubtRow, LoanRow, ReportRow, Row, StepRow};
 use crate::ledger::audit::{AuditKey, Head};
 use crate::ledger::stored_row::COLUMNS;
 
-/// The maximum number of rows of one statement. A loan binds 22 of the 32766 parameters of SQLite.
+/// The maximum number of rows of one statement. A loan binds 23 of the 32766 parameters of SQLite.
 const MAX_ROWS: usize = 1000;
 
 /// Inserts rows of one table. `head` is the end of the chain, which steps extend.
@@ -26,6 +26,7 @@ pub(super) async fn insert(
             Row::Step(_) => steps(rows, head, key),
             Row::Delivered(_) => delivered(rows),
             Row::Doubt(_) => doubts(rows),
+            Row::Report(_) => reports(rows),
         };
         query.build().persistent(false).execute(&mut *connection).await?;
     }
@@ -33,7 +34,8 @@ pub(super) async fn insert(
 }
 
 fn loans(rows: &[Row]) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new(format!("INSERT INTO loans ({COLUMNS}, opened, owner) "));
+    let mut query =
+        QueryBuilder::new(format!("INSERT INTO loans ({COLUMNS}, opened, assessed, owner) "));
     let loans = rows.iter().filter_map(|row| match row {
         Row::Loan(loan) => Some(loan),
         _ => None,
@@ -61,6 +63,7 @@ fn loans(rows: &[Row]) -> QueryBuilder<Sqlite> {
         row.push_bind(loan.forgotten);
         row.push_bind(loan.changed);
         row.push_bind(loan.opened);
+        row.push_bind(loan.assessed);
         // As a process on a file names itself: without a lock on its file, it counts as dead.
         row.push_bind(loan.owner.simple().to_string());
     });
@@ -118,6 +121,30 @@ fn doubts(rows: &[Row]) -> QueryBuilder<Sqlite> {
         let DoubtRow { library, loan, since, run } = doubt;
         row.push_bind(loan.to_string()).push_bind(library.to_string());
         row.push_bind(*since).push_bind(*run);
+    });
+    query
+}
+
+fn reports(rows: &[Row]) -> QueryBuilder<Sqlite> {
+    let columns = crate::ledger::reports::COLUMNS;
+    let mut query = QueryBuilder::new(format!("INSERT INTO reports ({columns}) "));
+    let reports = rows.iter().filter_map(|row| match row {
+        Row::Report(report) => Some(report),
+        _ => None,
+    });
+    query.push_values(reports, |mut row, report| {
+        let report: &ReportRow = report;
+        row.push_bind(report.library.to_string());
+        row.push_bind(report.model.clone()).push_bind(report.subject.clone());
+        row.push_bind(report.loan.to_string()).push_bind(report.isbn);
+        row.push_bind(report.licence_id.clone()).push_bind(report.licence_type.clone());
+        row.push_bind(report.date.clone()).push_bind(report.evidence.clone());
+        row.push_bind(report.progress).push_bind(report.covered).push_bind(report.size);
+        row.push_bind(report.measured).push_bind(report.price).push_bind(report.state.clone());
+        // As a process on a file names itself: it counts as dead.
+        row.push_bind(report.owner.map(|owner| owner.simple().to_string()));
+        row.push_bind(report.attempts).push_bind(report.sent);
+        row.push_bind(report.note.clone()).push_bind(report.changed);
     });
     query
 }

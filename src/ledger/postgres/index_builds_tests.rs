@@ -12,7 +12,13 @@ use crate::ledger::test_support::accepted;
 
 const NAME: &str = "loans_of_licence";
 const SQL: &str = "CREATE INDEX CONCURRENTLY IF NOT EXISTS loans_of_licence ON loans (licence_id)";
-const WITH_INDEX: &[Migration] = &[MIGRATIONS[0], Migration::Index { name: NAME, sql: SQL }];
+/// Without the indexes of the program, which would be built first.
+const WITH_INDEX: &[Migration] = &[
+    MIGRATIONS[0],
+    MIGRATIONS[1],
+    Migration::Expansion { sql: "" },
+    Migration::Index { name: NAME, sql: SQL },
+];
 const INDEX: Index = Index { name: NAME, sql: SQL };
 /// Builds wait for this transaction, and statements of gates do not.
 const WRITE: &str = "BEGIN; LOCK TABLE loans IN ROW EXCLUSIVE MODE";

@@ -44,8 +44,15 @@ pub enum Migration {
 }
 
 /// All migrations that this program knows.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration::Expansion { sql: include_str!("migrations/0001_ledger.sql") }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration::Expansion { sql: include_str!("migrations/0001_ledger.sql") },
+    Migration::Expansion { sql: include_str!("migrations/0002_reports.sql") },
+    Migration::Index { name: "loans_to_report", sql: LOANS_TO_REPORT },
+];
+
+/// Finds loans that may have to be reported, of a licence type, in the order of their ids.
+pub(super) const LOANS_TO_REPORT: &str = "CREATE INDEX CONCURRENTLY IF NOT EXISTS loans_to_report ON loans (licence_type, id) \
+     WHERE assessed IS NULL AND accepted IS NOT NULL";
 
 /// The lock of the version waits for another process that migrates. Statements take as long as the
 /// tables are large.

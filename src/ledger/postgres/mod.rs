@@ -88,6 +88,7 @@ mod queries;
 mod reconcile;
 mod recorded_heads;
 mod renewals_file;
+mod reports;
 mod retention;
 mod row;
 mod seen_renewals;

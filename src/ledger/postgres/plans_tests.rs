@@ -10,19 +10,21 @@ use std::fmt::Write;
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
+use super::migrations::LOANS_TO_REPORT;
 use super::queries_tests::SCHEMA;
 use super::test_support::support::Postgres;
 use super::{
     accesses, anchors, barrier, chain, chain_seals, chain_walk, check, closed, delivered, details,
     doubts, ended_chains, head_records, last_steps, listing, loans, other_chains, own_chains,
-    prunable, prune, queries, recorded_heads, retention, whole_ledger, worklist,
+    prunable, prune, queries, recorded_heads, reports, retention, whole_ledger, worklist,
 };
 use crate::ledger::brake::{Count, Counted};
-use crate::ledger::{Filter, Prunable};
+use crate::ledger::{Filter, Prunable, ReportFilter};
 use crate::loan::{Borrower, LoanState};
 
 /// The tables that are divided by library, and that are large.
-const LARGE: [&str; 6] = ["loans", "chains", "history", "anchors", "delivered", "doubts"];
+const LARGE: [&str; 7] =
+    ["loans", "chains", "history", "anchors", "delivered", "doubts", "reports"];
 const PARTITIONS: usize = 4;
 /// Loans, and the libraries that have them.
 const LOANS: u32 = 100_000;
@@ -108,6 +110,21 @@ async fn fill(connection: &mut PgConnection, server: &Postgres) {
     }
 }
 
+/// Fills the books of reports: most loans are assessed, and most reports are settled.
+async fn fill_reports(connection: &mut PgConnection) {
+    let index = LOANS_TO_REPORT.replace("CONCURRENTLY IF NOT EXISTS ", "");
+    let assess = "UPDATE loans SET licence_type = 'PACKAGE', \
+         assessed = CASE WHEN bucket % 100 > 0 THEN begun END";
+    let reports = "INSERT INTO reports (library, model, subject, loan, bucket, isbn, \
+         licence_type, date, evidence, measured, state, changed) \
+         SELECT library, 'PAY_PER_LOAN', id::text, id, bucket, isbn, 'PAY_PER_LOAN', \
+         '2026-' || lpad((bucket % 12 + 1)::text, 2, '0') || '-07', 'none', begun, \
+         CASE WHEN bucket % 100 > 0 THEN 'reported' ELSE 'due' END, begun FROM loans";
+    for sql in [&index, assess, reports] {
+        connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
+    }
+}
+
 /// Which rows a statement may read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Reach {
@@ -159,6 +176,10 @@ fn statements() -> Vec<(String, Reach, String)> {
         (worklist::COUNT_ACCEPTED, All, String::new()),
         (worklist::ENDS, All, format!("{LATE}, '', {ID}, {buckets}, 5000")),
         (worklist::OLDEST_END, All, String::new()),
+        (&reports::TO_ASSESS, All, format!("'PACKAGE', {ID}, {buckets}, 200")),
+        (&reports::IN_STATE, All, format!("'due', {ID}, {buckets}, 200")),
+        (&reports::OF_LOAN, All, ID.into()),
+        (reports::COUNT, All, "'due'".into()),
         (worklist::COUNT_ENDS, All, format!("{LATE}, {buckets}")),
         (&worklist::UNDECIDED_IDS_OF, All, "md5('owner1')::uuid".into()),
         (&worklist::ORPHANS, All, format!("{buckets}, {ID}, 500")),
@@ -170,6 +191,7 @@ fn statements() -> Vec<(String, Reach, String)> {
     let mut all: Vec<_> =
         all.into_iter().map(|(sql, reach, arguments)| (sql.to_owned(), reach, arguments)).collect();
     all.extend(listings());
+    all.extend(report_listings());
     all.extend(writes());
     all.extend(maintenance());
     all
@@ -261,6 +283,14 @@ fn writes() -> Vec<(String, Reach, String)> {
         ),
         (doubts::CLEAR, format!("{LIBRARY}, {LATE}, {none}")),
         (doubts::CONFIRM, format!("{LIBRARY}, {LATE}, ARRAY[{ID}]")),
+        (
+            &reports::STEP,
+            format!(
+                "'due', false, NULL, 1, 1, 'x', false, NULL, NULL, NULL, NULL, NULL, {ID}, \
+                 {LIBRARY}, ARRAY['sending']"
+            ),
+        ),
+        (reports::ASSESS, format!("{ids}, {LATE}")),
         (&retention::FORGET, format!("{LIBRARY}, {LATE}, {LATE}, 500")),
         (retention::ERASE, ids),
         (&chain::LOCK, format!("{chain}, '', {ID}")),
@@ -314,6 +344,26 @@ fn listings() -> Vec<(String, Reach, String)> {
     statements
 }
 
+/// Returns the listings of reports with each filter.
+fn report_listings() -> Vec<(String, Reach, String)> {
+    let from = Some("2026-10-01".parse().unwrap());
+    let month = ReportFilter {
+        from,
+        before: Some("2026-11-01".parse().unwrap()),
+        limit: 50,
+        ..ReportFilter::default()
+    };
+    let library = Some("NO-0000042".parse().unwrap());
+    let for_a_person = ReportFilter { for_a_person: true, limit: 50, ..ReportFilter::default() };
+    let days = "'2026-10-01', '2026-11-01', 50";
+    let of = |filter: &ReportFilter| reports::listing(filter).sql().as_str().to_owned();
+    vec![
+        (of(&month), Reach::All, days.to_owned()),
+        (of(&ReportFilter { library, ..month }), Reach::One, format!("{LIBRARY}, {days}")),
+        (of(&for_a_person), Reach::All, "50".to_owned()),
+    ]
+}
+
 /// Returns the plan of a statement. `mode` is a value of `plan_cache_mode`.
 async fn plan(connection: &mut PgConnection, sql: &str, arguments: &str, mode: &str) -> String {
     let mut run = async |sql: String| connection.fetch_all(AssertSqlSafe(sql)).await.unwrap();
@@ -361,6 +411,7 @@ async fn every_row_is_found_by_index_and_hot_ones_in_one_partition() {
     connection.execute(AssertSqlSafe(tables)).await.unwrap();
     fill(&mut connection, server).await;
     connection.execute(AssertSqlSafe(indexes)).await.unwrap();
+    fill_reports(&mut connection).await;
     // As autovacuum does.
     connection.execute("VACUUM ANALYZE").await.unwrap();
     let scan = plan(&mut connection, "SELECT * FROM loans", "", "auto").await;

@@ -26,7 +26,11 @@ use crate::ledger::{Filter, LedgerError};
 use crate::loan::{Borrower, EndReason, Event, LibraryId, Loan, LoanId, LoanKey, LoanState, Terms};
 use crate::telemetry::Metrics;
 
-pub(super) const SCHEMA: &str = include_str!("migrations/0001_ledger.sql");
+pub(super) const SCHEMA: &str = concat!(
+    include_str!("migrations/0001_ledger.sql"),
+    "\n",
+    include_str!("migrations/0002_reports.sql")
+);
 
 /// This process, under a name that a test chooses.
 #[derive(Debug)]

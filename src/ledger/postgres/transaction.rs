@@ -13,14 +13,14 @@ use uuid::Uuid;
 
 use super::copy_marks::{self, IS_MOVED};
 use super::lane::Lane;
-use super::{chain, delivered, doubts, loans, retention};
+use super::{chain, delivered, doubts, loans, reports, retention};
 use crate::ledger::audit::{Head, NewStep};
 use crate::ledger::brake::Count;
 use crate::ledger::membership::Membership;
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, WorkError};
-use crate::ledger::{Delivered, Doubts};
+use crate::ledger::{Delivered, Doubts, Report, ReportStep};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress};
 
 /// The statement waits for a transaction that writes a mark, and then reads the mark.
@@ -206,6 +206,23 @@ impl StoreTransaction for PostgresTransaction<'_> {
     ) -> Result<Forgotten, sqlx::Error> {
         let library = self.library()?;
         retention::forget(&mut self.transaction, library, before, limit, now).await
+    }
+
+    async fn add_report(&mut self, report: &Report, now: Timestamp) -> Result<bool, sqlx::Error> {
+        reports::add(&mut self.transaction, report, now).await
+    }
+
+    async fn step_report(
+        &mut self,
+        step: &ReportStep,
+        now: Timestamp,
+    ) -> Result<Option<Report>, WorkError> {
+        reports::step(&mut self.transaction, step, now).await
+    }
+
+    async fn assess(&mut self, loans: &[LoanId], now: Timestamp) -> Result<(), sqlx::Error> {
+        let library = self.library()?;
+        reports::assess(&mut self.transaction, library, loans, now).await
     }
 
     /// Each process has a row of its own, so that processes do not wait for each other.

@@ -20,6 +20,7 @@ mod open_check;
 mod process;
 mod prune;
 mod queries;
+mod reports;
 mod retention;
 mod row;
 mod sql;

@@ -10,7 +10,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use super::connection::write_probe;
 use super::row::{by_ids, push_loans, push_steps};
 use super::sql::{KeyColumns, MAX_PREPARED_ROWS};
-use super::{brake_counts, chain, delivered, doubts, retention};
+use super::{brake_counts, chain, delivered, doubts, reports, retention};
 use crate::ledger::audit::{Head, NewStep};
 use crate::ledger::brake::Count;
 use crate::ledger::membership::Membership;
@@ -20,7 +20,7 @@ use crate::ledger::states::OVER;
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, WorkError};
 use crate::ledger::stored_row::{COLUMNS, loan_of};
-use crate::ledger::{Delivered, Doubts};
+use crate::ledger::{Delivered, Doubts, Report, ReportStep};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress};
 
 /// A transaction that can write.
@@ -160,6 +160,22 @@ impl StoreTransaction for SqliteTransaction<'_> {
         now: Timestamp,
     ) -> Result<Forgotten, sqlx::Error> {
         retention::forget(&mut self.transaction, before, limit, now).await
+    }
+
+    async fn add_report(&mut self, report: &Report, now: Timestamp) -> Result<bool, sqlx::Error> {
+        reports::add(&mut self.transaction, report, now).await
+    }
+
+    async fn step_report(
+        &mut self,
+        step: &ReportStep,
+        now: Timestamp,
+    ) -> Result<Option<Report>, WorkError> {
+        reports::step(&mut self.transaction, step, now).await
+    }
+
+    async fn assess(&mut self, loans: &[LoanId], now: Timestamp) -> Result<(), sqlx::Error> {
+        reports::assess(&mut self.transaction, loans, now).await
     }
 
     async fn probe(&mut self, now: Timestamp) -> Result<(), sqlx::Error> {

@@ -36,6 +36,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The next program.
 const NEXT: &[Migration] = &[
     MIGRATIONS[0],
+    MIGRATIONS[1],
+    MIGRATIONS[2],
     Migration::Expansion { sql: "ALTER TABLE loans ADD COLUMN shelf text DEFAULT 'none'" },
     Migration::Index {
         name: "loans_of_shelf",

@@ -241,7 +241,7 @@ async fn emptied_copy_can_be_a_destination_again() {
         release_source(&from.settings(), CopiedTo::Lost, &keys()).await.unwrap();
         copy_all(from, &there).await.unwrap();
         try_gate(&there).await.unwrap();
-        there.execute("", "TRUNCATE loans, history, chains, delivered, doubts").await;
+        there.execute("", "TRUNCATE loans, history, chains, delivered, doubts, reports").await;
     }
 }
 

@@ -1,0 +1,197 @@
+//! The books of usage reports to Bokbasen: what is due, what was sent, and what a person must
+//! decide.
+//!
+//! Bokbasen documents no idempotency key, so a report is sent at most once. Its row is unique in
+//! what it reports: a package in its library and licence, a loan that is paid by use in its loan. A
+//! process claims the row durably before it sends the report. A row whose report may have arrived
+//! is never claimed again: a person resolves it.
+//!
+//! Each change is also a step of the loan in the audit trail. [`Ledger`] has the methods for
+//! circulation and for support; the stores implement them in their `reports` modules.
+
+mod row;
+mod types;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::command::{Command, ReportWrite};
+use super::membership::Lease;
+use super::{Ledger, LedgerError};
+use crate::loan::{LibraryId, Loan, LoanId};
+
+pub(super) use row::{COLUMNS, report_of};
+pub use types::{
+    Evidence, Measure, Report, ReportFilter, ReportModel, ReportPosition, ReportState, ReportStep,
+};
+
+/// The states of a report that was or may have been sent by a process that has ended.
+const SENDING: &[ReportState] = &[ReportState::Sending];
+/// The states from which the process that sent a report may record its result. Another process may
+/// have declared this one dead, and so the report unknown.
+const SENT: &[ReportState] = &[ReportState::Sending, ReportState::Unknown];
+
+impl Ledger {
+    /// Writes reports of one library, and marks the loans as assessed. What is already in the books
+    /// is skipped. Returns the number of new reports.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be written, or if the row of a loan is damaged.
+    pub async fn add_reports(
+        &self,
+        library: LibraryId,
+        reports: Vec<Report>,
+        assessed: Vec<LoanId>,
+    ) -> Result<u64, LedgerError> {
+        self.write_report(ReportWrite::Add { library, reports, assessed }).await
+    }
+
+    /// Claims a due report for this process, before it sends the report. Returns false if another
+    /// process has claimed it, or if this one has lost the lease.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the report must not be sent. If the claim is durable all the same, the
+    /// report goes to a person.
+    pub async fn claim_report(&self, report: &Report, lease: &Lease) -> Result<bool, LedgerError> {
+        let step = ReportStep {
+            claims: true,
+            owner: Some(lease.name()),
+            ..ReportStep::new(report.loan, &[ReportState::Due], ReportState::Sending, "report")
+        };
+        self.step_report(step).await
+    }
+
+    /// Records the result of a report that this process has claimed with this lease. Returns false
+    /// if a person has resolved it.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be written.
+    pub async fn record_report(
+        &self,
+        loan: LoanId,
+        lease: &Lease,
+        to: ReportState,
+        note: String,
+    ) -> Result<bool, LedgerError> {
+        let from = if to == ReportState::Reported { SENT } else { SENDING };
+        let step = ReportStep {
+            owner: Some(lease.name()),
+            note: Some(note),
+            ..ReportStep::new(loan, from, to, "report")
+        };
+        self.step_report(step).await
+    }
+
+    /// Passes a report that its process left in `sending` to a person. Returns false if its result
+    /// was recorded meanwhile.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be written.
+    pub async fn lose_report(&self, report: &Report, note: String) -> Result<bool, LedgerError> {
+        let step = ReportStep {
+            owner: report.owner.clone(),
+            note: Some(note),
+            ..ReportStep::new(report.loan, SENDING, ReportState::Unknown, "report")
+        };
+        self.step_report(step).await
+    }
+
+    /// Changes the state of a report. Returns false if it is not in one of the states of the step.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be written, or if the row of the loan is damaged.
+    pub async fn step_report(&self, step: ReportStep) -> Result<bool, LedgerError> {
+        Ok(self.write_report(ReportWrite::Step(Box::new(step))).await? > 0)
+    }
+
+    async fn write_report(&self, write: ReportWrite) -> Result<u64, LedgerError> {
+        self.run(|reply| Command::Report(write, reply)).await
+    }
+
+    /// Returns the next accepted loans of this licence type that were not assessed, in the order of
+    /// their ids, of this process's share. Damaged rows are skipped. None are left if the position
+    /// is none.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn loans_to_assess(
+        &self,
+        licence_type: &str,
+        after: Uuid,
+        limit: u32,
+    ) -> Result<(Vec<Loan>, Option<Uuid>), LedgerError> {
+        self.queries.loans_to_assess(licence_type, after, limit).await
+    }
+
+    /// Returns the next reports in this state, in the order of their loans, of this process's
+    /// share. Damaged rows are skipped. None are left if the position is none.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn reports_in_state(
+        &self,
+        state: ReportState,
+        after: Uuid,
+        limit: u32,
+    ) -> Result<(Vec<Report>, Option<Uuid>), LedgerError> {
+        self.queries.reports_in_state(state, after, limit).await
+    }
+
+    /// Returns whether the process that claimed this report is dead.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn is_report_abandoned(&self, report: &Report) -> Result<bool, LedgerError> {
+        match &report.owner {
+            Some(owner) => self.queries.is_process_dead(self.membership.as_ref(), owner).await,
+            None => Ok(true),
+        }
+    }
+
+    /// Returns whether this process has claimed the report.
+    pub fn owns_report(&self, report: &Report) -> bool {
+        report.owner.as_deref() == Some(self.membership.name().as_ref())
+    }
+
+    /// Returns a page of reports, in the order of their dates. Damaged rows are skipped.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn reports(&self, filter: &ReportFilter) -> Result<Vec<Report>, LedgerError> {
+        self.queries.reports(filter).await
+    }
+
+    /// Returns the report that this loan made due. It searches all libraries.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
+    pub async fn report_of_loan(&self, loan: Uuid) -> Result<Option<Report>, LedgerError> {
+        self.queries.report_of_loan(loan).await
+    }
+
+    /// Returns the number of reports in each state, without those that are settled.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn count_reports(&self) -> Result<Vec<(ReportState, u64)>, LedgerError> {
+        self.queries.count_reports().await
+    }
+}
+
+/// Returns the number of milliseconds, for a column.
+pub(super) fn millis(at: Timestamp) -> i64 {
+    at.as_millisecond()
+}
+
+/// Converts a number for a column. None of them exceeds the range in practice.
+pub(super) fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Returns the names of states, as the list of an IN.
+pub(super) fn list(states: &[ReportState]) -> String {
+    states.iter().map(|state| format!("'{state}'")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! Conversion of the rows of reports, for both stores.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use super::types::{Measure, Report};
+use crate::ledger::LedgerError;
+use crate::ledger::states::timestamp;
+use crate::ledger::stored_row::StoredRow;
+use crate::loan::{LoanId, Progress};
+
+/// The columns of a report, without the bucket of PostgreSQL.
+pub(in crate::ledger) const COLUMNS: &str = "library, model, subject, loan, isbn, licence_id, \
+     licence_type, date, evidence, progress, covered, size, measured, price, state, owner, \
+     attempts, sent, note, changed";
+
+/// Converts a row to a report.
+pub(in crate::ledger) fn report_of(row: &impl StoredRow) -> Result<Report, LedgerError> {
+    let id = row.id("loan").map_err(|error| LedgerError::damaged("?", &error))?;
+    read(row, &id).map_err(|why| LedgerError::damaged(&format!("{id} (its report)"), &why))
+}
+
+/// Reads the columns, or returns why one of them cannot be read.
+fn read(row: &impl StoredRow, id: &str) -> Result<Report, String> {
+    let text = |column: &str| row.text(column).map_err(said);
+    let library = text("library")?.parse().map_err(said)?;
+    let uuid = id.parse().map_err(said)?;
+    let isbn = row.number("isbn").map_err(said)?.to_string().parse().map_err(said)?;
+    let attempts = row.number("attempts").map_err(said)?.unsigned_abs();
+    Ok(Report {
+        loan: LoanId::new(library, uuid),
+        model: text("model")?.parse().map_err(said)?,
+        subject: text("subject")?,
+        isbn,
+        licence_id: row.optional_text("licence_id").map_err(said)?,
+        licence_type: text("licence_type")?,
+        date: text("date")?.parse().map_err(said)?,
+        measure: Measure {
+            evidence: text("evidence")?.parse().map_err(said)?,
+            progress: progress(row)?,
+            covered: count(row, "covered")?,
+            size: count(row, "size")?,
+            at: time(row, "measured")?.ok_or("the time of its measure is missing")?,
+        },
+        price: count(row, "price")?,
+        state: text("state")?.parse().map_err(said)?,
+        owner: row.optional_id("owner").map_err(said)?.map(Into::into),
+        attempts,
+        sent: time(row, "sent")?,
+        note: row.optional_text("note").map_err(said)?,
+        changed: time(row, "changed")?.ok_or("the time of its last change is missing")?,
+    })
+}
+
+fn progress(row: &impl StoredRow) -> Result<Option<Progress>, String> {
+    let stored = row.small_number("progress").map_err(said)?;
+    let progress = |hundredths: i64| {
+        Progress::of_hundredths(u16::try_from(hundredths).map_err(said)?).map_err(said)
+    };
+    stored.map(progress).transpose()
+}
+
+fn count(row: &impl StoredRow, column: &str) -> Result<Option<u64>, String> {
+    let stored = row.optional_number(column).map_err(said)?;
+    stored.map(|number| u64::try_from(number).map_err(said)).transpose()
+}
+
+fn time(row: &impl StoredRow, column: &str) -> Result<Option<Timestamp>, String> {
+    let millis = row.optional_number(column).map_err(said)?;
+    millis.map(|millis| timestamp(millis).map_err(said)).transpose()
+}
+
+fn said(error: impl fmt::Display) -> String {
+    error.to_string()
+}
