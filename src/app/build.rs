@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
-use crate::lending::Bokbasen;
+use crate::lending::{Bokbasen, Reporting};
 use crate::metering::Meter;
 use crate::monitor::{CertificateDates, Monitor, Probes};
 use crate::process_handles::ProcessHandles;
@@ -36,6 +36,8 @@ pub(super) struct ConnectedParts {
     pub(super) delivery: Delivery,
     pub(super) ledger: Ledger,
     pub(super) circulation: Circulation,
+    /// The client of the Reporting API, if usage reports are on.
+    pub(super) reporting: Option<Reporting>,
     buffers: Buffers,
     lending: Bokbasen,
     gate: Gate,
@@ -62,7 +64,12 @@ impl ConnectedParts {
         )?;
         let ledger = open_ledger(config, &readers, &certificates, &handles).await?;
         warn_of_other_processes(&ledger);
-        let lending = Bokbasen::new(&config.lending, clock, metrics)?;
+        let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone())?;
+        let reporting = config
+            .reports
+            .as_ref()
+            .map(|reports| Reporting::new(&reports.endpoint, &config.lending, &clock, metrics));
+        let reporting = reporting.transpose()?;
         let reference = lending.clone();
         readers.compare_clock_with(move || reference.clock_ahead());
         let circulation = Circulation::new(
@@ -81,6 +88,7 @@ impl ConnectedParts {
             delivery,
             ledger,
             circulation,
+            reporting,
             buffers,
             lending,
             gate,

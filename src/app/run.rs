@@ -66,10 +66,13 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartErr
     let monitor = parts.monitor(&config, server.address);
     monitor.start(&stopping);
     let for_admin = parts.for_admin(server.address, services, monitor, &stopping)?;
-    let ConnectedParts { handles, readers, meter, ledger, circulation, .. } = parts;
+    let ConnectedParts { handles, readers, meter, ledger, circulation, reporting, .. } = parts;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
     let admin = Admin::start(&config.admin, for_admin).await?;
     circulation.start();
+    if let Some((settings, client)) = config.reports.clone().zip(reporting) {
+        circulation.start_reports(settings, client);
+    }
     Ok(Running {
         public: server.address,
         admin_url: admin.url().to_owned(),

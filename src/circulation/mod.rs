@@ -30,6 +30,7 @@ mod outbox;
 mod outcome;
 mod reconcile;
 mod record;
+mod reports;
 mod retention;
 mod schedule;
 mod settle;
@@ -63,6 +64,7 @@ pub use feed::RunningStreams;
 pub use feed_status::FeedStatus;
 pub use licences::Licences;
 pub use outcome::LoanOutcome;
+pub use reports::{EvidenceRule, ListMistake, Lists, ReportSettings, date_in_oslo, start_of_day};
 pub use wait::OutcomeWait;
 
 /// Times and limits of the life of a loan.

@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::{Loaded, Mistake, check_online, load};
 use crate::buffer_budget::Buffers;
 use crate::catalog::Catalog;
+use crate::circulation::{ListMistake, Lists};
 use crate::clock::Clock;
 use crate::ledger;
 use crate::origin::{Origin, Where};
@@ -47,6 +48,7 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     checker.readers();
     checker.origins();
     checker.titles();
+    checker.report_lists().await;
     checker.private_files();
     checker.ledger().await;
     if online {
@@ -179,6 +181,22 @@ impl Checker<'_> {
                     Mistake { file: error.file, line, key: String::new(), sentence: error.sentence }
                 }
                 None => self.at(&format!("routes[{}].title.table", error.route), error.sentence),
+            };
+            self.checked.mistakes.push(mistake);
+        }
+    }
+
+    /// Checks the lists of prices and sizes.
+    async fn report_lists(&mut self) {
+        let Some(reports) = &self.loaded.config.reports else { return };
+        let read = Lists::read(reports.prices.as_deref(), reports.sizes.as_deref()).await;
+        for ListMistake { file, line, sentence } in read.err().unwrap_or_default() {
+            let mistake = match line {
+                Some(line) => Mistake { file, line, key: String::new(), sentence },
+                None if reports.prices.as_ref() == Some(&file) => {
+                    self.at("reports.prices", sentence)
+                }
+                None => self.at("reports.sizes", sentence),
             };
             self.checked.mistakes.push(mistake);
         }

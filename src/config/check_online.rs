@@ -12,7 +12,7 @@ use super::Loaded;
 use crate::buffer_budget::Buffers;
 use crate::clock::Clock;
 use crate::ledger::{DatabaseFinding, StoreSettings, check_database};
-use crate::lending::{Bokbasen, CallError};
+use crate::lending::{Bokbasen, CallError, Reporting};
 use crate::origin::{Origin, Outcome};
 use crate::telemetry::Metrics;
 
@@ -40,8 +40,10 @@ pub(super) struct Found {
 pub(super) async fn run(loaded: &Loaded) -> Found {
     let Ok(metrics) = Metrics::new() else { return Found::default() };
     let (mut found, origins, database) =
-        join3(lending(loaded, metrics.clone()), origins(loaded, metrics), database(loaded)).await;
-    for other in origins.into_iter().chain([database]) {
+        join3(lending(loaded, metrics.clone()), origins(loaded, metrics.clone()), database(loaded))
+            .await;
+    let reporting = reporting(loaded, metrics).await;
+    for other in origins.into_iter().chain([database, reporting]) {
         found.good.extend(other.good);
         found.warnings.extend(other.warnings);
         found.mistakes.extend(other.mistakes);
@@ -87,6 +89,32 @@ async fn lending(loaded: &Loaded, metrics: Metrics) -> Found {
             "lending.url".to_owned(),
             format!("Bokbasen did not answer within {seconds} s"),
         ));
+    }
+    found
+}
+
+/// Tests the login of the Reporting API. A report is never sent as a test.
+async fn reporting(loaded: &Loaded, metrics: Metrics) -> Found {
+    let mut found = Found::default();
+    let Some(reports) = &loaded.config.reports else { return found };
+    let (endpoint, lending) = (&reports.endpoint, &loaded.config.lending);
+    let client = match Reporting::new(endpoint, lending, &Clock::system(), metrics) {
+        Ok(client) => client,
+        Err(error) => {
+            found.mistakes.push(("reports.url".to_owned(), error.to_string()));
+            return found;
+        }
+    };
+    match timeout(MAX_WAIT, client.try_login()).await {
+        Ok(Ok(())) => found.good.push("the login for usage reports works".to_owned()),
+        Ok(Err(error)) => {
+            found.mistakes.push(("reports.audience".to_owned(), error.to_string()));
+        }
+        Err(_) => {
+            let seconds = MAX_WAIT.as_secs();
+            let sentence = format!("the login did not answer within {seconds} s");
+            found.mistakes.push(("reports.audience".to_owned(), sentence));
+        }
     }
     found
 }

@@ -16,6 +16,7 @@ mod lending;
 mod limits;
 mod origins;
 mod readers;
+mod reports;
 mod routes;
 mod secrets;
 mod service;
@@ -61,6 +62,8 @@ pub struct Config {
     pub catalog: catalog::Settings,
     /// The life of a loan, from `[licences]` and the times in `[lending]` and `[gate]`.
     pub circulation: circulation::Settings,
+    /// The usage reports, from `[reports]`; none if they are off.
+    pub reports: Option<circulation::ReportSettings>,
     /// The access decisions, from `[gate]`.
     pub gate: gate::Settings,
     /// The receivers of alerts, from `[alerts]`.
@@ -195,6 +198,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let log = service::log(&mut root);
     let metering = service::metering(&mut root);
     let monitor = alerts::alerts(&mut root);
+    let reports = reports::reports(&mut root);
     root.finish();
     let lending = lending?;
     Some(Config {
@@ -215,6 +219,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
             licences,
             polls: lending.polls,
         },
+        reports,
         gate: gate::Settings { flights: lending.flights, ..gate },
         monitor,
         log,

@@ -170,7 +170,7 @@ pub(super) fn licences(root: &mut Table<'_>) -> Licences {
 }
 
 /// Reads a licence type, spelt as Bokbasen spells it.
-fn licence_type(value: &DeValue<'_>) -> Result<String, String> {
+pub(super) fn licence_type(value: &DeValue<'_>) -> Result<String, String> {
     let text = values::text(value)?;
     match text
         .bytes()

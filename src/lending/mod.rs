@@ -9,6 +9,7 @@
 //! - `guard` holds the limits and breakers. They protect Bokbasen from loangate, and each kind of
 //!   call from the others.
 //! - `client` has a method for each call, and `transport` sends every call.
+//! - `reporting` is the client of the Reporting API, beside that of the loans.
 //! - `condition` reports whether calls are sent at the moment.
 
 mod auth;
@@ -28,6 +29,7 @@ mod outage_reason;
 mod protocol_breaches;
 mod received_text;
 mod remote_loan;
+mod reporting;
 mod response;
 mod send_guard;
 mod transport;
@@ -50,6 +52,7 @@ pub use kind::CallKind;
 pub use listing::{Listing, Page, Unreadable};
 pub use outage_reason::OutageReason;
 pub use remote_loan::{Begin, EndAck, RemoteLoan, Standing};
+pub use reporting::{ReportOutcome, Reporting, ReportingSettings, UsageReport};
 pub use send_guard::MaySend;
 use transport::Transport;
 

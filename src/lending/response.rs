@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::header::RETRY_AFTER;
+use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 
 use crate::clock;
@@ -17,6 +17,7 @@ const MAX_RESPONSE: usize = 4 * 1024 * 1024;
 /// A 2xx response.
 #[derive(Debug)]
 pub(super) struct ApiResponse {
+    pub(super) status: StatusCode,
     pub(super) body: Vec<u8>,
     pub(super) retry_after: Option<Duration>,
     /// The cursor of the next page.

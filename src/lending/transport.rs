@@ -52,6 +52,8 @@ pub(super) struct Transport {
     timeout: Duration,
     pub(super) skew: Skew,
     pub(super) breaches: Breaches,
+    /// Whether the gauges of the breakers show those of this transport.
+    has_gauges: bool,
 }
 
 impl Transport {
@@ -65,12 +67,36 @@ impl Transport {
                 "lending.url is not an address that paths can be added to".to_owned(),
             ));
         }
+        let skew = Skew::new(clock.clone(), metrics.clone());
+        Transport::with(settings, clock, metrics, skew)
+    }
+
+    /// Creates the transport of another API than that of the loans. The clock of its host does not
+    /// count, and the gauges do not show its breakers.
+    pub(super) fn apart(
+        settings: &Settings,
+        clock: &Clock,
+        metrics: Metrics,
+    ) -> Result<Transport, SetUpError> {
+        let clock = clock.with_own_offset();
+        let unseen = Metrics::new().map_err(|error| SetUpError(error.to_string()))?;
+        let skew = Skew::new(clock.clone(), unseen);
+        let transport = Transport::with(settings, clock, metrics, skew)?;
+        Ok(Transport { has_gauges: false, ..transport })
+    }
+
+    fn with(
+        settings: &Settings,
+        clock: Clock,
+        metrics: Metrics,
+        skew: Skew,
+    ) -> Result<Transport, SetUpError> {
         let health = Arc::new(Health::new());
         Ok(Transport {
             base: settings.url.clone(),
             pooled: http_client::build(settings.timeout, settings.concurrency)?,
             unpooled: http_client::build(settings.timeout, 0)?,
-            skew: Skew::new(clock.clone(), metrics.clone()),
+            skew,
             breaches: Breaches::new(metrics.clone()),
             login: Login::new(settings.auth.clone(), health.clone()),
             guard: Guard::new(settings.concurrency),
@@ -78,6 +104,7 @@ impl Transport {
             clock,
             metrics,
             timeout: settings.timeout,
+            has_gauges: true,
         })
     }
 
@@ -156,7 +183,9 @@ impl Transport {
                 kind = call.kind.name(),
                 "the breaker of calls to Bokbasen changed"
             );
-            self.metrics.lending_breaker(call.kind, open);
+            if self.has_gauges {
+                self.metrics.lending_breaker(call.kind, open);
+            }
         }
         let outcome = result.as_ref().map_or_else(CallError::outcome, |_| CallOutcome::Ok);
         self.metrics.lending_call(call.operation, outcome, began.elapsed());

@@ -8,10 +8,10 @@ mod requests;
 mod responses;
 
 pub(super) use requests::{
-    Cancel, NewLoan, Path, Query, Return, availability_at, by_reference, cancel_of, loan, loans,
-    next_page, of_library, of_title, return_of,
+    Cancel, NewLoan, NewReport, Path, Query, Return, availability_at, by_reference, cancel_of,
+    loan, loans, next_page, of_library, of_title, reports, return_of,
 };
 pub(super) use responses::{
     ALREADY_ENDED, CANCEL_WINDOW_CLOSED, ErrorBody, LOAN_NOT_FOUND, LOAN_PENDING, MAX_PAGES,
-    availability, listed_page, page, remote_loan,
+    TITLE_NOT_FOUND, availability, listed_page, page, remote_loan,
 };

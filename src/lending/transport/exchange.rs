@@ -83,7 +83,7 @@ impl Transport {
                 CallError::Unknown(why)
             })?;
             self.health.answered();
-            return Ok(ApiResponse { body, retry_after, next });
+            return Ok(ApiResponse { status, body, retry_after, next });
         }
         // A proxy may have sent a 408 while Bokbasen executes the call, so the outcome is unknown.
         if !status.is_client_error() || status == StatusCode::REQUEST_TIMEOUT {

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::lending::Begin;
+use crate::lending::{Begin, UsageReport};
 use crate::loan::{EndReason, Isbn, LibraryId, Reference};
 
 /// The path segments below the API's base URL.
@@ -31,6 +31,11 @@ pub(in crate::lending) fn return_of(lending_id: &str) -> Path {
 
 pub(in crate::lending) fn cancel_of(lending_id: &str) -> Path {
     path(&["v1", "loans", lending_id, "cancel"])
+}
+
+/// Returns the path of the Reporting API (page "Reporting API").
+pub(in crate::lending) fn reports() -> Path {
+    path(&["reporting", "loan", "v1"])
 }
 
 pub(in crate::lending) fn availability_at(library: LibraryId) -> Path {
@@ -104,4 +109,24 @@ impl Return {
 #[derive(Serialize)]
 pub(in crate::lending) struct Cancel<'a> {
     pub(in crate::lending) reason: &'a str,
+}
+
+/// The body of a report (page "Reporting API").
+#[derive(Serialize)]
+pub(in crate::lending) struct NewReport {
+    isbn: String,
+    model: &'static str,
+    /// In NOK.
+    price: f64,
+    date: String,
+}
+
+impl From<&UsageReport> for NewReport {
+    fn from(report: &UsageReport) -> NewReport {
+        let UsageReport { isbn, model, price, date } = *report;
+        // A price has few digits, so a double has all of them.
+        #[allow(clippy::cast_precision_loss)]
+        let price = price as f64 / 100.0;
+        NewReport { isbn: isbn.to_string(), model, price, date: date.to_string() }
+    }
 }

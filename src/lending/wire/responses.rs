@@ -16,6 +16,7 @@ use crate::lending::{
 use crate::loan::{EndReason, Isbn, Reference, Refusal, Terms};
 
 pub(in crate::lending) const LOAN_NOT_FOUND: &str = "LOAN_NOT_FOUND";
+pub(in crate::lending) const TITLE_NOT_FOUND: &str = "TITLE_NOT_FOUND";
 pub(in crate::lending) const ALREADY_ENDED: &str = "ALREADY_ENDED";
 pub(in crate::lending) const LOAN_PENDING: &str = "LOAN_PENDING";
 pub(in crate::lending) const CANCEL_WINDOW_CLOSED: &str = "CANCEL_WINDOW_CLOSED";
@@ -258,7 +259,12 @@ mod tests {
     }
 
     fn response(body: &serde_json::Value) -> ApiResponse {
-        ApiResponse { body: body.to_string().into_bytes(), retry_after: None, next: None }
+        ApiResponse {
+            status: http::StatusCode::OK,
+            body: body.to_string().into_bytes(),
+            retry_after: None,
+            next: None,
+        }
     }
 
     #[test]

@@ -62,6 +62,8 @@ label_enum! {
         Return = "return",
         /// Cancels a loan.
         Cancel = "cancel",
+        /// Reports a loan that is paid by use, or a package.
+        Report = "report",
     }
 }
 

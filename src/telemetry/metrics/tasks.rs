@@ -45,6 +45,8 @@ label_enum! {
         KeepLease = "keep-lease",
         /// Measures the load of the workers.
         PlaceConnections = "place-connections",
+        /// Sends usage reports to Bokbasen.
+        ReportUsage = "report-usage",
         /// Searches Bokbasen for loans that were begun too late.
         SearchLateBegins = "search-late-begins",
         /// Sends alerts to a webhook.

@@ -1,0 +1,135 @@
+//! Usage reports to Bokbasen: finds the loans and packages that are due, and sends each report
+//! once.
+//!
+//! One task works through the books, off the path of requests:
+//!
+//! 1. Reports that a process left in `sending` go to a person (`send`).
+//! 2. Reports without a price or a measure are looked at again (`assess`).
+//! 3. Accepted loans that were not assessed are assessed by the rule (`rule`, `assess`).
+//! 4. Due reports are claimed and sent, one after the other (`send`).
+//!
+//! The ledger makes each report unique and each claim exclusive, so several gates may do this at
+//! once. `lists` reads the prices and sizes, anew in each run.
+
+mod assess;
+mod lists;
+mod oslo;
+mod rule;
+mod send;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::{Circulation, log_ledger_failure};
+use crate::ledger::LedgerError;
+use crate::lending::{Reporting, ReportingSettings};
+use crate::loan::Progress;
+use crate::telemetry::Task;
+
+pub use lists::{ListMistake, Lists};
+pub use oslo::{date_in_oslo, start_of_day};
+pub use rule::EvidenceRule;
+
+/// The longest wait after a report was not recorded, unless Bokbasen asks for a longer one.
+const LONGEST_HOLD: Duration = Duration::from_secs(3600);
+
+/// `[reports]`: what is reported, and when.
+#[derive(Clone, Debug)]
+pub struct ReportSettings {
+    /// Where reports are sent.
+    pub endpoint: ReportingSettings,
+    /// Only loans that were accepted at this time or later are reported.
+    pub since: Timestamp,
+    /// The file of the prices.
+    pub prices: Option<PathBuf>,
+    /// The file of the sizes of titles.
+    pub sizes: Option<PathBuf>,
+    /// The licence types that are packages.
+    pub packages: Vec<String>,
+    /// The licence types that are paid by use.
+    pub pay_per_loan: Vec<String>,
+    /// The part of a title from which a loan that is paid by use is due.
+    pub limit: Progress,
+    /// What shows how far a title was read.
+    pub evidence: EvidenceRule,
+    /// The time between two runs.
+    pub interval: Duration,
+    /// How long after its end a loan may still become due: until all its deliveries are counted.
+    pub grace: Duration,
+}
+
+/// What the task works with.
+struct Reporter {
+    circulation: Circulation,
+    settings: ReportSettings,
+    client: Reporting,
+}
+
+/// Until when no report is sent, since the last one was not recorded.
+#[derive(Debug, Default)]
+struct Hold {
+    until: Option<Instant>,
+    last: Duration,
+}
+
+impl Hold {
+    /// Doubles the wait, from `first` on, but waits at least as long as Bokbasen asks.
+    fn extend(&mut self, first: Duration, asked: Option<Duration>) {
+        self.last = (self.last * 2).clamp(first, LONGEST_HOLD.max(first));
+        self.until = Some(Instant::now() + self.last.max(asked.unwrap_or_default()));
+    }
+
+    fn is_over(&self) -> bool {
+        self.until.is_none_or(|until| Instant::now() >= until)
+    }
+}
+
+impl Circulation {
+    /// Starts the task that sends usage reports.
+    pub fn start_reports(&self, settings: ReportSettings, client: Reporting) {
+        self.supervised(Task::ReportUsage, move |circulation| {
+            let (settings, client) = (settings.clone(), client.clone());
+            Reporter { circulation, settings, client }.run()
+        });
+    }
+}
+
+impl Reporter {
+    async fn run(self) {
+        let mut hold = Hold::default();
+        let mut lists = Lists::default();
+        loop {
+            if let Err(error) = self.work(&mut hold, &mut lists).await {
+                log_ledger_failure("reporting usage", &error);
+            }
+            if !self.circulation.pause(self.settings.interval).await {
+                return self.client.close().await;
+            }
+        }
+    }
+
+    async fn work(&self, hold: &mut Hold, lists: &mut Lists) -> Result<(), LedgerError> {
+        self.pass_lost_reports_on().await?;
+        match Lists::read(self.settings.prices.as_deref(), self.settings.sizes.as_deref()).await {
+            Ok(read) => *lists = read,
+            Err(mistakes) => {
+                for mistake in mistakes {
+                    tracing::error!(%mistake, "a list of [reports] was not read; the old one stays");
+                }
+            }
+        }
+        self.assess_again(lists).await?;
+        self.assess_loans(lists).await?;
+        if hold.is_over() {
+            self.send_due(hold).await?;
+        }
+        Ok(())
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.circulation.inner.stopping.is_cancelled()
+    }
+}
