@@ -1,5 +1,5 @@
 //! Admin listener for operators and support staff: health, readiness, metrics, loans, links,
-//! explanations, balances, and the console.
+//! explanations, balances, usage reports, and the console.
 //!
 //! `app` starts it on its own listener and on the slow runtime, so that it never
 //! competes with readers. It reads the ledger, ends loans through the gate, and runs balances
@@ -23,6 +23,8 @@ mod listen;
 mod loans;
 mod openapi;
 mod problems;
+#[allow(unused_qualifications, reason = "utoipa's macros write them")]
+mod reports;
 mod request_body;
 mod waiting;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
@@ -251,6 +253,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/now", get(watch::now))
         .route("/api/v1/explain", post(explain::explain))
         .route("/api/v1/balance", get(balance::last).post(balance::balance))
+        .route("/api/v1/reports", get(reports::list))
+        .route("/api/v1/reports/{loan}", get(reports::one).post(reports::resolve))
         .route("/openapi.json", get(openapi::describe))
         .fallback(async || AdminProblem::NOT_FOUND)
         .method_not_allowed_fallback(async || AdminProblem::METHOD)

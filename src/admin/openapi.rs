@@ -8,7 +8,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi as Description, SecurityRequirement};
 
-use super::{App, accesses, balance, ends, explain, links, loans, watch};
+use super::{App, accesses, balance, ends, explain, links, loans, reports, watch};
 use crate::problem::Document;
 
 #[derive(OpenApi)]
@@ -31,6 +31,9 @@ use crate::problem::Document;
         explain::explain,
         balance::balance,
         balance::last,
+        reports::list,
+        reports::one,
+        reports::resolve,
         watch::problems,
         watch::now,
         watch::status

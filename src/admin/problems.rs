@@ -57,6 +57,19 @@ impl AdminProblem {
         "This gate does not know a request of this id: it stores its last requests in memory \
          ([server] recent_requests). Ask the gate that answered it, or describe the request.",
     );
+    pub(super) const NO_SUCH_REPORT: AdminProblem = AdminProblem::fixed(
+        "report-not-found",
+        "Report not found",
+        StatusCode::NOT_FOUND,
+        "No usage report belongs to this loan. Search for it in /api/v1/reports.",
+    );
+    pub(super) const NOT_RESOLVABLE: AdminProblem = AdminProblem::fixed(
+        "report-not-resolvable",
+        "Report not resolvable",
+        StatusCode::CONFLICT,
+        "The report is not in a state from which this is possible. Read it again: it is being \
+         sent, or it is settled. Only a rejected report can be sent again.",
+    );
     pub(super) const METHOD: AdminProblem = AdminProblem::fixed(
         "method-not-allowed",
         "Method not allowed",

@@ -26,6 +26,13 @@ fn reason(text: &str) -> Result<HeaderValue, &'static str> {
     HeaderValue::from_bytes(text.as_bytes()).map_err(|_| "a reason has no control characters")
 }
 
+impl GateArgs {
+    /// Creates the arguments of a command that has no `--json`.
+    pub(super) fn of(config: PathBuf) -> GateArgs {
+        GateArgs { config, json: false }
+    }
+}
+
 /// Calls the path `/api/v1/` plus `segments`. Errors carry the detail of the problem document.
 pub(super) async fn call(
     gate: &GateArgs,

@@ -17,6 +17,7 @@ mod ledger_copy;
 mod loans;
 mod problems;
 mod reconcile;
+mod report;
 mod sandbox;
 mod serve;
 mod signals;
@@ -77,6 +78,8 @@ enum Command {
     /// Run faults against a staging gate and its sandbox, and check the books; exit with 1 if a
     /// check fails.
     Drill(drill::Args),
+    /// Show the usage reports of a month, or settle one that a person must look at.
+    Report(report::Args),
 }
 
 /// The sentences that explain why a command failed.
@@ -140,6 +143,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Problems(gate) => block_on(problems::run(gate)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Drill(args) => block_on(drill::run(args)),
+        Command::Report(args) => block_on(report::run(args)),
     }
 }
 

@@ -30,7 +30,7 @@ struct RoundReader {
 }
 
 /// Returns a random generator, and prints its seed. `LOANGATE_TEST_SEED=…` repeats a run.
-fn chance() -> fastrand::Rng {
+pub(crate) fn chance() -> fastrand::Rng {
     let given = std::env::var("LOANGATE_TEST_SEED").ok().map(|seed| seed.parse().unwrap());
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
     println!("LOANGATE_TEST_SEED={seed}");
@@ -342,7 +342,7 @@ fn in_the_books(books: &[Value], states: &[&str]) -> BTreeSet<(String, String)> 
 }
 
 /// Returns pseudonyms as the gate of this scene computes them.
-fn names(scene: &Scene) -> Readers {
+pub(crate) fn names(scene: &Scene) -> Readers {
     let loaded = loangate::config::load(&scene.config_file()).unwrap();
     Readers::new(&loaded.config.readers, Clock::system()).unwrap()
 }

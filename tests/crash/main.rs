@@ -3,7 +3,7 @@
 //!
 //! The sandbox and the origin run in the test process and survive the crashes, as Bokbasen and the
 //! storage do. `kills` kills the gate at random moments under load; `crash_points` crashes it
-//! before and after each commit and each call.
+//! before and after each commit and each call; `reports` does both around usage reports.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,3 +19,4 @@ mod support;
 
 mod crash_points;
 mod kills;
+mod reports;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use loangate::clock::Clock;
 use loangate::lending::{
-    Auth, Begin, Bokbasen, CallError, EndAck, MaySend, RemoteLoan, Settings, Standing,
+    Auth, Begin, Bokbasen, CallError, EndAck, MaySend, RemoteLoan, ReportOutcome, Reporting,
+    ReportingSettings, Settings, Standing, UsageReport,
 };
 use loangate::loan::{EndReason, Reference, Refusal, Terms};
 use loangate::telemetry::Metrics;
@@ -30,6 +31,7 @@ fn always() -> MaySend {
 /// A server that plays these exchanges in order, and a client connected to it.
 struct Stage {
     client: Bokbasen,
+    reporting: Reporting,
     played: JoinHandle<()>,
 }
 
@@ -64,7 +66,10 @@ impl Stage {
             timeout: Duration::from_secs(10),
         };
         let clock = Clock::movable(start());
-        let client = Bokbasen::new(&settings, clock, Metrics::new().unwrap()).unwrap();
+        let metrics = || Metrics::new().unwrap();
+        let endpoint = ReportingSettings { url: settings.url.clone(), audience: None };
+        let reporting = Reporting::new(&endpoint, &settings, &clock, metrics()).unwrap();
+        let client = Bokbasen::new(&settings, clock, metrics()).unwrap();
         let all: BTreeMap<String, Exchange> =
             crate::table::all().into_iter().map(|one| (one.name.clone(), one)).collect();
         let script: Vec<Exchange> = exchanges.iter().map(|name| all[*name].clone()).collect();
@@ -74,7 +79,7 @@ impl Stage {
                 play(socket, &exchange).await;
             }
         });
-        Stage { client, played }
+        Stage { client, reporting, played }
     }
 
     /// Checks that every exchange was played.
@@ -413,4 +418,33 @@ async fn refused_connection_counts_as_not_sent() {
     }
     assert!(client.closed_for().is_some(), "no loan could have reached the server");
     assert!(!format!("{settings:?}").contains("secret"));
+}
+
+#[tokio::test]
+async fn report_matches_the_table_and_each_answer_has_its_meaning() {
+    let mut report = UsageReport {
+        isbn: "9780306406157".parse().unwrap(),
+        model: "PAY_PER_LOAN",
+        price: 2350,
+        date: "2026-01-15".parse().unwrap(),
+    };
+    let stage = Stage::with(&["oauth-200", "report-204", "report-package-204"]).await;
+    for model in ["PAY_PER_LOAN", "PACKAGE"] {
+        report.model = model;
+        let outcome = stage.reporting.send(&report, always()).await;
+        assert_eq!(outcome, ReportOutcome::Recorded, "{model}");
+    }
+    stage.over().await;
+
+    let stage = Stage::with(&["oauth-200", "report-unknown-model-400"]).await;
+    report.model = "FREE";
+    let outcome = stage.reporting.send(&report, always()).await;
+    assert!(matches!(outcome, ReportOutcome::Refused(_)), "{outcome:?}");
+    stage.over().await;
+
+    // A report that may not be sent any more is not sent.
+    let stage = Stage::with(&["oauth-200"]).await;
+    let outcome = stage.reporting.send(&report, Arc::new(|| false)).await;
+    assert!(matches!(outcome, ReportOutcome::NotRecorded(..)), "{outcome:?}");
+    stage.over().await;
 }

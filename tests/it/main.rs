@@ -78,6 +78,7 @@ mod prune;
 mod readme;
 mod reference;
 mod refusals;
+mod reports;
 mod retention;
 mod rfc9110;
 mod runtime_diagnostics;

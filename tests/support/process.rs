@@ -82,8 +82,31 @@ impl Process {
         }
     }
 
+    /// Like [`Process::serve_until`]. Returns none if the process ended before it was ready.
+    pub(crate) async fn try_serve_until(config: &Path, place: &str) -> Option<Process> {
+        let mut command = program("serve");
+        command.arg("--config").arg(config).env("LOANGATE_CRASH", place);
+        Process::try_start(command, config.with_file_name("serve.log")).await
+    }
+
+    /// Returns whether the process has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Starts the command and waits for its ready line.
-    async fn start(mut command: Command, log: PathBuf) -> Process {
+    async fn start(command: Command, log: PathBuf) -> Process {
+        let started = Process::try_start(command, log.clone()).await;
+        started.unwrap_or_else(|| {
+            panic!(
+                "the process did not become ready: {}",
+                std::fs::read_to_string(&log).unwrap_or_default()
+            )
+        })
+    }
+
+    /// Starts the command and waits for its ready line. Returns none without one.
+    async fn try_start(mut command: Command, log: PathBuf) -> Option<Process> {
         // Appended, so that the log of an earlier, killed process is kept.
         let errors = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let began = Instant::now();
@@ -108,12 +131,9 @@ impl Process {
         let (Some(ready), Ok(Ok(Ok((_, stdout))))) = (ready, read) else {
             let _ = child.kill(); // also ends the reader task
             let _ = child.wait();
-            panic!(
-                "the process did not become ready: {}",
-                std::fs::read_to_string(&log).unwrap_or_default()
-            );
+            return None;
         };
-        Process { child, ready, took, log, _stdout: stdout }
+        Some(Process { child, ready, took, log, _stdout: stdout })
     }
 
     /// Returns a text member of the ready line.

@@ -131,6 +131,39 @@ impl Scene {
         std::fs::write(self.config_file(), text.replacen(from, to, 1)).unwrap();
     }
 
+    /// Turns usage reports on, with these lists and further keys, before the gate starts.
+    pub(crate) fn report_usage(&self, prices: &str, sizes: &str, keys: &str) {
+        std::fs::write(self.dir.path().join("prices.csv"), prices).unwrap();
+        std::fs::write(self.dir.path().join("sizes.csv"), sizes).unwrap();
+        let reports = format!(
+            "[reports]\nenabled = true\nurl = \"{}\"\nsince = \"2020-01-01\"\n\
+             prices = \"prices.csv\"\nsizes = \"sizes.csv\"\ninterval = \"100ms\"\n{keys}\n\n\
+             [metering]\nflush = \"50ms\"\n\n[ledger]",
+            self.sandbox_url
+        );
+        self.replace_in_config("[ledger]", &reports);
+    }
+
+    /// Returns the usage reports that the sandbox has recorded.
+    pub(crate) async fn booked_reports(&self) -> Vec<Value> {
+        let books: Value = self.sandbox_get("/sandbox/books").await;
+        books["reports"].as_array().unwrap().clone()
+    }
+
+    /// Returns the usage reports in the ledger, page by page from the admin API.
+    pub(crate) async fn reports(&self) -> Vec<Value> {
+        let (mut reports, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/api/v1/reports?limit=500{cursor}");
+            let page: Value = self.admin(&path).await.json().await.unwrap();
+            reports.extend(page["reports"].as_array().unwrap().iter().cloned());
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={}", next.replace(' ', "%20")),
+                None => return reports,
+            }
+        }
+    }
+
     /// Inserts a proxy that rewrites the sandbox's responses, before the gate starts.
     pub(crate) async fn rewritten(&self) -> super::Bokbasen {
         let front = super::Bokbasen::start(&self.sandbox_url).await;
@@ -174,6 +207,21 @@ impl Scene {
         self.base = process.ready_field("base_url");
         self.admin = process.ready_field("admin_url");
         process
+    }
+
+    /// Like [`Scene::spawn_gate_until`]. Returns none if the gate ended before it was ready.
+    pub(crate) async fn try_spawn_gate_until(&mut self, place: &str) -> Option<Process> {
+        let process = Process::try_serve_until(&self.config_file(), place).await?;
+        self.base = process.ready_field("base_url");
+        self.admin = process.ready_field("admin_url");
+        Some(process)
+    }
+
+    /// Puts the ledger into this database, with a short lease, before the gate starts.
+    pub(crate) fn use_database(&self, url: &str) {
+        let lease = format!("{url}\"\nlease = \"3s\"");
+        self.replace_in_config("sqlite:data/loangate.db\"", &lease);
+        self.make_config_private();
     }
 
     pub(crate) async fn stop_gate(&mut self) {

@@ -1,0 +1,245 @@
+//! Usage reports: what is due, what is sent and how often, and what a person must look at.
+
+use std::process::{Command, Output};
+
+use http::StatusCode;
+use loangate::sandbox::{Library, Licence, Title, World};
+use serde_json::{Value, json};
+
+use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, Setting};
+
+const PRICES: &str = "PAY_PER_LOAN,23.5\nPACKAGE,1000\n";
+/// The sizes of both titles.
+const SIZES: &str = "isbn,bytes\n9788299999014,5000\n9788299999038,5000\n";
+const SIZE: u64 = 5000;
+
+async fn scene(prices: &str, sizes: &str, keys: &str) -> Scene {
+    scene_of(Setting::default(), prices, sizes, keys).await
+}
+
+async fn scene_of(setting: Setting, prices: &str, sizes: &str, keys: &str) -> Scene {
+    let mut scene = Scene::without_gate(setting).await;
+    scene.report_usage(prices, sizes, keys);
+    for isbn in [BOOK, AUDIO] {
+        scene.origin.put(&format!("{isbn}/book.epub"), File::of(SIZE));
+    }
+    scene.start_gate().await;
+    scene
+}
+
+/// Reads a range of a title's only file, and waits until the ledger has counted it.
+async fn read(scene: &Scene, borrower: &str, isbn: &str, range: &str, covered: u64) {
+    let path = format!("/files/{isbn}/book.epub");
+    let request = scene.get(&scene.http1(), &path, &scene.token(borrower));
+    let answer = request.header("range", range).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
+    answer.bytes().await.unwrap();
+    let is_counted = async || {
+        scene.ledger().await.iter().filter(|loan| loan["isbn"] == isbn).any(|loan| {
+            let ranges = loan["delivered"][&path]["ranges"].as_array();
+            let length = |pair: &Value| pair[1].as_u64().unwrap() - pair[0].as_u64().unwrap() + 1;
+            ranges.is_some_and(|ranges| ranges.iter().map(length).sum::<u64>() >= covered)
+        })
+    };
+    scene.until("the delivered bytes are counted", is_counted).await;
+}
+
+/// Waits until the title has a report in this state, and returns it.
+async fn until_state(scene: &Scene, isbn: &str, state: &str) -> Value {
+    let is_there = async || {
+        scene.reports().await.iter().any(|one| one["isbn"] == isbn && one["state"] == state)
+    };
+    scene.until(state, is_there).await;
+    let reports = scene.reports().await;
+    reports.into_iter().find(|report| report["isbn"] == isbn).unwrap()
+}
+
+async fn loangate(scene: &Scene, arguments: &[&str]) -> Output {
+    // The listener has chosen its port.
+    let text = std::fs::read_to_string(scene.config_file()).unwrap();
+    let address = scene.admin.trim_start_matches("http://");
+    let config = scene.dir.path().join("admin.toml");
+    let admin = text.replace("admin = \"127.0.0.1:0\"", &format!("admin = \"{address}\""));
+    std::fs::write(&config, admin).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loangate"));
+    command.arg("report").args(arguments).arg("--config").arg(config);
+    // The gate runs on this thread.
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn loan_is_reported_once_when_a_tenth_was_delivered() {
+    let scene = scene(PRICES, SIZES, "").await;
+    read(&scene, "kari", BOOK, "bytes=0-498", 499).await;
+    // The bytes that are requested again do not count again.
+    read(&scene, "kari", BOOK, "bytes=0-498", 499).await;
+    read(&scene, "kari", AUDIO, "bytes=0-4999", 5000).await;
+    until_state(&scene, AUDIO, "reported").await;
+    // The book's loan is older, so it was assessed before.
+    assert_eq!(scene.reports().await.len(), 1, "499 of 5000 bytes are less than a tenth");
+    read(&scene, "kari", BOOK, "bytes=4999-4999", 500).await;
+    let report = until_state(&scene, BOOK, "reported").await;
+    assert_eq!((&report["evidence"], &report["read"]), (&"coverage".into(), &json!(0.1)));
+    assert_eq!((&report["covered"], &report["size"]), (&json!(500), &json!(SIZE)));
+    let booked = scene.booked_reports().await;
+    let of_book: Vec<_> = booked.iter().filter(|report| report["isbn"] == BOOK).collect();
+    assert_eq!(of_book.len(), 1, "{booked:?}");
+    assert_eq!(
+        (&of_book[0]["model"], &of_book[0]["price"]),
+        (&"PAY_PER_LOAN".into(), &json!(23.5))
+    );
+    assert_eq!(of_book[0]["date"], report["date"]);
+    // The loan's history has each step.
+    let loan = report["loan"].as_str().unwrap();
+    let loan: Value = scene.admin(&format!("/api/v1/loans/{loan}")).await.json().await.unwrap();
+    let steps: Vec<_> = loan["history"].as_array().unwrap().iter().collect();
+    let of_report: Vec<_> = steps.iter().filter(|step| step["cause"] == "report").collect();
+    assert_eq!(of_report.len(), 3, "due, sending, reported: {steps:?}");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn progress_of_the_app_counts_more_than_deliveries() {
+    let scene = scene(PRICES, SIZES, "").await;
+    let token = scene.token("kari");
+    for (isbn, progress) in [(BOOK, "0.0999"), (AUDIO, "0.1")] {
+        let (status, _) = scene.call_api("PUT", &format!("/loans/{isbn}"), &token, "").await;
+        assert_eq!(status, StatusCode::CREATED);
+        let body = format!("{{\"fraction\": {progress}}}");
+        let path = format!("/loans/{isbn}/progress");
+        let (status, answer) = scene.call_api("PUT", &path, &token, &body).await;
+        assert!(status.is_success(), "{status} {answer}");
+    }
+    read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+    let report = until_state(&scene, AUDIO, "reported").await;
+    assert_eq!((&report["evidence"], &report["read"]), (&"progress".into(), &json!(0.1)));
+    assert_eq!(scene.reports().await.len(), 1, "the app says that less than a tenth was read");
+    assert_eq!(scene.booked_reports().await.len(), 1);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn package_is_reported_once_for_all_its_loans() {
+    let licences = vec![Licence::new("P-1", "PACKAGE", None)];
+    let title = Title { isbn: BOOK.parse().unwrap(), licences, loan_days: 21, refuse: None };
+    let library = Library { isil: LIBRARY.parse().unwrap(), refuse: None };
+    let world = World { libraries: vec![library], titles: vec![title], ..World::default() };
+    let scene = scene_of(Setting { world, ..Setting::default() }, PRICES, SIZES, "").await;
+    for borrower in ["kari", "ola", "per"] {
+        let token = scene.token(borrower);
+        let (status, _) = scene.call_api("PUT", &format!("/loans/{BOOK}"), &token, "").await;
+        assert_eq!(status, StatusCode::CREATED);
+        let report = until_state(&scene, BOOK, "reported").await;
+        assert_eq!((&report["model"], &report["licence_id"]), (&"PACKAGE".into(), &"P-1".into()));
+    }
+    assert_eq!(scene.reports().await.len(), 1);
+    let booked = scene.booked_reports().await;
+    assert_eq!(booked.len(), 1, "{booked:?}");
+    assert_eq!((&booked[0]["model"], &booked[0]["price"]), (&"PACKAGE".into(), &json!(1000.0)));
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn report_that_may_have_arrived_goes_to_a_person_and_is_not_sent_again() {
+    for (effect, arrived) in [
+        (json!("cut_after"), 1),
+        (json!("cut_before"), 0),
+        (json!("garbage"), 1),
+        (json!({ "status": { "status": 503 } }), 0),
+        (json!({ "status": { "status": 502, "made": true } }), 1),
+        (json!({ "hang": { "made": true } }), 1),
+    ] {
+        let scene = scene(PRICES, SIZES, "").await;
+        scene.fault(&json!({ "call": "report", "times": 1, "effect": effect })).await;
+        read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+        let report = until_state(&scene, BOOK, "unknown").await;
+        assert_eq!((&report["for_a_person"], &report["attempts"]), (&true.into(), &json!(1)));
+        assert!(report["note"].as_str().is_some_and(|note| !note.is_empty()), "{report}");
+        // A report of another loan is sent afterwards, and this one is not.
+        read(&scene, "kari", AUDIO, "bytes=0-4999", 5000).await;
+        until_state(&scene, AUDIO, "reported").await;
+        assert_eq!(scene.booked_reports().await.len(), arrived + 1, "{effect}");
+        assert_eq!(until_state(&scene, BOOK, "unknown").await["attempts"], 1);
+        scene.end().await;
+    }
+}
+
+#[tokio::test]
+async fn report_that_was_not_recorded_is_sent_again() {
+    for effect in [json!({ "status": { "status": 429, "retry_after": 0 } }), json!("expire_token")]
+    {
+        let scene = scene(PRICES, SIZES, "").await;
+        scene.fault(&json!({ "call": "report", "times": 1, "effect": effect })).await;
+        read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+        until_state(&scene, BOOK, "reported").await;
+        assert_eq!(scene.booked_reports().await.len(), 1, "{effect}");
+        scene.end().await;
+    }
+}
+
+#[tokio::test]
+async fn report_without_a_price_waits_for_the_list() {
+    let scene = scene("PACKAGE,1\n", SIZES, "").await;
+    read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+    let report = until_state(&scene, BOOK, "unpriced").await;
+    assert_eq!((&report["price"], &report["for_a_person"]), (&Value::Null, &true.into()));
+    std::fs::write(scene.dir.path().join("prices.csv"), format!("{BOOK},29.90\n")).unwrap();
+    let report = until_state(&scene, BOOK, "reported").await;
+    assert_eq!(report["price"], "29.90");
+    assert_eq!(scene.booked_reports().await[0]["price"], 29.9);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn person_resolves_an_unknown_report() {
+    let scene = scene(PRICES, SIZES, "").await;
+    scene.fault(&json!({ "call": "report", "times": 1, "effect": "cut_after" })).await;
+    read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+    let report = until_state(&scene, BOOK, "unknown").await;
+    let loan = report["loan"].as_str().unwrap();
+    let again = loangate(&scene, &["resolve", loan, "--as", "due", "--reason", "again"]).await;
+    assert!(!again.status.success(), "an unknown report was made due");
+    let reason = "Bokbasen has it, case 17";
+    let resolved =
+        loangate(&scene, &["resolve", loan, "--as", "reported", "--reason", reason]).await;
+    assert!(resolved.status.success(), "{}", String::from_utf8_lossy(&resolved.stderr));
+    let report = until_state(&scene, BOOK, "reported").await;
+    assert_eq!(report["note"], reason);
+    let again = loangate(&scene, &["resolve", loan, "--as", "not-reported", "--reason", "x"]).await;
+    assert!(!again.status.success(), "a settled report was changed");
+    assert_eq!(scene.booked_reports().await.len(), 1);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn month_is_shown_in_each_form() {
+    let scene = scene(PRICES, SIZES, "").await;
+    read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+    let report = until_state(&scene, BOOK, "reported").await;
+    scene.fault(&json!({ "call": "report", "times": 1, "effect": "cut_before" })).await;
+    read(&scene, "kari", AUDIO, "bytes=0-4999", 5000).await;
+    until_state(&scene, AUDIO, "unknown").await;
+    let month = &report["date"].as_str().unwrap()[..7];
+    let of = async |format: &str, more: &[&str]| {
+        let arguments = [&["--month", month, "--format", format], more].concat();
+        let output = loangate(&scene, &arguments).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let table = of("table", &[]).await;
+    assert!(table.contains("1 reported, 23.50 NOK") && table.contains("1 for a person"), "{table}");
+    let json: Value = serde_json::from_str(&of("json", &["--library", LIBRARY]).await).unwrap();
+    assert_eq!(json["reports"].as_array().unwrap().len(), 2);
+    assert_eq!(json["corrections"][0]["isbn"], AUDIO);
+    let other: Value =
+        serde_json::from_str(&of("json", &["--library", "NO-1103000"]).await).unwrap();
+    assert_eq!(other["reports"].as_array().unwrap().len(), 0);
+    assert_eq!(of("csv", &[]).await.lines().count(), 3);
+    assert!(of("html", &["--lang", "nb"]).await.contains("Bruk rapportert til Bokbasen"));
+    let file = scene.dir.path().join("report.xlsx");
+    of("xlsx", &["--output", file.to_str().unwrap()]).await;
+    assert!(std::fs::read(&file).unwrap().starts_with(b"PK"));
+    let again = ["--month", month, "--format", "xlsx", "--output", file.to_str().unwrap()];
+    assert!(!loangate(&scene, &again).await.status.success(), "the file was overwritten");
+    scene.end().await;
+}
