@@ -12,6 +12,7 @@
 //! Guarantees (invariants of the loan):
 //! - An intent is durable before its begin is sent.
 //! - After an unknown outcome, Bokbasen is queried for the reference before another begin is sent.
+//! - A usage report is sent at most once. If it may have arrived, a person decides.
 //! - An end is durable, and the listener is notified, before the end is sent. It is sent until
 //!   Bokbasen acknowledges it.
 

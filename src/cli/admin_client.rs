@@ -29,7 +29,7 @@ fn reason(text: &str) -> Result<HeaderValue, &'static str> {
 impl GateArgs {
     /// Creates the arguments of a command that has no `--json`.
     pub(super) fn of(config: PathBuf) -> GateArgs {
-        GateArgs { config, json: false }
+        GateArgs { config, json: false, why: None }
     }
 }
 

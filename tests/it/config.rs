@@ -799,6 +799,33 @@ fn every_mistake_in_a_title_table_is_reported_with_its_line() {
 }
 
 #[test]
+fn every_mistake_about_reports_is_listed() {
+    let directory = initialised();
+    let text = |keys: &str| GOOD.replace("[ledger]", &format!("[reports]\n{keys}\n\n[ledger]"));
+    let (good, _, errors) = check(directory.path(), &text("enabled = true\nread = 0"));
+    assert!(!good);
+    for expected in ["36: reports.url: it is missing", "36: reports.since: it is missing"] {
+        assert!(errors.contains(expected), "{errors}");
+    }
+    assert!(errors.contains("38: reports.read: write the percentage of a title"), "{errors}");
+    let keys = "enabled = true\nurl = \"https://api.bokbasen.io\"\nsince = \"2026-10-01\"\n\
+                prices = \"prices.csv\"\nsizes = \"sizes.csv\"";
+    let (_, _, errors) = check(directory.path(), &text(keys));
+    assert!(errors.contains("reports.prices: the list prices.csv cannot be read"), "{errors}");
+    fs::write(directory.path().join("prices.csv"), "PACKAGE,29\nPAY_PER_LOAN,-1\n").unwrap();
+    fs::write(directory.path().join("sizes.csv"), "# bytes\n9788299999014,many\n").unwrap();
+    let (good, _, errors) = check(directory.path(), &text(keys));
+    assert!(!good);
+    for expected in ["prices.csv:2: \"-1\" is no price", "sizes.csv:2: \"many\" is no size"] {
+        assert!(errors.contains(expected), "{errors}");
+    }
+    fs::write(directory.path().join("prices.csv"), "PAY_PER_LOAN,23.50\n").unwrap();
+    fs::write(directory.path().join("sizes.csv"), "9788299999014,734003\n").unwrap();
+    let (good, said, errors) = check(directory.path(), &text(keys));
+    assert!(good, "{said} {errors}");
+}
+
+#[test]
 fn every_secret_file_must_be_private() {
     use std::os::unix::fs::PermissionsExt;
     let directory = initialised();

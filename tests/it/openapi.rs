@@ -155,8 +155,9 @@ const CALLS_BEFORE_LOAN: usize = 4;
 
 #[tokio::test]
 async fn every_operation_answers_as_described() {
-    let config = vec![("[ledger]", "[metering]\nflush = \"50ms\"\n\n[ledger]")];
-    let scene = Scene::start_with(Setting { config, ..Setting::default() }).await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
+    scene.report_usage("PAY_PER_LOAN,1\n", "", "");
+    scene.start_gate().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let without_token = client.get(format!("{}/openapi.json", scene.admin)).send().await.unwrap();
@@ -218,6 +219,14 @@ async fn every_operation_answers_as_described() {
         ("GET", "/api/v1/balance".into(), None, 200),
         ("POST", "/api/v1/balance?since=now".into(), None, 400),
         ("POST", "/api/v1/balance?until=now".into(), None, 400),
+        ("GET", "/api/v1/reports?month=2026-13".into(), None, 400),
+        ("GET", "/api/v1/reports?cursor=x".into(), None, 400),
+        ("GET", "/api/v1/reports?moth=2026-10".into(), None, 400),
+        ("GET", "/api/v1/reports?month=2000-01".into(), None, 200),
+        ("GET", "/api/v1/reports/x".into(), None, 404),
+        ("GET", "/api/v1/reports/%FF".into(), None, 400),
+        ("POST", "/api/v1/reports/x".into(), None, 400),
+        ("POST", "/api/v1/reports/x".into(), Some(json!({ "as": "due", "reason": "x" })), 404),
         ("DELETE", loan.clone(), None, 204),
         ("PUT", loan.clone(), None, 403),
         ("GET", loan.clone(), None, 200),
@@ -242,6 +251,18 @@ async fn every_operation_answers_as_described() {
             };
             scene.until("the delivery is reported", noted).await;
         }
+    }
+    let is_reported =
+        async || scene.reports().await.first().is_some_and(|one| one["state"] == "reported");
+    scene.until("the usage is reported", is_reported).await;
+    let page =
+        call(&scene, &mut described, &("GET", "/api/v1/reports".into(), None, 200), &token).await;
+    let report = format!("/api/v1/reports/{}", page["reports"][0]["loan"].as_str().unwrap());
+    call(&scene, &mut described, &("GET", report.clone(), None, 200), &token).await;
+    for (state, reason, status) in [("reported", "x", 409), ("due", "a\nb", 400), ("x", "y", 400)] {
+        let body = json!({ "as": state, "reason": reason });
+        let spec = ("POST", report.clone(), Some(body), status);
+        call(&scene, &mut described, &spec, &token).await;
     }
     // Two links at once are malformed on any path.
     let twice =
@@ -277,6 +298,7 @@ async fn every_operation_answers_as_described() {
                 assert!(operation["security"].is_null(), "it is open");
                 continue;
             }
+            let path = path.replace("{loan}", &uuid::Uuid::now_v7().to_string());
             let base = if is_of_admin(&path) { &scene.admin } else { &scene.base };
             let client = if is_of_admin(&path) { client.clone() } else { scene.http1() };
             let answer = client
@@ -292,7 +314,7 @@ async fn every_operation_answers_as_described() {
     }
     assert_eq!(described.seen, all, "an operation was not called");
     // Everything that the documentation names is described.
-    assert_eq!(all.len(), 17);
+    assert_eq!(all.len(), 20);
     scene.end().await;
 }
 

@@ -243,3 +243,42 @@ async fn month_is_shown_in_each_form() {
     assert!(!loangate(&scene, &again).await.status.success(), "the file was overwritten");
     scene.end().await;
 }
+
+#[tokio::test]
+async fn loan_of_a_title_of_unknown_size_waits_for_a_person_or_the_size() {
+    let clock = crate::support::scene::movable_clock();
+    let setting = Setting { clock: clock.clone(), ..Setting::default() };
+    let scene = scene_of(setting, PRICES, "", "").await;
+    let token = scene.token("kari");
+    read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+    let (status, _) = scene.call_api("DELETE", &format!("/loans/{BOOK}"), &token, "").await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    let ended = async || scene.ledger().await[0]["state"] == "ended";
+    scene.until("the loan is over", ended).await;
+    assert_eq!(scene.reports().await.len(), 0, "it is not due by coverage");
+    clock.advance(std::time::Duration::from_secs(25 * 3600));
+    let report = until_state(&scene, BOOK, "unmeasured").await;
+    assert_eq!((&report["covered"], &report["size"]), (&json!(5000), &Value::Null));
+    assert_eq!(scene.booked_reports().await.len(), 0);
+    std::fs::write(scene.dir.path().join("sizes.csv"), SIZES).unwrap();
+    let report = until_state(&scene, BOOK, "reported").await;
+    assert_eq!((&report["evidence"], &report["read"]), (&"coverage".into(), &json!(1.0)));
+    assert_eq!(scene.booked_reports().await.len(), 1);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn report_that_was_due_before_the_first_day_goes_to_a_person() {
+    let mut scene = scene(PRICES, SIZES, "").await;
+    scene.fault(&json!({ "call": "report", "effect": { "status": { "status": 429 } } })).await;
+    read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+    until_state(&scene, BOOK, "due").await;
+    scene.stop_gate().await;
+    scene.no_faults().await;
+    // As after a restore from a backup.
+    scene.replace_in_config("since = \"2020-01-01\"", "since = \"2100-01-01\"");
+    scene.start_gate().await;
+    until_state(&scene, BOOK, "unknown").await;
+    assert_eq!(scene.booked_reports().await.len(), 0);
+    scene.end().await;
+}

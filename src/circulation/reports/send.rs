@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{Hold, Reporter, log_ledger_failure};
-use crate::ledger::{Lease, LedgerError, Report, ReportState};
+use crate::ledger::{Lease, LedgerError, Report, ReportState, ReportStep};
 use crate::lending::{ReportOutcome, UsageReport};
 use crate::loan::LoanId;
 
@@ -53,6 +53,10 @@ impl Reporter {
                 if self.is_stopping() || !lease.is_held() {
                     return Ok(());
                 }
+                if report.measure.at < self.settings.since {
+                    self.pass_on_before_since(report.loan).await?;
+                    continue;
+                }
                 if !ledger.claim_report(&report, &lease).await? {
                     continue;
                 }
@@ -72,6 +76,15 @@ impl Reporter {
             after = next;
         }
         Ok(())
+    }
+
+    /// Passes a due report from before `reports.since` to a person. After a restore from a backup,
+    /// the ledger does not know that it was sent.
+    async fn pass_on_before_since(&self, loan: LoanId) -> Result<(), LedgerError> {
+        let note = "it became due before [reports] since, so it may have been sent".to_owned();
+        let step = ReportStep::new(loan, &[ReportState::Due], ReportState::Unknown, "report");
+        let step = ReportStep { note: Some(note), ..step };
+        self.circulation.inner.ledger.step_report(step).await.map(drop)
     }
 
     /// Sends a report that this process has claimed, and records the result.

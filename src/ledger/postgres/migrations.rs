@@ -51,7 +51,8 @@ pub const MIGRATIONS: &[Migration] = &[
 ];
 
 /// Finds loans that may have to be reported, of a licence type, in the order of their ids.
-pub(super) const LOANS_TO_REPORT: &str = "CREATE INDEX CONCURRENTLY IF NOT EXISTS loans_to_report ON loans (licence_type, id) \
+pub(super) const LOANS_TO_REPORT: &str = "\
+     CREATE INDEX CONCURRENTLY IF NOT EXISTS loans_to_report ON loans (licence_type, id) \
      WHERE assessed IS NULL AND accepted IS NOT NULL";
 
 /// The lock of the version waits for another process that migrates. Statements take as long as the

@@ -52,9 +52,11 @@ pub(super) const ASSESS: &str =
     "UPDATE loans SET assessed = $3 WHERE library = $1 AND id = ANY($2)";
 pub(super) static STEP: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "UPDATE reports SET state = $1, owner = CASE WHEN $2::boolean THEN $3::uuid ELSE owner END, \
+        "UPDATE reports SET state = $1, \
+         owner = CASE WHEN $2::boolean THEN $3::uuid ELSE owner END, \
          attempts = attempts + CASE WHEN $2::boolean THEN 1 ELSE 0 END, \
-         sent = CASE WHEN $2::boolean THEN $4::bigint ELSE sent END, price = coalesce($5::bigint, price), note = $6, \
+         sent = CASE WHEN $2::boolean THEN $4::bigint ELSE sent END, \
+         price = coalesce($5::bigint, price), note = $6, \
          changed = $4::bigint, evidence = CASE WHEN $7::boolean THEN $8 ELSE evidence END, \
          progress = CASE WHEN $7::boolean THEN $9::smallint ELSE progress END, \
          covered = CASE WHEN $7::boolean THEN $10::bigint ELSE covered END, \

@@ -1,10 +1,11 @@
 //! Usage reports: `GET /api/v1/reports` lists them by month, and `POST /api/v1/reports/{loan}`
-//! resolves one that a person must look at.
+//! resolves one that a person must look at (`resolve`).
+
+mod resolve;
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use jiff::civil::Date;
@@ -13,31 +14,16 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
+use super::accesses::Accessor;
 use super::loans::{ledger_error, malformed_path, read};
 use super::problems::AdminProblem;
-use crate::ledger::{Report, ReportFilter, ReportPosition, ReportState, ReportStep};
-use crate::loan::LoanId;
+use crate::ledger::{Report, ReportFilter, ReportPosition, ReportState};
 use crate::problem;
+pub(super) use resolve::{__path_resolve, resolve};
 
 /// The default and the maximum number of reports on a page.
 const DEFAULT_PAGE_SIZE: u32 = 100;
 const MAX_PAGE_SIZE: u32 = 1000;
-/// The longest reason, in characters.
-const MAX_REASON: usize = 500;
-
-/// The states from which a person may settle a report. A due report can still be withheld.
-const FOR_A_PERSON: &[ReportState] = &ReportState::FOR_A_PERSON;
-const NOT_SENT: &[ReportState] = &[
-    ReportState::Due,
-    ReportState::Unknown,
-    ReportState::Rejected,
-    ReportState::Unpriced,
-    ReportState::Unmeasured,
-    ReportState::Unidentified,
-];
-/// Bokbasen has proved that it did not record it.
-const REJECTED: &[ReportState] = &[ReportState::Rejected];
-
 /// The query parameters, unparsed. Unknown ones are rejected: a misspelt filter would list all.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
@@ -162,10 +148,12 @@ impl From<&Report> for ShownReport {
 ))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
+    by: Accessor,
     query: Result<Query<ReportsQuery>, QueryRejection>,
 ) -> Result<Json<Page>, AdminProblem> {
     let Query(query) = query.map_err(|rejection| AdminProblem::malformed(rejection.body_text()))?;
     let filter = query.filter()?;
+    app.record_access(&by, "list-reports", filter.library, None).await?;
     let reports = app.parts.ledger.reports(&filter).await.map_err(ledger_error)?;
     let is_full = reports.len() as u64 >= u64::from(filter.limit);
     let next = reports.last().filter(|_| is_full).map(|last| cursor_of(&last.position()));
@@ -183,84 +171,13 @@ pub(super) async fn list(
 ))]
 pub(super) async fn one(
     State(app): State<Arc<App>>,
+    by: Accessor,
     loan: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ShownReport>, AdminProblem> {
-    find(&app, loan).await.map(|report| Json((&report).into()))
-}
-
-/// How a person resolves a report.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = ReportResolution)]
-pub(super) struct Resolution {
-    /// `reported`: Bokbasen has it. `not-reported`: it is not sent. `due`: it is sent again, which
-    /// only a rejected report is.
-    #[serde(rename = "as")]
-    #[schema(pattern = "^(reported|not-reported|due)$")]
-    state: String,
-    /// Why, for the books and the loan's history: 1 to 500 characters, and no borrower's name.
-    #[schema(min_length = 1, max_length = 500)]
-    reason: String,
-}
-
-/// Resolves a usage report that a person must look at.
-#[utoipa::path(post, path = "/api/v1/reports/{loan}", tag = "support",
-    params(("loan" = String, Path)), request_body = Resolution, responses(
-    (status = 200, description = "The resolved report", body = ShownReport),
-    (status = 400, response = inline(problem::Refused)),
-    (status = 401, response = inline(problem::Refused)),
-    (status = 404, response = inline(problem::Refused)),
-    (status = 409, response = inline(problem::Refused)),
-    (status = 503, response = inline(problem::Refused)),
-))]
-pub(super) async fn resolve(
-    State(app): State<Arc<App>>,
-    loan: Result<Path<String>, PathRejection>,
-    body: Bytes,
-) -> Result<Json<ShownReport>, AdminProblem> {
-    let resolution: Resolution = serde_json::from_slice(&body)
-        .map_err(|error| AdminProblem::malformed(format!("The body cannot be read: {error}.")))?;
-    let reason = reason_of(&resolution.reason)?;
     let report = find(&app, loan).await?;
-    let step = step(report.loan, &resolution.state, reason)?;
-    // Spawned, so that the step completes even if the client disconnects.
-    let ledger = app.parts.ledger.clone();
-    let stepped = tokio::spawn(async move { ledger.step_report(step).await });
-    match stepped.await {
-        Ok(Ok(true)) => {}
-        Ok(Ok(false)) => return Err(AdminProblem::NOT_RESOLVABLE),
-        Ok(Err(error)) => return Err(ledger_error(error)),
-        Err(_) => return Err(AdminProblem::LEDGER),
-    }
-    let resolved = app.parts.ledger.report_of_loan(report.loan.uuid()).await;
-    let resolved = resolved.map_err(ledger_error)?.ok_or(AdminProblem::NO_SUCH_REPORT)?;
-    Ok(Json((&resolved).into()))
-}
-
-/// Returns the step that resolves a report.
-fn step(loan: LoanId, state: &str, reason: String) -> Result<ReportStep, AdminProblem> {
-    let (from, to) = match state {
-        "reported" => (FOR_A_PERSON, ReportState::Reported),
-        "not-reported" => (NOT_SENT, ReportState::NotReported),
-        "due" => (REJECTED, ReportState::Due),
-        _ => {
-            let sentence = "as cannot be read. Write reported, not-reported or due.";
-            return Err(AdminProblem::malformed(sentence));
-        }
-    };
-    Ok(ReportStep { note: Some(reason), ..ReportStep::new(loan, from, to, "admin") })
-}
-
-/// Checks a reason. Control characters could forge lines of a listing.
-fn reason_of(text: &str) -> Result<String, AdminProblem> {
-    let text = text.trim();
-    let is_printable = !text.chars().any(char::is_control);
-    match text.chars().count() {
-        1..=MAX_REASON if is_printable => Ok(text.to_owned()),
-        _ => Err(AdminProblem::malformed(
-            "reason must have 1 to 500 characters, without line breaks.",
-        )),
-    }
+    let (library, target) = (report.loan.library(), report.loan.into());
+    app.record_access(&by, "show-report", Some(library), Some(target)).await?;
+    Ok(Json((&report).into()))
 }
 
 async fn find(
