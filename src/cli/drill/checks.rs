@@ -1,4 +1,4 @@
-//! The checks of a drill: a fault, what readers must get meanwhile, and what the books must have.
+//! The checks of a drill: each has a fault, what readers must get, and what the books must have.
 
 use std::future::Future;
 use std::pin::Pin;
