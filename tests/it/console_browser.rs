@@ -130,7 +130,7 @@ async fn support_person_works_in_a_browser() {
 async fn shrink(shot: &Path) {
     let Some(ffmpeg) = program("ffmpeg", "ffmpeg") else { return };
     let small = shot.with_extension("small.png");
-    let palette = "split[a][b];[a]palettegen=max_colors=32[p];[b][p]paletteuse=dither=none";
+    let palette = "split[a][b];[a]palettegen=max_colors=128[p];[b][p]paletteuse=dither=none";
     let mut command = direct(&ffmpeg);
     command.args(["-v", "error", "-y", "-i"]).arg(shot).args(["-vf", palette]).arg(&small);
     let output = run(&mut command).await;

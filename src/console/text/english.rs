@@ -42,11 +42,11 @@ const SIGN_IN: SignIn = SignIn {
     submit: "Sign in",
     wrong: "This is not the admin token.",
     signed_out: "You are signed out.",
-    purpose_title: "Why do you look?",
-    purpose_lead: "A look at a person's loans is recorded with your reason.",
+    purpose_title: "Give a reason",
+    purpose_lead: "Each look at a person's loans is recorded with your reason.",
     purpose: "Reason for looking",
     purpose_hint: "A case number or a few words. No names and no card numbers.",
-    go_on: "Go on",
+    go_on: "Continue",
 };
 
 const FIND: Find = Find {
@@ -147,8 +147,8 @@ const ACTIONS: Actions = Actions {
 
 const WHY: Why = Why {
     title: "Why",
-    lead: "See the way of a request through the gate: what each step decides, and why. Nothing \
-           is changed and nothing is sent to Bokbasen.",
+    lead: "Follow a request through the gate: what each step decides, and why. Nothing is \
+           changed, and nothing is sent to Bokbasen.",
     by_request: "A request that was made",
     request: "Request id",
     request_hint: "From X-Request-Id, or from instance in the reader's error message.",

@@ -42,8 +42,8 @@ const SIGN_IN: SignIn = SignIn {
     submit: "Logg inn",
     wrong: "Dette er ikke administratornøkkelen.",
     signed_out: "Du er logget ut.",
-    purpose_title: "Hvorfor gjør du oppslag?",
-    purpose_lead: "Et oppslag i en persons lån registreres med begrunnelsen din.",
+    purpose_title: "Oppgi en begrunnelse",
+    purpose_lead: "Hvert oppslag i en persons lån registreres med begrunnelsen din.",
     purpose: "Begrunnelse for oppslaget",
     purpose_hint: "Et saksnummer eller noen få ord. Ingen navn og ingen kortnumre.",
     go_on: "Fortsett",
@@ -147,7 +147,7 @@ const ACTIONS: Actions = Actions {
 
 const WHY: Why = Why {
     title: "Hvorfor",
-    lead: "Se en forespørsels vei gjennom porten: hva hvert steg avgjør, og hvorfor. Ingenting \
+    lead: "Følg en forespørsel gjennom porten: hva hvert steg avgjør, og hvorfor. Ingenting \
            endres, og ingenting sendes til Bokbasen.",
     by_request: "En forespørsel som er gjort",
     request: "Forespørsels-id",
