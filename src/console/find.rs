@@ -64,6 +64,7 @@ fn find_page(visit: &Visit, result: &Markup) -> Response {
 }
 
 /// What a text in the field of the search is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Query {
     Isbn(Isbn),
     Uuid(Uuid),
@@ -77,15 +78,19 @@ enum Query {
 impl Query {
     /// Only a text without a library is searched for in the ledger as it is: with one, it is a
     /// borrower's own id.
-    fn of(text: &str, library: Option<LibraryId>) -> Query {
-        let uuid = || Uuid::try_parse(text).ok();
-        match (text.parse(), uuid(), text.parse(), library) {
+    ///
+    /// Returns none for a text that nothing can have: PostgreSQL takes no zero byte, for example.
+    fn of(text: &str, library: Option<LibraryId>) -> Option<Query> {
+        if text.is_empty() || text.len() > MAX_QUERY || text.contains(char::is_control) {
+            return None;
+        }
+        Some(match (text.parse(), Uuid::try_parse(text), text.parse(), library) {
             (Ok(pseudonym), ..) => Query::Pseudonym(pseudonym),
             (_, _, _, Some(library)) => Query::BorrowerId(library),
-            (_, Some(uuid), ..) => Query::Uuid(uuid),
+            (_, Ok(uuid), ..) => Query::Uuid(uuid),
             (_, _, Ok(isbn), _) => Query::Isbn(isbn),
             _ => Query::LendingId,
-        }
+        })
     }
 }
 
@@ -106,15 +111,15 @@ pub(super) async fn search(
     };
     let text = form.field("query");
     let found = match Query::of(text, library) {
-        _ if text.is_empty() || text.len() > MAX_QUERY => None,
-        Query::Isbn(isbn) => Some(format!("/loans?isbn={isbn}")),
-        Query::Pseudonym(borrower) => Some(loans_of(library, borrower)),
-        Query::BorrowerId(library) => {
+        None => None,
+        Some(Query::Isbn(isbn)) => Some(format!("/loans?isbn={isbn}")),
+        Some(Query::Pseudonym(borrower)) => Some(loans_of(library, borrower)),
+        Some(Query::BorrowerId(library)) => {
             let borrower = console.parts.readers.pseudonym(library, text);
             Some(loans_of(Some(library), borrower))
         }
-        Query::Uuid(uuid) => by_uuid(&console, uuid).await?,
-        Query::LendingId => {
+        Some(Query::Uuid(uuid)) => by_uuid(&console, uuid).await?,
+        Some(Query::LendingId) => {
             let loan = console.parts.ledger.by_lending_id(text, None).await.map_err(failed)?;
             loan.map(|loan| format!("/loans/{}", loan.id))
         }
@@ -159,4 +164,31 @@ async fn by_uuid(console: &Console, uuid: Uuid) -> Result<Option<String>, Failur
 pub(super) fn failed(error: LedgerError) -> Failure {
     tracing::error!(%error, "the ledger could not be read for the console");
     Failure::Ledger
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_with_a_library_is_a_borrowers_own_id() {
+        let library: LibraryId = "NO-0301000".parse().unwrap();
+        let (isbn, uuid) = ("9788299999014", "f81d4fae-7dec-41d0-a765-00a0c91e6bf6");
+        let pseudonym = Borrower::from_bytes([7; 16]);
+        for (text, alone) in [
+            (isbn, Query::Isbn(isbn.parse().unwrap())),
+            (uuid, Query::Uuid(uuid.parse().unwrap())),
+            ("12345678901", Query::LendingId),
+        ] {
+            assert_eq!(Query::of(text, None), Some(alone), "{text}");
+            assert_eq!(Query::of(text, Some(library)), Some(Query::BorrowerId(library)), "{text}");
+        }
+        for library in [None, Some(library)] {
+            let found = Query::of(&pseudonym.to_string(), library);
+            assert_eq!(found, Some(Query::Pseudonym(pseudonym)));
+            for nothing in ["", "a\0b", &"a".repeat(MAX_QUERY + 1)] {
+                assert_eq!(Query::of(nothing, library), None, "{nothing}");
+            }
+        }
+    }
 }
