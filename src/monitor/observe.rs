@@ -131,7 +131,9 @@ impl Observer {
         if !circulation.serves_cached_loans() {
             let what = "The changes of other gates were not read within gate.freshness, so the \
                         gate serves only loans that it reads again.";
-            found.push(observation(Code::FeedStale, Critical, what));
+            // With a ledger that answers, readers are served, but slower.
+            let severity = if is_readable { Warning } else { Critical };
+            found.push(observation(Code::FeedStale, severity, what));
         }
         let damaged = ledger.damaged_rows();
         if damaged > 0 {

@@ -12,7 +12,7 @@ use crate::support::{BOOK, File, Process, Scene, Setting, metric};
 const PATH: &str = "/files/9788299999014/book.epub";
 
 /// Every task that runs for the lifetime of the process.
-const TASK_NAMES: [&str; 16] = [
+const TASK_NAMES: [&str; 17] = [
     "accept-admin",
     "adopt-orphans",
     "balance",
@@ -28,6 +28,7 @@ const TASK_NAMES: [&str; 16] = [
     "send-ends",
     "share-limits",
     "watch-certificates",
+    "watch-gate",
     "watch-readers",
 ];
 
