@@ -91,7 +91,7 @@ codes! {
     BeginsClosed = "begins-closed", 10 s, Cluster,
         "Compare the database with Bokbasen, and run `loangate ledger reconcile`.";
     BooksUnbalanced = "books-unbalanced", 0 s, Node,
-        "Read the report of the last balance, and decide about each finding that was only reported.";
+        "Read the report of the last balance, and decide about each finding that was reported.";
     BreakerOpen = "breaker-open", 60 s, Node,
         "Ask Bokbasen, or check the network to it. The gate tries again by itself.";
     CertificateExpires = "certificate-expires", 0 s, Node,

@@ -172,7 +172,7 @@ impl Monitor {
         seen.status.update(now.1, &open);
         seen.series.add(now, &readings, observer.oldest_end(now.1));
         drop(seen);
-        // A problem of the whole cluster is sent by one gate, and any other by the gate that has it.
+        // A problem of the whole cluster is sent by one gate, any other by the gate that has it.
         let is_ours =
             |change: &&Change| !change.code.is_of_cluster() || observer.speaks_for_cluster();
         changes.iter().filter(is_ours).for_each(|change| alerts.send(change));

@@ -51,7 +51,8 @@ async fn problem_reaches_the_list_the_command_and_a_webhook() {
     let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
     let admin = leak(format!("admin = \"127.0.0.1:{port}\""));
     let hook = leak(format!(
-        "[[alerts.webhooks]]\nurl = \"{url}\"\nsecret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n\
+        "[[alerts.webhooks]]\nurl = \"{url}\"\n\
+         secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n\
          \n[admin]"
     ));
     let config = vec![("admin = \"127.0.0.1:0\"", admin), ("[admin]", hook)];
