@@ -166,7 +166,8 @@ fn hours(visit: &Visit) -> Markup {
     html! {
         div.field {
             label for="hours" { (visit.texts.actions.hours) }
-            input #hours name="hours" type="number" min="1" max="8760" value=(DEFAULT_HOURS) required;
+            input #hours name="hours" type="number" min="1" max="8760" value=(DEFAULT_HOURS)
+                required;
         }
     }
 }

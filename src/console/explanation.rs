@@ -51,7 +51,9 @@ fn result_of(visit: &Visit, explained: &Explanation) -> Markup {
             @if explained.would_begin && explained.request.is_none() { p { (texts.begins) } }
             dl.facts {
                 dt { (texts.status) } dd { (explained.status) }
-                @if let Some(kind) = explained.kind { dt { (texts.problem) } dd { code { (kind) } } }
+                @if let Some(kind) = explained.kind {
+                    dt { (texts.problem) } dd { code { (kind) } }
+                }
                 @if let Some(reason) = &explained.reason {
                     dt { (texts.reason) } dd { code { (reason) } }
                 }
@@ -134,7 +136,9 @@ fn request_of(visit: &Visit, request: &RecordedView) -> Markup {
                 @if let Some(borrower) = &request.borrower {
                     dt { (loan.pseudonym) } dd { code { (borrower) } }
                 }
-                @if let Some(issued) = request.issued { dt { (texts.issued) } dd { (time(issued)) } }
+                @if let Some(issued) = request.issued {
+                    dt { (texts.issued) } dd { (time(issued)) }
+                }
             }
         }
     }

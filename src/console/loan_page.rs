@@ -104,7 +104,9 @@ fn facts(visit: &Visit, loan: &Loan) -> Markup {
                 dt { (texts.pseudonym) } dd { code { (loan.key.borrower) } }
                 @if let Some(at) = loan.forgotten { dt { (texts.forgotten) } dd { (time(at)) } }
                 dt { (texts.id) } dd { code { (loan.id) } }
-                @if let Some(id) = &loan.lending_id { dt { (texts.bokbasen_id) } dd { code { (id) } } }
+                @if let Some(id) = &loan.lending_id {
+                    dt { (texts.bokbasen_id) } dd { code { (id) } }
+                }
                 dt { (texts.reference) } dd { code { (loan.reference) } }
             }
             p.links {
@@ -226,7 +228,9 @@ fn files_of_title(visit: &Visit, base: &str, files: &[String]) -> Markup {
             h2 #files { (texts.files) }
             @if files.is_empty() { p.hint { (texts.no_files) } }
             @else {
-                ul.files { @for file in files.iter().take(MAX_FILES) { li { code { (base) (file) } } } }
+                ul.files {
+                    @for file in files.iter().take(MAX_FILES) { li { code { (base) (file) } } }
+                }
             }
         }
     }

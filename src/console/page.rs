@@ -71,9 +71,10 @@ impl Place {
 /// Returns a page with this content.
 pub(super) fn page(visit: &Visit, page: &Page<'_>, content: &Markup) -> Response {
     let theme = Some(visit.theme).filter(|theme| *theme != Theme::System).map(Theme::name);
+    let keys = (!visit.has_keys).then_some("off");
     let markup = html! {
         (DOCTYPE)
-        html lang=(visit.language.tag()) data-theme=[theme] data-keys=[(!visit.has_keys).then_some("off")] {
+        html lang=(visit.language.tag()) data-theme=[theme] data-keys=[keys] {
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
@@ -200,17 +201,19 @@ pub(super) fn field(visit: &Visit, field: &Field<'_>) -> Markup {
     let common = &visit.texts.common;
     let id = if field.id.is_empty() { field.name } else { field.id };
     let hint = format!("{id}-hint");
+    let described = (!field.hint.is_empty()).then_some(&hint);
+    let mark = if field.required { common.required } else { common.optional };
     let kind = if field.kind.is_empty() { "text" } else { field.kind };
     let complete = if field.complete.is_empty() { "off" } else { field.complete };
     html! {
         div.field {
             label for=(id) {
                 (field.label)
-                span.mark { " (" @if field.required { (common.required) } @else { (common.optional) } ")" }
+                span.mark { " (" (mark) ")" }
             }
             input id=(id) name=(field.name) type=(kind) value=(field.value) autocomplete=(complete)
                 maxlength=(field.length) spellcheck="false" autocapitalize="none"
-                required[field.required] aria-describedby=[(!field.hint.is_empty()).then_some(&hint)];
+                required[field.required] aria-describedby=[described];
             @if !field.hint.is_empty() { p.hint id=(hint) { (field.hint) } }
         }
     }

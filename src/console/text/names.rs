@@ -43,8 +43,10 @@ pub(in crate::console) fn state_meaning(state: LoanState, language: Language) ->
             norwegian: "Bokbasen har avvist lånet.",
         },
         LoanState::Ending => Sentence {
-            english: "The loan has ended here, and opens nothing. Bokbasen has not acknowledged it.",
-            norwegian: "Lånet er avsluttet her og åpner ingenting. Bokbasen har ikke bekreftet det.",
+            english: "The loan has ended here, and opens nothing. Bokbasen has not acknowledged \
+                      it.",
+            norwegian: "Lånet er avsluttet her og åpner ingenting. Bokbasen har ikke bekreftet \
+                        det.",
         },
         LoanState::Ended => Sentence {
             english: "The loan is over, here and at Bokbasen.",
