@@ -282,3 +282,29 @@ async fn report_that_was_due_before_the_first_day_goes_to_a_person() {
     assert_eq!(scene.booked_reports().await.len(), 0);
     scene.end().await;
 }
+
+#[tokio::test]
+async fn damaged_loan_does_not_keep_others_from_being_reported() {
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{ConnectOptions, Connection};
+    let mut scene = scene(PRICES, SIZES, "").await;
+    scene.fault(&json!({ "call": "report", "effect": { "status": { "status": 429 } } })).await;
+    for isbn in [BOOK, AUDIO] {
+        read(&scene, "kari", isbn, "bytes=0-4999", 5000).await;
+        until_state(&scene, isbn, "due").await;
+    }
+    scene.stop_gate().await;
+    scene.no_faults().await;
+    let file = scene.dir.path().join("data/loangate.db");
+    let mut ledger = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
+    // The reports are sent in the order of their loans, so this one is the first.
+    let damage = "UPDATE loans SET isbn = 7 WHERE id = (SELECT min(id) FROM loans)";
+    sqlx::query(damage).execute(&mut ledger).await.unwrap();
+    ledger.close().await.unwrap();
+    scene.start_gate().await;
+    until_state(&scene, AUDIO, "reported").await;
+    until_state(&scene, BOOK, "due").await;
+    assert_eq!(scene.booked_reports().await.len(), 1, "sent without a step in the trail");
+    scene.stop_gate().await;
+    scene.stop_sandbox().await;
+}

@@ -124,7 +124,7 @@ impl Reporter {
                     _ => reports.iter().filter_map(|report| priced(lists, report)).collect(),
                 };
                 for step in steps {
-                    self.circulation.inner.ledger.step_report(step).await?;
+                    Reporter::changed(self.circulation.inner.ledger.step_report(step).await)?;
                 }
                 after = next;
                 if after.is_some() && !self.circulation.pause(PAUSE).await {

@@ -129,6 +129,18 @@ impl Reporter {
         Ok(())
     }
 
+    /// Returns whether a report was changed. A loan whose row is damaged must not keep the others
+    /// from being reported, so its error is only logged.
+    fn changed(changed: Result<bool, LedgerError>) -> Result<bool, LedgerError> {
+        match changed {
+            Err(error @ (LedgerError::Damaged { .. } | LedgerError::Unwritable(_))) => {
+                log_ledger_failure("changing a usage report", &error);
+                Ok(false)
+            }
+            other => other,
+        }
+    }
+
     fn is_stopping(&self) -> bool {
         self.circulation.inner.stopping.is_cancelled()
     }

@@ -28,7 +28,7 @@ impl Reporter {
                 let is_lost =
                     ledger.owns_report(&report) || ledger.is_report_abandoned(&report).await?;
                 let note = "the gate ended while it sent the report".to_owned();
-                if is_lost && ledger.lose_report(&report, note).await? {
+                if is_lost && Reporter::changed(ledger.lose_report(&report, note).await)? {
                     let loan = report.loan;
                     tracing::error!(
                         %loan,
@@ -57,7 +57,8 @@ impl Reporter {
                     self.pass_on_before_since(report.loan).await?;
                     continue;
                 }
-                if !ledger.claim_report(&report, &lease).await? {
+                let claimed = ledger.claim_report(&report, &lease).await;
+                if !Reporter::changed(claimed)? {
                     continue;
                 }
                 match self.send(&report, &lease).await {
@@ -84,7 +85,8 @@ impl Reporter {
         let note = "it became due before [reports] since, so it may have been sent".to_owned();
         let step = ReportStep::new(loan, &[ReportState::Due], ReportState::Unknown, "report");
         let step = ReportStep { note: Some(note), ..step };
-        self.circulation.inner.ledger.step_report(step).await.map(drop)
+        let stepped = self.circulation.inner.ledger.step_report(step).await;
+        Reporter::changed(stepped).map(drop)
     }
 
     /// Sends a report that this process has claimed, and records the result.
