@@ -19,7 +19,8 @@ const READERS: usize = 3;
 const SIZE: u64 = 5000;
 /// The longest time until a kill, in milliseconds.
 const LONGEST_LIFE: u64 = 300;
-/// How long the last gate may take: in PostgreSQL, until the lease of a killed one has expired.
+/// How long the last gate may take: in PostgreSQL, until the leases of the killed ones have
+/// expired, which are declared dead one after the other. Each round adds two seconds.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 /// How long a round waits for its crash point.
 const POINT_REACHED_WITHIN: Duration = Duration::from_secs(1);
@@ -129,13 +130,13 @@ async fn kills(rounds: usize, database: Option<&str>) {
     println!("{rounds} kills: {reached:?}");
     scene.no_faults().await;
     let gate = scene.spawn_gate().await;
-    settle(&scene).await;
+    settle(&scene, rounds).await;
     check(&scene, rounds).await;
     end(scene, gate).await;
 }
 
 /// Waits until every loan of which a tenth was delivered has a settled report.
-async fn settle(scene: &Scene) {
+async fn settle(scene: &Scene, rounds: usize) {
     let is_settled = |report: &Value| {
         let state = report["state"].as_str().unwrap();
         state == "reported" || report["for_a_person"] == true
@@ -148,7 +149,7 @@ async fn settle(scene: &Scene) {
         due.iter().all(|id| reports.iter().any(|one| one["loan"] == *id))
             && reports.iter().all(is_settled)
     };
-    let deadline = Instant::now() + SETTLED_WITHIN;
+    let deadline = Instant::now() + SETTLED_WITHIN + Duration::from_secs(2 * rounds as u64);
     while !due().await {
         if Instant::now() >= deadline {
             let open: Vec<_> =
