@@ -3,6 +3,8 @@
 //!
 //! Only the executor calls it.
 
+mod report_books;
+
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -12,10 +14,10 @@ use tokio::time::Instant;
 use super::audit::Head;
 use super::batch::{Claim, WriteBatch};
 use super::brake::{self, Count, Reached};
-use super::command::{Change, Command, Intent, ReportWrite, Update};
+use super::command::{Change, Command, Intent, Update};
 use super::executor::ExecutorContext;
 use super::store::{StoreTransaction, WorkError};
-use super::{Cause, Delivered, Intended, LedgerError, Report, rules};
+use super::{Cause, Delivered, Intended, LedgerError, rules};
 use crate::clock;
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey};
 
@@ -202,56 +204,6 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
             Update::RecordAccess(..) => Ok(0),
             Update::Probe => transaction.probe(now).await.map(|()| 1),
         }
-    }
-
-    /// Returns the number of changed reports.
-    async fn report(&mut self, write: &ReportWrite) -> Result<u64, WorkError> {
-        let now = self.now;
-        // All loans are read first: a damaged one rejects the command before it has changed a row.
-        let mut ids = Vec::new();
-        write.push_loans(&mut ids);
-        for id in ids {
-            self.loan_of_report(id).await?;
-        }
-        let mut changed = 0;
-        match write {
-            ReportWrite::Add { reports, assessed, .. } => {
-                for report in reports {
-                    if self.batch.transaction().await?.add_report(report, now).await? {
-                        self.record_report(report, "report").await?;
-                        changed += 1;
-                    }
-                }
-                self.batch.transaction().await?.assess(assessed, now).await?;
-            }
-            ReportWrite::Step(step) => {
-                let stepped = self.batch.transaction().await?.step_report(step, now).await?;
-                if let Some(report) = &stepped {
-                    self.record_report(report, step.by).await?;
-                    changed += 1;
-                }
-            }
-        }
-        Ok(changed)
-    }
-
-    /// Returns the loan of a report; none if it was pruned.
-    async fn loan_of_report(&mut self, id: LoanId) -> Result<Option<Loan>, WorkError> {
-        match self.batch.loan(id).await {
-            Ok(loan) => Ok(Some(loan)),
-            Err(WorkError::Rejected(LedgerError::NoSuchLoan(_))) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Records a step of the report's loan, whose row does not change.
-    async fn record_report(&mut self, report: &Report, by: &'static str) -> Result<(), WorkError> {
-        if let Some(loan) = self.loan_of_report(report.loan).await? {
-            let at = if T::LOCKS_ROWS { later_than(loan.changed, self.now) } else { self.now };
-            let cause = Cause { by, detail: Some(report.describe()) };
-            self.batch.record_written_row(&loan, at, &cause);
-        }
-        Ok(())
     }
 
     async fn adopt(&mut self, id: LoanId) -> Result<bool, sqlx::Error> {
