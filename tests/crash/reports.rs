@@ -78,12 +78,14 @@ async fn kills(rounds: usize, database: Option<&str>) {
     if let Some(url) = database {
         scene.use_database(url);
     }
+    let rejected = json!({ "status": { "status": 429, "retry_after": 0 } });
+    let failed_later = json!({ "status": { "status": 502, "made": true } });
     let faults = json!([
         { "call": "report", "probability": 0.4, "effect": { "delay": { "ms": 15 } } },
         { "call": "report", "probability": 0.1, "effect": "cut_after" },
         { "call": "report", "probability": 0.1, "effect": "cut_before" },
-        { "call": "report", "probability": 0.1, "effect": { "status": { "status": 429, "retry_after": 0 } } },
-        { "call": "report", "probability": 0.05, "effect": { "status": { "status": 502, "made": true } } },
+        { "call": "report", "probability": 0.1, "effect": rejected },
+        { "call": "report", "probability": 0.05, "effect": failed_later },
     ]);
     scene.fault(&faults).await;
     let mut reached = BTreeMap::new();

@@ -117,7 +117,7 @@ impl Reporter {
             Ok(read) => *lists = read,
             Err(mistakes) => {
                 for mistake in mistakes {
-                    tracing::error!(%mistake, "a list of [reports] was not read; the old one stays");
+                    tracing::error!(%mistake, "list of [reports] not read; the old one stays");
                 }
             }
         }
