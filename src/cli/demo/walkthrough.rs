@@ -17,11 +17,23 @@ pub(super) fn lines(endpoints: &Endpoints<'_>) -> String {
         .replace("http://127.0.0.1:9443", endpoints.admin)
         .replace("http://127.0.0.1:9100", endpoints.sandbox)
         .replace("http://127.0.0.1:9000", endpoints.origin)
-        .replace("demo/", &format!("{}/", endpoints.dir))
+        .replace(" demo/", &format!(" {}/", endpoints.dir))
+        .replace("@demo/", &format!("@{}/", endpoints.dir))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_another_directory_change_no_address() {
+        let (base, admin) = ("https://localhost:8443", "http://127.0.0.1:9443");
+        let (sandbox, origin) = ("http://127.0.0.1:9100", "http://127.0.0.1:9000");
+        let lines = lines(&Endpoints { base, admin, sandbox, origin, dir: "other" });
+        assert!(lines.contains("https://localhost:8443/demo/"), "{lines}");
+        assert!(!lines.contains(" demo/") && !lines.contains("@demo/"), "{lines}");
+    }
+
     #[test]
     fn readme_has_the_same_commands() {
         let readme = include_str!("../../../README.md");

@@ -1,6 +1,7 @@
 # See it in a browser: https://localhost:8443/demo/
 # The browser warns of a certificate that it does not know, because the demo made its own. Choose
 # "Advanced", then "Proceed to localhost". With --open, the demo opens Chromium without the warning.
+# The console for support staff: http://127.0.0.1:9443/ (sign in with the token in demo/certs/admin.token)
 
 # The gate is at https://localhost:8443, the admin listener at http://127.0.0.1:9443,
 # Bokbasen's stand-in at http://127.0.0.1:9100, and the storage at http://127.0.0.1:9000.
