@@ -3,7 +3,8 @@
 //!
 //! It refuses to run unless Bokbasen's address in the configuration is a sandbox's, and a loan of
 //! an invented title that the running gate begins appears in that sandbox's books. So no licence of
-//! a real library is ever spent. The sandbox's faults and settings are restored at the end, also
+//! a real library is ever spent. It also refuses a configuration that sends usage reports elsewhere
+//! than to that sandbox. The sandbox's faults and settings are restored at the end, also
 //! after an interruption.
 
 mod books;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use url::Url;
 
 use gate::StagingGate;
 use sandbox::StagingSandbox;
@@ -71,6 +73,8 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
     let config = super::load(&args.config)?;
     let sandbox = StagingSandbox::find(&config.lending.url, args.sandbox_host.as_deref()).await?;
+    let reporting = config.reports.as_ref().map(|reports| &reports.endpoint.url);
+    refuse_real_reports(reporting, &config.lending.url)?;
     let gate = StagingGate::of(&args, &config)?;
     let mut outcomes = Vec::new();
     let drilled = tokio::select! {
@@ -95,6 +99,19 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         return Ok(());
     }
     Err(CliError::new(format!("{failed} of {} checks failed", outcomes.len())))
+}
+
+/// Refuses to lend where usage reports are sent to another address than that of the sandbox: those
+/// of the drill would be invoiced.
+fn refuse_real_reports(reports: Option<&Url>, sandbox: &Url) -> Result<(), CliError> {
+    let base = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
+    match reports {
+        Some(url) if base(url) != base(sandbox) => Err(CliError::new(format!(
+            "a drill would send usage reports to {url}, and [lending] url is the sandbox {sandbox}. \
+             Write the same address in [reports] url, or turn the reports off"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 async fn drill(
@@ -133,4 +150,22 @@ fn as_json(outcomes: &[CheckOutcome]) -> String {
     });
     let passed = outcomes.iter().all(|outcome| outcome.failure.is_none());
     json!({ "passed": passed, "checks": checks.collect::<Vec<_>>() }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_are_sent_only_to_the_sandbox() {
+        let url = |text: &str| text.parse::<Url>().unwrap();
+        let sandbox = url("http://127.0.0.1:9000");
+        assert!(refuse_real_reports(None, &sandbox).is_ok(), "reports are off");
+        assert!(refuse_real_reports(Some(&url("http://127.0.0.1:9000/")), &sandbox).is_ok());
+        for other in ["https://api.bokbasen.io", "http://127.0.0.1:9001", "http://127.0.0.1:9000/x"]
+        {
+            let refused = refuse_real_reports(Some(&url(other)), &sandbox).unwrap_err();
+            assert!(refused.to_string().contains(other), "{refused}");
+        }
+    }
 }
