@@ -128,7 +128,7 @@ impl Circulation {
 
     /// Returns whether loans that seem due may be ended: this machine's clock agrees with those of
     /// Bokbasen and of the ledger.
-    fn clocks_can_end_loans(&self) -> bool {
+    pub(super) fn clocks_can_end_loans(&self) -> bool {
         self.inner.lending.clock_can_end_loans() && self.inner.ledger.clocks_agree()
     }
 

@@ -41,7 +41,7 @@ impl Reporter {
                 loans.retain(|loan| loan.accepted.is_some_and(|at| at >= self.settings.since));
                 self.assess_page(lists, model, &loans).await?;
                 after = next;
-                if after.is_some() && !self.circulation.pause(PAUSE).await || self.is_stopping() {
+                if after.is_some() && !self.circulation.pause(PAUSE).await || !self.may_work() {
                     return Ok(());
                 }
             }
@@ -127,7 +127,7 @@ impl Reporter {
                     Reporter::changed(self.circulation.inner.ledger.step_report(step).await)?;
                 }
                 after = next;
-                if after.is_some() && !self.circulation.pause(PAUSE).await {
+                if after.is_some() && !self.circulation.pause(PAUSE).await || !self.may_work() {
                     return Ok(());
                 }
             }

@@ -8,6 +8,8 @@
 //! 3. Accepted loans that were not assessed are assessed by the rule (`rule`, `assess`).
 //! 4. Due reports are claimed and sent, one after the other (`send`).
 //!
+//! While this machine's clock may be wrong, only the first step is done.
+//!
 //! The ledger makes each report unique and each claim exclusive, so several gates may do this at
 //! once. `lists` reads the prices and sizes, anew in each run.
 
@@ -113,6 +115,9 @@ impl Reporter {
 
     async fn work(&self, hold: &mut Hold, lists: &mut Lists) -> Result<(), LedgerError> {
         self.pass_lost_reports_on().await?;
+        if !self.may_work() {
+            return Ok(());
+        }
         match Lists::read(self.settings.prices.as_deref(), self.settings.sizes.as_deref()).await {
             Ok(read) => *lists = read,
             Err(mistakes) => {
@@ -141,7 +146,9 @@ impl Reporter {
         }
     }
 
-    fn is_stopping(&self) -> bool {
-        self.circulation.inner.stopping.is_cancelled()
+    /// Returns whether reports may be assessed and sent. A wrong clock would give them wrong days,
+    /// and compare them wrongly with `since`.
+    fn may_work(&self) -> bool {
+        !self.circulation.inner.stopping.is_cancelled() && self.circulation.clocks_can_end_loans()
     }
 }

@@ -50,7 +50,7 @@ impl Reporter {
             let (reports, next) = ledger.reports_in_state(ReportState::Due, position, PAGE).await?;
             for report in reports {
                 let lease = ledger.lease();
-                if self.is_stopping() || !lease.is_held() {
+                if !self.may_work() || !lease.is_held() {
                     return Ok(());
                 }
                 if report.measure.at < self.settings.since {
