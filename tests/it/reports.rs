@@ -248,7 +248,7 @@ async fn month_is_shown_in_each_form() {
 async fn loan_of_a_title_of_unknown_size_waits_for_a_person_or_the_size() {
     let clock = crate::support::scene::movable_clock();
     let setting = Setting { clock: clock.clone(), ..Setting::default() };
-    let scene = scene_of(setting, PRICES, "", "").await;
+    let scene = scene_of(setting, PRICES, "# none\n", "").await;
     let token = scene.token("kari");
     read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
     let (status, _) = scene.call_api("DELETE", &format!("/loans/{BOOK}"), &token, "").await;

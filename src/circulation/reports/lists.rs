@@ -1,7 +1,8 @@
 //! The lists of prices and of the sizes of titles: small CSV files that an operator keeps.
 //!
 //! A line has a key and a value, with a comma or a semicolon between them. `#` starts a comment,
-//! and a first line without a number is a header.
+//! and a first line without a number is a header. The last line ends too, since a file without its
+//! end is half written.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -174,6 +175,11 @@ fn read_file(
             break;
         }
     }
+    if !text.ends_with('\n') {
+        let sentence = "the last line does not end, so the list may be half written. Write all of \
+                        it, with a line break at the end";
+        mistakes.push(at(Some(text.lines().count().max(1)), sentence.to_owned()));
+    }
     mistakes
 }
 
@@ -219,7 +225,7 @@ mod tests {
 
     #[test]
     fn semicolons_allow_decimal_commas() {
-        let lists = read(&format!("\"PACKAGE\";\"1234,05\"\n{ONE};0,1\n"), "").unwrap();
+        let lists = read(&format!("\"PACKAGE\";\"1234,05\"\n{ONE};0,1\n"), "# none\n").unwrap();
         assert_eq!(lists.price("9788299999014".parse().unwrap(), "PACKAGE"), Some(123_405));
         assert_eq!(lists.price(ONE.parse().unwrap(), ""), Some(10));
     }
@@ -227,11 +233,21 @@ mod tests {
     #[test]
     fn every_mistake_has_its_line() {
         let prices =
-            "PACKAGE,1\nPACKAGE,2\nPackage,1\n978,1\nX,-1\nX,1.234\nX,1e3\nX\nX,2000000\nX,";
+            "PACKAGE,1\nPACKAGE,2\nPackage,1\n978,1\nX,-1\nX,1.234\nX,1e3\nX\nX,2000000\nX,\n";
         let mistakes = read(prices, "9780306406157,0\n").unwrap_err();
         let lines: Vec<_> = mistakes.iter().map(|(line, _)| line.unwrap()).collect();
         assert_eq!(lines, [2, 3, 4, 5, 6, 7, 8, 9, 10, 1], "{mistakes:?}");
         assert!(mistakes[0].1.contains("twice"), "{mistakes:?}");
+    }
+
+    #[test]
+    fn half_written_list_is_a_mistake() {
+        for (prices, line) in [("PACKAGE,1\nPAY_PER_LOAN,29", 2), ("PACKAGE,1\nPAY", 2), ("", 1)] {
+            let mistakes = read(prices, "# none\r\n").unwrap_err();
+            let (at, sentence) = mistakes.last().unwrap();
+            assert_eq!(*at, Some(line), "{prices:?}: {mistakes:?}");
+            assert!(sentence.contains("half written"), "{prices:?}: {mistakes:?}");
+        }
     }
 
     #[test]
