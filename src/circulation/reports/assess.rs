@@ -154,7 +154,7 @@ impl Reporter {
             let measure = rule::measure(self.settings.evidence, loan, covered, size, now);
             let report = reports.iter().find(|report| report.loan == loan.id)?;
             let is_due = rule::is_due(&measure, self.settings.limit);
-            let price = lists.price(report.isbn, &report.licence_type);
+            let price = lists.price(report.model, report.isbn, &report.licence_type);
             let (to, note) = match (measure.evidence, is_due, price) {
                 (Evidence::None, ..) => return None,
                 (_, true, Some(_)) => (ReportState::Due, None),
@@ -171,7 +171,7 @@ impl Reporter {
 
 /// Returns the step of a report that now has a price.
 fn priced(lists: &Lists, report: &Report) -> Option<ReportStep> {
-    let price = Some(lists.price(report.isbn, &report.licence_type)?);
+    let price = Some(lists.price(report.model, report.isbn, &report.licence_type)?);
     let step = ReportStep::new(report.loan, &[ReportState::Unpriced], ReportState::Due, "report");
     Some(ReportStep { price, ..step })
 }
@@ -187,7 +187,7 @@ fn report(
     let terms = loan.terms.as_ref();
     let licence_id = terms.and_then(|terms| terms.licence_id.clone());
     let licence_type = terms.and_then(|terms| terms.licence_type.clone()).unwrap_or_default();
-    let price = lists.price(loan.key.isbn, &licence_type);
+    let price = lists.price(model, loan.key.isbn, &licence_type);
     let subject = match (model, &licence_id) {
         (ReportModel::Package, Some(licence)) => licence.clone(),
         (ReportModel::Package, None) | (ReportModel::PayPerLoan, _) => loan.id.to_string(),

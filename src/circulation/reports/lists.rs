@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::ledger::ReportModel;
 use crate::loan::Isbn;
 
 /// The largest file that is read, in bytes.
@@ -99,9 +100,14 @@ impl Lists {
         once(key, before)
     }
 
-    /// Returns the price of a loan, in øre: that of the title, else that of the licence type.
-    pub(super) fn price(&self, isbn: Isbn, licence_type: &str) -> Option<u64> {
-        self.of_titles.get(&isbn).or_else(|| self.of_types.get(licence_type)).copied()
+    /// Returns the price, in øre: for a loan that is paid by use that of the title, else that of the
+    /// licence type. The price of a title is that of one loan, so a package has that of its type.
+    pub(super) fn price(&self, model: ReportModel, isbn: Isbn, licence_type: &str) -> Option<u64> {
+        let of_title = match model {
+            ReportModel::PayPerLoan => self.of_titles.get(&isbn),
+            ReportModel::Package => None,
+        };
+        of_title.or_else(|| self.of_types.get(licence_type)).copied()
     }
 
     /// Returns the size of a title, in bytes.
@@ -198,6 +204,7 @@ fn read_text(file: &Path) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::ReportModel::{Package, PayPerLoan};
 
     const ONE: &str = "9780306406157";
 
@@ -217,17 +224,18 @@ mod tests {
         let prices = format!("\u{feff}type or ISBN,NOK\n# all\nPAY_PER_LOAN,23.5\n\n{ONE},29\n");
         let lists = read(&prices, &format!("{ONE},1000\n")).unwrap();
         let (one, other) = (ONE.parse().unwrap(), "9788299999014".parse().unwrap());
-        assert_eq!(lists.price(one, "PAY_PER_LOAN"), Some(2900));
-        assert_eq!(lists.price(other, "PAY_PER_LOAN"), Some(2350));
-        assert_eq!(lists.price(other, "PACKAGE"), None);
+        assert_eq!(lists.price(PayPerLoan, one, "PAY_PER_LOAN"), Some(2900));
+        assert_eq!(lists.price(PayPerLoan, other, "PAY_PER_LOAN"), Some(2350));
+        assert_eq!(lists.price(PayPerLoan, other, "OTHER"), None);
+        assert_eq!(lists.price(Package, one, "PACKAGE"), None, "a title is no package");
         assert_eq!((lists.size(one), lists.size(other)), (Some(1000), None));
     }
 
     #[test]
     fn semicolons_allow_decimal_commas() {
         let lists = read(&format!("\"PACKAGE\";\"1234,05\"\n{ONE};0,1\n"), "# none\n").unwrap();
-        assert_eq!(lists.price("9788299999014".parse().unwrap(), "PACKAGE"), Some(123_405));
-        assert_eq!(lists.price(ONE.parse().unwrap(), ""), Some(10));
+        assert_eq!(lists.price(Package, ONE.parse().unwrap(), "PACKAGE"), Some(123_405));
+        assert_eq!(lists.price(PayPerLoan, ONE.parse().unwrap(), ""), Some(10));
     }
 
     #[test]
