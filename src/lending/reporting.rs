@@ -133,8 +133,15 @@ fn outcome_of(error: &CallError) -> ReportOutcome {
         CallError::Rejected { status: 404, code, .. } if code == wire::TITLE_NOT_FOUND => {
             ReportOutcome::Refused(why)
         }
-        // The token, the contract, the address or the rate.
-        CallError::Rejected { status: 401 | 403 | 404 | 405 | 429, retry_after, .. } => {
+        // The token or the rate.
+        CallError::Rejected { status: 401 | 429, retry_after, .. } => {
+            ReportOutcome::NotRecorded(why, *retry_after)
+        }
+        // The contract or the address. Without a code of Bokbasen, a proxy may have answered so
+        // after Bokbasen recorded the report.
+        CallError::Rejected { status: 403 | 404 | 405, code, retry_after, .. }
+            if !code.is_empty() =>
+        {
             ReportOutcome::NotRecorded(why, *retry_after)
         }
         CallError::Rejected { .. } | CallError::Unknown(_) => ReportOutcome::Unknown(why),
@@ -155,14 +162,16 @@ mod tests {
         let may_be_sent_again =
             |error: &CallError| matches!(outcome_of(error), ReportOutcome::NotRecorded(..));
         assert!(may_be_sent_again(&CallError::NotSent("no connection".to_owned())));
-        for status in [401, 403, 404, 405, 429] {
-            assert!(may_be_sent_again(&rejected(status, "")), "{status}");
+        for (status, code) in
+            [(401, ""), (403, "FORBIDDEN"), (404, "NOT_FOUND"), (405, "METHOD"), (429, "")]
+        {
+            assert!(may_be_sent_again(&rejected(status, code)), "{status}");
         }
         for (status, code) in [(400, "MALFORMED"), (404, "TITLE_NOT_FOUND")] {
             let outcome = outcome_of(&rejected(status, code));
             assert!(matches!(outcome, ReportOutcome::Refused(_)), "{status}: {outcome:?}");
         }
-        for status in [402, 409, 410, 421, 425, 451, 499] {
+        for status in [402, 403, 404, 405, 409, 410, 421, 425, 451, 499] {
             let outcome = outcome_of(&rejected(status, ""));
             assert!(matches!(outcome, ReportOutcome::Unknown(_)), "{status}: {outcome:?}");
         }
