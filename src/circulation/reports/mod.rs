@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::{Circulation, log_ledger_failure};
 use crate::ledger::LedgerError;
@@ -75,6 +76,9 @@ struct Reporter {
 struct Hold {
     until: Option<Instant>,
     last: Duration,
+    /// The loan of a report that was not recorded and stays due: the next run begins behind it, so
+    /// that it does not keep the others from being sent.
+    behind: Uuid,
 }
 
 impl Hold {
@@ -82,6 +86,11 @@ impl Hold {
     fn extend(&mut self, first: Duration, asked: Option<Duration>) {
         self.last = (self.last * 2).clamp(first, LONGEST_HOLD.max(first));
         self.until = Some(Instant::now() + self.last.max(asked.unwrap_or_default()));
+    }
+
+    /// Returns behind which loan the next run begins. The one after it begins with the first.
+    fn take_position(&mut self) -> Uuid {
+        std::mem::take(&mut self.behind)
     }
 
     fn is_over(&self) -> bool {
@@ -150,5 +159,21 @@ impl Reporter {
     /// and compare them wrongly with `since`.
     fn may_work(&self) -> bool {
         !self.circulation.inner.stopping.is_cancelled() && self.circulation.clocks_can_end_loans()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_resumes_once_behind_a_report_that_was_not_recorded() {
+        let mut hold = Hold::default();
+        assert_eq!(hold.take_position(), Uuid::nil());
+        let behind = Uuid::from_u128(7);
+        hold.extend(Duration::ZERO, None);
+        hold.behind = behind;
+        assert_eq!(hold.take_position(), behind);
+        assert_eq!(hold.take_position(), Uuid::nil(), "the report is tried again later");
     }
 }

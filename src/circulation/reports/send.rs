@@ -42,10 +42,10 @@ impl Reporter {
     }
 
     /// Sends the due reports of this process's share, one after the other, until one is not
-    /// recorded.
+    /// recorded. The next run resumes behind that one.
     pub(super) async fn send_due(&self, hold: &mut Hold) -> Result<(), LedgerError> {
         let ledger = &self.circulation.inner.ledger;
-        let mut after = Some(Uuid::nil());
+        let mut after = Some(hold.take_position());
         while let Some(position) = after {
             let (reports, next) = ledger.reports_in_state(ReportState::Due, position, PAGE).await?;
             for report in reports {
@@ -65,6 +65,7 @@ impl Reporter {
                     ReportOutcome::Recorded => *hold = Hold::default(),
                     ReportOutcome::NotRecorded(_, asked) => {
                         hold.extend(self.settings.interval, asked);
+                        hold.behind = report.loan.uuid();
                         return Ok(());
                     }
                     // Each costs a person some work, so more are not risked at once.
