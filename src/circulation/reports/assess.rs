@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Lists, Reporter, date_in_oslo, rule};
+use super::{Lists, Reporter, date_in_oslo, is_of_one_loan, rule};
 use crate::clock;
 use crate::ledger::{Evidence, LedgerError, Measure, Report, ReportModel, ReportState, ReportStep};
 use crate::loan::{LibraryId, Loan, LoanId};
@@ -89,13 +89,30 @@ impl Reporter {
                 assessed.reports.push(report(lists, model, loan, measure, is_due));
             }
         }
-        for (library, Assessed { reports, loans }) in libraries {
-            let added = self.circulation.inner.ledger.add_reports(library, reports, loans).await?;
+        for (library, assessed) in libraries {
+            let added = self.add(library, assessed).await?;
             if added > 0 {
                 tracing::info!(%library, added, %model, "usage reports are due");
             }
         }
         Ok(())
+    }
+
+    /// Writes the reports of one library. If a loan prevents that, they are written one by one, and
+    /// its own is skipped. Returns the number of new reports.
+    async fn add(&self, library: LibraryId, assessed: Assessed) -> Result<u64, LedgerError> {
+        let ledger = &self.circulation.inner.ledger;
+        let Assessed { reports, loans } = assessed;
+        match ledger.add_reports(library, reports.clone(), loans.clone()).await {
+            Err(error) if is_of_one_loan(&error) => {}
+            added => return added,
+        }
+        let mut added = 0;
+        for loan in loans {
+            let own = reports.iter().filter(|report| report.loan == loan).cloned().collect();
+            added += Reporter::changed(ledger.add_reports(library, own, vec![loan]).await)?;
+        }
+        Ok(added)
     }
 
     /// Returns the number of bytes that were delivered under each loan, each byte counted once.

@@ -143,13 +143,13 @@ impl Reporter {
         Ok(())
     }
 
-    /// Returns whether a report was changed. A loan whose row is damaged must not keep the others
-    /// from being reported, so its error is only logged.
-    fn changed(changed: Result<bool, LedgerError>) -> Result<bool, LedgerError> {
+    /// Returns what was changed: nothing, if the row of the loan is damaged or the database rejects
+    /// a value. This must not keep other loans from being reported, so the error is only logged.
+    fn changed<T: Default>(changed: Result<T, LedgerError>) -> Result<T, LedgerError> {
         match changed {
-            Err(error @ (LedgerError::Damaged { .. } | LedgerError::Unwritable(_))) => {
+            Err(error) if is_of_one_loan(&error) => {
                 log_ledger_failure("changing a usage report", &error);
-                Ok(false)
+                Ok(T::default())
             }
             other => other,
         }
@@ -160,6 +160,11 @@ impl Reporter {
     fn may_work(&self) -> bool {
         !self.circulation.inner.stopping.is_cancelled() && self.circulation.clocks_can_end_loans()
     }
+}
+
+/// Returns whether only the reports of a certain loan fail by this error.
+fn is_of_one_loan(error: &LedgerError) -> bool {
+    matches!(error, LedgerError::Damaged { .. } | LedgerError::Unwritable(_))
 }
 
 #[cfg(test)]

@@ -25,8 +25,8 @@ impl Reporter {
             let (reports, next) =
                 ledger.reports_in_state(ReportState::Sending, position, PAGE).await?;
             for report in reports {
-                let is_lost =
-                    ledger.owns_report(&report) || ledger.is_report_abandoned(&report).await?;
+                let is_lost = ledger.owns_report(&report)
+                    || Reporter::changed(ledger.is_report_abandoned(&report).await)?;
                 let note = "the gate ended while it sent the report".to_owned();
                 if is_lost && Reporter::changed(ledger.lose_report(&report, note).await)? {
                     let loan = report.loan;
