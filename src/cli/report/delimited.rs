@@ -15,8 +15,14 @@ pub(super) fn of(statement: &Statement) -> Result<Vec<u8>, CliError> {
     writer.into_inner().map_err(CliError::new)
 }
 
-/// Returns a text that no spreadsheet program runs as a formula: an apostrophe precedes it.
+/// What a spreadsheet program may take as the end of a cell or a row. In Norwegian, one divides
+/// cells at semicolons, and heeds no quotes within a cell, so what follows could be a formula.
+const DIVIDERS: [char; 4] = [';', '\t', '\r', '\n'];
+
+/// Returns a text that no spreadsheet program divides, or runs as a formula: a space replaces what
+/// divides cells, and an apostrophe precedes a formula.
 fn inert(text: String) -> String {
+    let text = text.replace(DIVIDERS, " ");
     match text.trim_start_matches(' ').starts_with(FORMULA_STARTS) {
         true => format!("'{text}"),
         false => text,
@@ -42,5 +48,6 @@ mod tests {
             assert!(inert(dangerous.to_owned()).starts_with('\''), "{dangerous:?}");
         }
         assert_eq!(inert("29.90".to_owned()), "29.90");
+        assert_eq!(inert("a;=1\t=2\r\n=3".to_owned()), "a =1 =2  =3", "all in one cell");
     }
 }
