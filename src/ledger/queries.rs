@@ -9,7 +9,7 @@ use super::change_feed::FeedBarrier;
 use super::membership::Membership;
 use super::{
     AccessFilter, EndPosition, Ends, Filter, HistoryRow, LedgerError, RecordedAccess, Report,
-    ReportFilter, ReportState, UnfoundBegin, postgres, sqlite,
+    ReportFilter, ReportPosition, ReportState, UnfoundBegin, postgres, sqlite,
 };
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
 
@@ -87,7 +87,7 @@ delegate! {
         state: ReportState, after: Uuid, limit: u32
     ) -> (Vec<Report>, Option<Uuid>);
     fn is_process_dead(membership: &dyn Membership, name: &str) -> bool;
-    fn reports(filter: &ReportFilter) -> Vec<Report>;
+    fn reports(filter: &ReportFilter) -> (Vec<Report>, Option<ReportPosition>);
     fn report_of_loan(loan: Uuid) -> Option<Report>;
     fn count_reports() -> Vec<(ReportState, u64)>;
     fn ended_by_balance(library: Option<LibraryId>, after: Timestamp) -> u64;

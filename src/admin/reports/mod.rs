@@ -154,9 +154,8 @@ pub(super) async fn list(
     let Query(query) = query.map_err(|rejection| AdminProblem::malformed(rejection.body_text()))?;
     let filter = query.filter()?;
     app.record_access(&by, "list-reports", filter.library, None).await?;
-    let reports = app.parts.ledger.reports(&filter).await.map_err(ledger_error)?;
-    let is_full = reports.len() as u64 >= u64::from(filter.limit);
-    let next = reports.last().filter(|_| is_full).map(|last| cursor_of(&last.position()));
+    let (reports, next) = app.parts.ledger.reports(&filter).await.map_err(ledger_error)?;
+    let next = next.as_ref().map(cursor_of);
     Ok(Json(Page { reports: reports.iter().map(ShownReport::from).collect(), next }))
 }
 

@@ -17,7 +17,8 @@ use super::session::prepares;
 use super::sql::{loans, statement};
 use crate::ledger::membership::Membership;
 use crate::ledger::reports::{
-    COLUMNS, Report, ReportFilter, ReportState, ReportStep, millis, report_of,
+    COLUMNS, Report, ReportFilter, ReportPosition, ReportState, ReportStep, end_of_page, millis,
+    report_of,
 };
 use crate::ledger::states::isbn_column;
 use crate::ledger::store::WorkError;
@@ -185,9 +186,10 @@ impl Queries {
     pub(in crate::ledger) async fn reports(
         &self,
         filter: &ReportFilter,
-    ) -> Result<Vec<Report>, LedgerError> {
+    ) -> Result<(Vec<Report>, Option<ReportPosition>), LedgerError> {
         let rows = self.background_rows(listing(filter).build().persistent(false)).await?;
-        Ok(rows.iter().filter_map(|row| self.damaged.skip(report_of(row))).collect())
+        let next = end_of_page(&rows, filter.limit);
+        Ok((rows.iter().filter_map(|row| self.damaged.skip(report_of(row))).collect(), next))
     }
 
     pub(in crate::ledger) async fn report_of_loan(

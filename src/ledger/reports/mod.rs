@@ -20,7 +20,7 @@ use super::membership::Lease;
 use super::{Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId};
 
-pub(super) use row::{COLUMNS, report_of};
+pub(super) use row::{COLUMNS, end_of_page, report_of};
 pub use types::{
     Evidence, Measure, Report, ReportFilter, ReportModel, ReportPosition, ReportState, ReportStep,
 };
@@ -153,11 +153,15 @@ impl Ledger {
         report.owner.as_deref() == Some(self.membership.name().as_ref())
     }
 
-    /// Returns a page of reports, in the order of their dates. Damaged rows are skipped.
+    /// Returns a page of reports, in the order of their dates, and the position after it. Damaged
+    /// rows are skipped. None are left if the position is none.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn reports(&self, filter: &ReportFilter) -> Result<Vec<Report>, LedgerError> {
+    pub async fn reports(
+        &self,
+        filter: &ReportFilter,
+    ) -> Result<(Vec<Report>, Option<ReportPosition>), LedgerError> {
         self.queries.reports(filter).await
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::types::{Measure, Report};
+use super::types::{Measure, Report, ReportPosition};
 use crate::ledger::LedgerError;
 use crate::ledger::states::timestamp;
 use crate::ledger::stored_row::StoredRow;
@@ -19,6 +19,24 @@ pub(in crate::ledger) const COLUMNS: &str = "library, model, subject, loan, isbn
 pub(in crate::ledger) fn report_of(row: &impl StoredRow) -> Result<Report, LedgerError> {
     let id = row.id("loan").map_err(|error| LedgerError::damaged("?", &error))?;
     read(row, &id).map_err(|why| LedgerError::damaged(&format!("{id} (its report)"), &why))
+}
+
+/// Returns the position after a page of a listing; none after the last page. A damaged row counts
+/// too, unless its position itself cannot be read.
+pub(in crate::ledger) fn end_of_page(
+    rows: &[impl StoredRow],
+    limit: u32,
+) -> Option<ReportPosition> {
+    let is_full = rows.len() as u64 >= u64::from(limit);
+    is_full.then(|| rows.iter().rev().find_map(position)).flatten()
+}
+
+fn position(row: &impl StoredRow) -> Option<ReportPosition> {
+    Some(ReportPosition {
+        date: row.text("date").ok()?.parse().ok()?,
+        library: row.text("library").ok()?.parse().ok()?,
+        loan: row.id("loan").ok()?.parse().ok()?,
+    })
 }
 
 /// Reads the columns, or returns why one of them cannot be read.

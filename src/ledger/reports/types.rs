@@ -231,12 +231,6 @@ pub struct ReportPosition {
 }
 
 impl Report {
-    /// Returns the position of the report in the order of a listing.
-    pub fn position(&self) -> ReportPosition {
-        let loan = self.loan.uuid();
-        ReportPosition { date: self.date, library: self.loan.library(), loan }
-    }
-
     /// Describes the report for the audit trail, without a line break.
     pub(in crate::ledger) fn describe(&self) -> String {
         let mut text = format!("{} {}", self.model, self.state);

@@ -11,7 +11,8 @@ use super::queries::{Queries, loans};
 use super::sql::isbn_column;
 use crate::ledger::membership::Membership;
 use crate::ledger::reports::{
-    COLUMNS, Report, ReportFilter, ReportState, ReportStep, millis, report_of,
+    COLUMNS, Report, ReportFilter, ReportPosition, ReportState, ReportStep, end_of_page, millis,
+    report_of,
 };
 use crate::ledger::store::WorkError;
 use crate::ledger::stored_row::loan_of;
@@ -154,7 +155,7 @@ impl Queries {
     pub(in crate::ledger) async fn reports(
         &self,
         filter: &ReportFilter,
-    ) -> Result<Vec<Report>, LedgerError> {
+    ) -> Result<(Vec<Report>, Option<ReportPosition>), LedgerError> {
         let mut query =
             QueryBuilder::<Sqlite>::new(format!("SELECT {COLUMNS} FROM reports WHERE true"));
         if let Some(library) = filter.library {
@@ -176,7 +177,8 @@ impl Queries {
         }
         query.push(" ORDER BY date, library, loan LIMIT ").push_bind(filter.limit);
         let rows = self.rows(query.build().persistent(false)).await?;
-        Ok(rows.iter().filter_map(|row| self.damaged.skip(report_of(row))).collect())
+        let next = end_of_page(&rows, filter.limit);
+        Ok((rows.iter().filter_map(|row| self.damaged.skip(report_of(row))).collect(), next))
     }
 
     pub(in crate::ledger) async fn report_of_loan(
