@@ -26,19 +26,29 @@ struct Assessed {
 }
 
 impl Reporter {
-    /// Assesses accepted loans that were not assessed, page by page.
+    /// Assesses accepted loans that were not assessed, page by page: none before `since`, so that a
+    /// mistaken one settles nothing for good.
     pub(super) async fn assess_loans(&self, lists: &Lists) -> Result<(), LedgerError> {
+        if self.circulation.inner.clock.now() < self.settings.since {
+            return Ok(());
+        }
         let packages = self.settings.packages.iter().map(|name| (name, ReportModel::Package));
         let per_loan =
             self.settings.pay_per_loan.iter().map(|name| (name, ReportModel::PayPerLoan));
         for (licence_type, model) in packages.chain(per_loan) {
-            // Ids begin with their time, so the loans before `since` are skipped.
-            let mut after = Some(first_id(clock::before(self.settings.since, LONGEST_BEGIN)));
+            let mut after = Some(match model {
+                // Those before `since` show which packages are not new.
+                ReportModel::Package => Uuid::nil(),
+                // Ids begin with their time, so the loans before `since` are skipped.
+                ReportModel::PayPerLoan => {
+                    first_id(clock::before(self.settings.since, LONGEST_BEGIN))
+                }
+            });
             while let Some(position) = after {
                 let page =
                     self.circulation.inner.ledger.loans_to_assess(licence_type, position, PAGE);
                 let (mut loans, next) = page.await?;
-                loans.retain(|loan| loan.accepted.is_some_and(|at| at >= self.settings.since));
+                loans.retain(|loan| model == ReportModel::Package || !self.is_before_since(loan));
                 self.assess_page(lists, model, &loans).await?;
                 after = next;
                 if after.is_some() && !self.circulation.pause(PAUSE).await || !self.may_work() {
@@ -86,16 +96,24 @@ impl Reporter {
             let assessed = libraries.entry(loan.key.library).or_default();
             assessed.loans.push(loan.id);
             if is_due || is_unmeasured {
-                assessed.reports.push(report(lists, model, loan, measure, is_due));
+                let report = report(lists, model, loan, measure, is_due);
+                assessed.reports.extend(match self.is_before_since(loan) {
+                    true => of_known_package(report),
+                    false => Some(report),
+                });
             }
         }
         for (library, assessed) in libraries {
             let added = self.add(library, assessed).await?;
             if added > 0 {
-                tracing::info!(%library, added, %model, "usage reports are due");
+                tracing::info!(%library, added, %model, "usage reports were added to the books");
             }
         }
         Ok(())
+    }
+
+    fn is_before_since(&self, loan: &Loan) -> bool {
+        loan.accepted.is_none_or(|at| at < self.settings.since)
     }
 
     /// Writes the reports of one library. If a loan prevents that, they are written one by one, and
@@ -193,6 +211,14 @@ fn priced(lists: &Lists, report: &Report) -> Option<ReportStep> {
     Some(ReportStep { price, ..step })
 }
 
+/// Returns the report of a package that was in use before `since`: it is never sent, and its row
+/// keeps a later loan from making the package due. Without its licence, it would keep none.
+fn of_known_package(report: Report) -> Option<Report> {
+    let note = Some("the package was in use before [reports] since".to_owned());
+    let is_known = report.model == ReportModel::Package && report.licence_id.is_some();
+    is_known.then_some(Report { state: ReportState::NotReported, note, ..report })
+}
+
 /// Creates the report of a loan.
 fn report(
     lists: &Lists,
@@ -247,6 +273,26 @@ fn first_id(at: Timestamp) -> Uuid {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn package_in_use_before_since_is_never_sent() {
+        let key = crate::loan::LoanKey {
+            library: "NO-0301000".parse().unwrap(),
+            borrower: crate::loan::Borrower::from_bytes([1; 16]),
+            isbn: "9780306406157".parse().unwrap(),
+        };
+        let at = Timestamp::UNIX_EPOCH;
+        let loan = Loan::intend(key, at);
+        let evidence = Evidence::Accepted;
+        let measure = Measure { evidence, progress: None, covered: None, size: None, at };
+        let unidentified = report(&Lists::default(), ReportModel::Package, &loan, measure, true);
+        let (licence_id, subject) = (Some("K1".to_owned()), "K1".to_owned());
+        let known = Report { licence_id, subject, ..unidentified.clone() };
+        let settled = of_known_package(known).unwrap();
+        assert_eq!((settled.state, settled.subject.as_str()), (ReportState::NotReported, "K1"));
+        assert!(settled.note.is_some());
+        assert_eq!(of_known_package(unidentified), None, "a row of its loan would block nothing");
+    }
 
     #[test]
     fn ids_after_a_time_follow_the_first_id() {
