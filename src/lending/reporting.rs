@@ -139,9 +139,7 @@ fn outcome_of(error: &CallError) -> ReportOutcome {
         }
         // The contract or the address. Without a code of Bokbasen, a proxy may have answered so
         // after Bokbasen recorded the report.
-        CallError::Rejected { status: 403 | 404 | 405, code, retry_after, .. }
-            if !code.is_empty() =>
-        {
+        CallError::Rejected { status: 403..=405, code, retry_after, .. } if !code.is_empty() => {
             ReportOutcome::NotRecorded(why, *retry_after)
         }
         CallError::Rejected { .. } | CallError::Unknown(_) => ReportOutcome::Unknown(why),

@@ -107,8 +107,8 @@ fn refuse_real_reports(reports: Option<&Url>, sandbox: &Url) -> Result<(), CliEr
     let base = |url: &Url| url.as_str().trim_end_matches('/').to_owned();
     match reports {
         Some(url) if base(url) != base(sandbox) => Err(CliError::new(format!(
-            "a drill would send usage reports to {url}, and [lending] url is the sandbox {sandbox}. \
-             Write the same address in [reports] url, or turn the reports off"
+            "a drill would send usage reports to {url}, and [lending] url is the sandbox \
+             {sandbox}. Write the same address in [reports] url, or turn the reports off"
         ))),
         _ => Ok(()),
     }
