@@ -67,6 +67,11 @@ impl DevTools {
 
     /// Calls a method and returns its result. Stores the events that arrive before.
     pub(crate) async fn call(&mut self, method: &str, parameters: Value) -> Value {
+        self.try_call(method, parameters).await.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// As [`DevTools::call`], but returns the browser's error.
+    async fn try_call(&mut self, method: &str, parameters: Value) -> Result<Value, Value> {
         self.calls += 1;
         let id = self.calls;
         let mut call = json!({ "id": id, "method": method, "params": parameters });
@@ -81,27 +86,35 @@ impl DevTools {
                 panic!("no answer to {method}; the browser's log: {}", self.browser.log())
             };
             if message["id"] == id {
-                assert!(message.get("error").is_none(), "{method}: {message}");
-                return message["result"].clone();
+                return match message.get("error") {
+                    Some(error) => Err(error.clone()),
+                    None => Ok(message["result"].clone()),
+                };
             }
             self.events.push(message);
         }
     }
 
-    /// Evaluates an expression, in this context if there is one, and returns its value.
-    async fn evaluate_in(&mut self, expression: &str, context: Option<&Value>) -> Value {
-        let mut parameters =
+    /// Evaluates an expression, and returns its value.
+    pub(crate) async fn evaluate(&mut self, expression: &str) -> Value {
+        let parameters =
             json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
-        if let Some(context) = context {
-            parameters["contextId"] = context.clone();
-        }
         let evaluated = self.call("Runtime.evaluate", parameters).await;
         assert!(evaluated.get("exceptionDetails").is_none(), "{expression}: {evaluated}");
         evaluated["result"]["value"].clone()
     }
 
-    pub(crate) async fn evaluate(&mut self, expression: &str) -> Value {
-        self.evaluate_in(expression, None).await
+    /// Returns the visible text of a frame; none if the browser has replaced it meanwhile.
+    async fn text_of_frame(&mut self, frame: &Value) -> Option<String> {
+        let world = json!({ "frameId": frame["frame"]["id"] });
+        let world = self.try_call("Page.createIsolatedWorld", world).await.ok()?;
+        let text = json!({
+            "expression": "document.body?.checkVisibility() ? document.body.innerText : ''",
+            "returnByValue": true,
+            "contextId": world["executionContextId"],
+        });
+        let evaluated = self.try_call("Runtime.evaluate", text).await.ok()?;
+        evaluated["result"]["value"].as_str().map(str::to_owned)
     }
 
     /// Waits until an expression is truthy, and returns its value.
@@ -135,12 +148,9 @@ impl DevTools {
             let tree = self.call("Page.getFrameTree", json!({})).await;
             let frames = tree["frameTree"]["childFrames"].as_array().cloned().unwrap_or_default();
             for frame in frames {
-                let world = json!({ "frameId": frame["frame"]["id"] });
-                let world = self.call("Page.createIsolatedWorld", world).await;
-                let text = "document.body?.checkVisibility() ? document.body.innerText : ''";
-                let text = self.evaluate_in(text, Some(&world["executionContextId"])).await;
-                if let Some(text) = text.as_str().filter(|text| text.contains(wanted)) {
-                    return text.to_owned();
+                let text = self.text_of_frame(&frame).await;
+                if let Some(text) = text.filter(|text| text.contains(wanted)) {
+                    return text;
                 }
             }
             assert!(Instant::now() < deadline, "no frame shows {wanted}");
