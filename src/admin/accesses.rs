@@ -84,12 +84,16 @@ impl Default for AccessLimits {
 }
 
 impl AccessLimits {
-    /// Returns how long this access waits for its turn.
-    fn wait(&self, now: Instant) -> Duration {
-        let burst = PACE * BURST;
+    /// Returns how long this access waits for its turn; none if that exceeds [`DEADLINE`]. Such an
+    /// access takes no turn, or a flood that is refused would also refuse accesses long after it.
+    fn wait(&self, now: Instant) -> Option<Duration> {
         let mut next = lock(&self.next);
-        *next = (*next).max(now) + PACE;
-        next.saturating_duration_since(now + burst)
+        let following = (*next).max(now) + PACE;
+        let wait = following.saturating_duration_since(now + PACE * BURST);
+        (wait <= DEADLINE).then(|| {
+            *next = following;
+            wait
+        })
     }
 }
 
@@ -114,15 +118,17 @@ impl App {
     /// As [`App::record_access`], for an access that is complete.
     pub(super) async fn record(&self, access: Access) -> Result<(), AdminProblem> {
         let what = access.what.clone();
+        let wait = self.access_limits.wait(Instant::now());
         let recording = async {
-            sleep(self.access_limits.wait(Instant::now())).await;
+            sleep(wait?).await;
             // The semaphore is never closed.
             let _permit = self.access_limits.concurrency.acquire().await.ok();
-            self.parts.ledger.record_access(access).await
+            Some(self.parts.ledger.record_access(access).await)
         };
         let why = match timeout(DEADLINE, recording).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Some(Ok(()))) => return Ok(()),
+            Ok(Some(Err(error))) => error.to_string(),
+            Ok(None) => "too many accesses wait to be recorded".to_owned(),
             Err(_) => format!("no response within {} s", DEADLINE.as_secs()),
         };
         tracing::error!(error = why, %what, "an access could not be recorded, and was refused");
@@ -230,12 +236,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn flood_is_paced_after_a_burst() {
         let (limits, now) = (AccessLimits::default(), Instant::now());
-        let waits: Vec<Duration> = (0..BURST + 100).map(|_| limits.wait(now)).collect();
+        let waits: Vec<Duration> = (0..BURST + 100).map(|_| limits.wait(now).unwrap()).collect();
         assert!(waits[..BURST as usize].iter().all(Duration::is_zero));
         assert_eq!(waits.last(), Some(&(PACE * 100)));
         // The burst is available again after the time that it takes at this pace.
         let later = now + PACE * (BURST + 100);
-        assert!((0..BURST).all(|_| limits.wait(later).is_zero()));
-        assert!(!limits.wait(later).is_zero());
+        assert!((0..BURST).all(|_| limits.wait(later) == Some(Duration::ZERO)));
+        assert_eq!(limits.wait(later), Some(PACE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_access_takes_no_turn() {
+        let (limits, now) = (AccessLimits::default(), Instant::now());
+        let granted = (0..100_000).map_while(|_| limits.wait(now)).count();
+        assert_eq!(granted, BURST as usize + 2000);
+        assert!((0..100_000).all(|_| limits.wait(now).is_none()));
+        assert_eq!(limits.wait(now + PACE), Some(DEADLINE));
     }
 }
