@@ -3,9 +3,9 @@
 
 use super::exclusive::ExclusiveLedger;
 use super::origin;
-use super::rows::Table;
 use super::source::source_mark;
-use super::{CopyError, Deadlines, Keys};
+use super::summary::Summary;
+use super::{BATCH, CopyError, Deadlines, Keys};
 use crate::ledger::StoreSettings;
 use crate::ledger::copy_mark::{BEING_COPIED, MOVED, SourceMark, destination_in};
 
@@ -109,17 +109,15 @@ async fn require_unused(
     }
     let head = source.extent().await?.head;
     let origins = origin::read_origins(&destination.origins().await?, &keys.audit)?;
-    let Some(origin) = origins.into_iter().rfind(|origin| origin.is_of(&head)) else {
+    if !origins.iter().any(|origin| origin.is_of(&head)) {
         return refuse("the ledger of --to is no copy of this one; name the one that is");
-    };
-    let counts =
-        (destination.count(Table::Loans).await?, destination.count_copied(Table::Steps).await?);
-    let accesses = destination.count_copied(Table::Accesses).await?;
-    let has_accesses = accesses > source.count_copied(Table::Accesses).await?;
-    if counts != (origin.loans, origin.steps) || has_accesses {
+    }
+    // All rows: gates also write what is no step, such as the bytes that were delivered.
+    let copied = Summary::read(source, BATCH, &keys.audit).await?;
+    if Summary::read(destination, BATCH, &keys.audit).await? != copied {
         return refuse(
-            "gates have used the ledger of --to, which has newer loans; keep it, or copy it to a \
-             new file or an empty database",
+            "gates have used the ledger of --to, which has newer loans or newer data of them; keep \
+             it, or copy it to a new file or an empty database",
         );
     }
     Ok(())

@@ -9,7 +9,7 @@ use super::exclusive::{ExclusiveLedger, Extent};
 use super::mark::Mark;
 use super::origin::{self, Origin};
 use super::release;
-use super::rows::{Position, Table};
+use super::rows::Table;
 use super::source::source_mark;
 use super::start::Start;
 use super::summary::Summary;
@@ -186,15 +186,6 @@ impl Copy<'_> {
     }
 
     async fn summarize(&self, ledger: &mut ExclusiveLedger) -> Result<Summary, LedgerError> {
-        let mut summary = Summary::default();
-        ledger.begin_reading().await?;
-        for table in Table::ALL {
-            let mut rows = ledger.rows(table, &Position::start(), self.batch, &self.keys.audit);
-            while let Some(row) = rows.try_next().await? {
-                summary.add(table, &row);
-            }
-        }
-        ledger.end_reading().await?;
-        Ok(summary)
+        Summary::read(ledger, self.batch, &self.keys.audit).await
     }
 }

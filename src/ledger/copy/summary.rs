@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use futures_util::TryStreamExt;
 
-use super::rows::{Row, Table};
+use super::exclusive::ExclusiveLedger;
+use super::rows::{Position, Row, Table};
+use crate::ledger::LedgerError;
+use crate::ledger::audit::AuditKey;
 
 /// The rows of a ledger, by table, and loans by state.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -20,6 +24,33 @@ struct Rows {
 }
 
 impl Summary {
+    /// Reads all rows of a ledger, `page` at a time.
+    pub(super) async fn read(
+        ledger: &mut ExclusiveLedger,
+        page: usize,
+        key: &AuditKey,
+    ) -> Result<Summary, LedgerError> {
+        ledger.begin_reading().await?;
+        let read = Summary::read_tables(ledger, page, key).await;
+        ledger.end_reading().await?;
+        read
+    }
+
+    async fn read_tables(
+        ledger: &mut ExclusiveLedger,
+        page: usize,
+        key: &AuditKey,
+    ) -> Result<Summary, LedgerError> {
+        let mut summary = Summary::default();
+        for table in Table::ALL {
+            let mut rows = ledger.rows(table, &Position::start(), page, key);
+            while let Some(row) = rows.try_next().await? {
+                summary.add(table, &row);
+            }
+        }
+        Ok(summary)
+    }
+
     pub(super) fn add(&mut self, table: Table, row: &Row) {
         let kind = match row {
             Row::Loan(loan) => format!("{} in state {}", table.name(), loan.state),

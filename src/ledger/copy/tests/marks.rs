@@ -423,3 +423,21 @@ async fn copy_used_just_before_its_mark_is_not_given_up() {
         try_gate(from).await.unwrap_err();
     }
 }
+
+/// Gates also write what is no step.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_with_newer_data_of_its_loans_is_not_given_up() {
+    let Some((first, there, _)) = stores().await else { return };
+    write_ledger(&first).await;
+    copy_all(&first, &there).await.unwrap();
+    let to = there.settings();
+    for (table, column) in [("delivered", "bytes"), ("loans", "progress"), ("reports", "changed")] {
+        let change = |sign| format!("UPDATE {table} SET {column} = {column} {sign} 1");
+        there.execute(&change('+'), &change('+')).await;
+        let sentence = refused_release(&first, &to).await;
+        assert!(sentence.contains("newer data"), "{table}: {sentence}");
+        there.execute(&change('-'), &change('-')).await;
+    }
+    let released = release_source(&first.settings(), CopiedTo::Store(&to), &keys()).await;
+    assert!(released.unwrap().is_some());
+}
