@@ -20,7 +20,7 @@ use super::problems::AdminProblem;
 use crate::language::Language;
 use crate::ledger::AccessTarget;
 use crate::problem;
-use crate::server::{Asking, Explanation, NotExplained, Question};
+use crate::server::{Asking, Explained, Explanation, NotExplained, Question};
 use crate::telemetry::RequestId;
 
 /// The most header fields of a request.
@@ -78,16 +78,16 @@ pub(super) async fn explain(
     if let Some(id) = &request.request {
         let id = request_id(id, &request)?;
         let target = AccessTarget::Request(id.to_string());
-        app.record_access(&by, "explain", None, Some(target)).await?;
-        let explained = app.parts.explainer.recorded(id).ok_or(AdminProblem::NO_SUCH_REQUEST)?;
+        let explained = app.parts.explainer.recorded(id);
+        let made = explained.as_ref().and_then(Explained::request);
+        let library = made.and_then(|made| made.library.as_ref()?.parse().ok());
+        app.record_access(&by, "explain", library, Some(target)).await?;
+        let explained = explained.ok_or(AdminProblem::NO_SUCH_REQUEST)?;
         return Ok(Json(explained.in_language(Language::English)));
     }
     let question = question(&app, request)?;
-    let (library, target) = match question.reader {
-        Asking::Borrower(library, borrower, _) => (Some(library), Some(borrower.into())),
-        Asking::Credential => (None, None),
-    };
-    app.record_access(&by, "explain", library, target).await?;
+    let (library, borrower) = app.parts.explainer.asker(&question).unzip();
+    app.record_access(&by, "explain", library, borrower.map(Into::into)).await?;
     let explained = app.parts.explainer.explain(question).await;
     let explained = explained.map(|explained| explained.in_language(Language::English));
     explained.map(Json).map_err(|error| match error {

@@ -30,20 +30,27 @@ async fn call(scene: &Scene, method: &str, path: &str, body: Option<Value>) -> (
 }
 
 async fn scene_with_loan() -> (Scene, String) {
+    let (scene, loan, _) = scene_with_request().await;
+    (scene, loan)
+}
+
+/// Also returns the id of the request that began the loan.
+async fn scene_with_request() -> (Scene, String, String) {
     let scene = Scene::start().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(100));
     let path = format!("/files/{BOOK}/book.epub");
     let token = scene.token("kari");
     let answer = scene.get(&scene.http1(), &path, &token).send().await.unwrap();
     assert_eq!(answer.status(), 200);
+    let request = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
     answer.bytes().await.unwrap();
     let loan = scene.ledger().await[0]["id"].as_str().unwrap().to_owned();
-    (scene, loan)
+    (scene, loan, request)
 }
 
 #[tokio::test]
 async fn every_look_and_action_is_recorded_without_a_borrowers_id() {
-    let (scene, loan) = scene_with_loan().await;
+    let (scene, loan, made) = scene_with_request().await;
     let before = call(&scene, "GET", "/api/v1/accesses", None).await.1;
     let before = before["accesses"].as_array().unwrap().len();
     let shown = call(&scene, "GET", &format!("/api/v1/loans/{loan}"), None).await.1;
@@ -52,12 +59,18 @@ async fn every_look_and_action_is_recorded_without_a_borrowers_id() {
     let explained = json!({
         "library": LIBRARY, "borrower": "kari", "path": format!("/files/{BOOK}/book.epub"),
     });
+    let with_credential = json!({
+        "path": format!("/files/{BOOK}/book.epub"),
+        "headers": [format!("Authorization: Bearer {}", scene.token("kari"))],
+    });
     let request = "f81d4fae-7dec-41d0-a765-00a0c91e6bf6";
     for (method, path, body, status) in [
         ("GET", format!("/api/v1/loans?borrower={borrower}&library={LIBRARY}"), None, 200),
         ("GET", format!("/api/v1/loans?isbn={BOOK}"), None, 200),
         ("POST", "/api/v1/links".to_owned(), Some(of_kari), 201),
         ("POST", "/api/v1/explain".to_owned(), Some(explained), 200),
+        ("POST", "/api/v1/explain".to_owned(), Some(with_credential), 200),
+        ("POST", "/api/v1/explain".to_owned(), Some(json!({ "request": made })), 200),
         ("POST", "/api/v1/explain".to_owned(), Some(json!({ "request": request })), 404),
         ("POST", "/api/v1/balance".to_owned(), None, 200),
         ("GET", "/api/v1/balance".to_owned(), None, 200),
@@ -79,6 +92,7 @@ async fn every_look_and_action_is_recorded_without_a_borrowers_id() {
     let mut found: Vec<Value> = accesses[..accesses.len() - before].iter().map(pick).collect();
     found.reverse();
     let why = "sak 7";
+    let of_request = json!({ "request": made });
     let (of_borrower, of_loan) = (json!({ "borrower": borrower }), json!({ "loan": loan }));
     let mut expected = vec![
         json!({ "what": "show-loan", "library": LIBRARY, "target": of_loan, "why": why }),
@@ -86,6 +100,8 @@ async fn every_look_and_action_is_recorded_without_a_borrowers_id() {
         json!({ "what": "list-loans", "target": { "isbn": BOOK }, "why": why }),
         json!({ "what": "mint-link", "library": LIBRARY, "target": of_borrower, "why": why }),
         json!({ "what": "explain", "library": LIBRARY, "target": of_borrower, "why": why }),
+        json!({ "what": "explain", "library": LIBRARY, "target": of_borrower, "why": why }),
+        json!({ "what": "explain", "library": LIBRARY, "target": of_request, "why": why }),
         json!({ "what": "explain", "target": { "request": request }, "why": why }),
         json!({ "what": "run-balance", "why": why }),
         json!({ "what": "show-balance", "why": why }),

@@ -41,6 +41,7 @@ pub(crate) struct Explainer {
 }
 
 /// A request to explain.
+#[derive(Clone)]
 pub(crate) struct Question {
     /// Who asks.
     pub(crate) reader: Asking,
@@ -53,6 +54,7 @@ pub(crate) struct Question {
 }
 
 /// Who asks for the file.
+#[derive(Clone, Copy)]
 pub(crate) enum Asking {
     /// A borrower, whose credential was issued at this time.
     Borrower(LibraryId, Borrower, Timestamp),
@@ -84,6 +86,17 @@ impl Explainer {
         name: Option<String>,
     ) -> Explainer {
         Explainer { services, delivery, name }
+    }
+
+    /// Returns whose request it is; none if its credential names nobody.
+    pub(crate) fn asker(&self, question: &Question) -> Option<(LibraryId, Borrower)> {
+        if let Asking::Borrower(library, borrower, _) = question.reader {
+            return Some((library, borrower));
+        }
+        let (request, _) = self.request(question.clone()).ok()?;
+        let (token, _) = self.services.catalog.parse(request.uri.path()).ok()?.split_token();
+        let reader = authenticate(&self.services.readers, &request, token.as_deref());
+        reader.ok().map(|(reader, _)| (reader.library, reader.borrower))
     }
 
     /// Explains a request.
