@@ -12,9 +12,10 @@ use super::Console;
 use super::failure::Failure;
 use super::page::{Field, Page, Place, field, notice, page, token};
 use super::sign_in::{purpose_field, store_purpose};
+use super::trail::{To, look, what};
 use super::visit::{Form, Visit};
 use crate::ledger::LedgerError;
-use crate::loan::{Borrower, Isbn, LibraryId};
+use crate::loan::{Borrower, Isbn, LibraryId, Loan};
 use crate::telemetry::RequestId;
 
 /// The longest text, in characters: a borrower's own id of 256 bytes fits.
@@ -116,12 +117,17 @@ pub(super) async fn search(
         Some(Query::Pseudonym(borrower)) => Some(loans_of(library, borrower)),
         Some(Query::BorrowerId(library)) => {
             let borrower = console.parts.readers.pseudonym(library, text);
+            // The address tells the pseudonym, also if nobody follows it.
+            look(&console, &visit, what::FIND, To::new(Some(library), borrower)).await?;
             Some(loans_of(Some(library), borrower))
         }
-        Some(Query::Uuid(uuid)) => by_uuid(&console, uuid).await?,
+        Some(Query::Uuid(uuid)) => by_uuid(&console, &visit, uuid).await?,
         Some(Query::LendingId) => {
             let loan = console.parts.ledger.by_lending_id(text, None).await.map_err(failed)?;
-            loan.map(|loan| format!("/loans/{}", loan.id))
+            match loan {
+                Some(loan) => Some(loan_found(&console, &visit, &loan).await?),
+                None => None,
+            }
         }
     };
     Ok(match found {
@@ -151,13 +157,19 @@ fn loans_of(library: Option<LibraryId>, borrower: Borrower) -> String {
 }
 
 /// Returns the page of a loan or of a request with this id.
-async fn by_uuid(console: &Console, uuid: Uuid) -> Result<Option<String>, Failure> {
+async fn by_uuid(console: &Console, visit: &Visit, uuid: Uuid) -> Result<Option<String>, Failure> {
     if let Some(loan) = console.parts.ledger.find(uuid).await.map_err(failed)? {
-        return Ok(Some(format!("/loans/{}", loan.id)));
+        return loan_found(console, visit, &loan).await.map(Some);
     }
     let id = RequestId::of_uuid(uuid);
     let is_recorded = console.parts.explainer.recorded(id).is_some();
     Ok(is_recorded.then(|| format!("/why/{id}")))
+}
+
+/// Records that a loan was found, which its address tells. Returns the address of its page.
+async fn loan_found(console: &Console, visit: &Visit, loan: &Loan) -> Result<String, Failure> {
+    look(console, visit, what::FIND, To::new(Some(loan.key.library), loan.id)).await?;
+    Ok(format!("/loans/{}", loan.id))
 }
 
 /// Logs a failure of the ledger.

@@ -12,6 +12,7 @@ use crate::loan::LibraryId;
 /// The slugs of what is done, as the admin API has them.
 pub(super) mod what {
     pub(in crate::console) const SIGN_IN: &str = "sign-in";
+    pub(in crate::console) const FIND: &str = "find";
     pub(in crate::console) const LIST_LOANS: &str = "list-loans";
     pub(in crate::console) const SHOW_LOAN: &str = "show-loan";
     pub(in crate::console) const EXPLAIN: &str = "explain";

@@ -218,8 +218,10 @@ async fn looks_and_actions_are_in_the_trail() {
     let of_loan = json!({ "loan": id });
     let expected = [
         json!(["sign-in", null, null, null]),
+        json!(["find", LIBRARY, { "borrower": borrower }, "case 4711"]),
         json!(["list-loans", LIBRARY, { "borrower": borrower }, "case 4711"]),
         json!(["list-loans", null, { "isbn": BOOK }, "case 4711"]),
+        json!(["find", LIBRARY, of_loan, "case 4711"]),
         json!(["show-loan", LIBRARY, of_loan, "case 4711"]),
         json!(["explain", LIBRARY, { "request": request }, "case 4711"]),
         json!(["explain", LIBRARY, { "borrower": borrower }, "case 12"]),
