@@ -8,15 +8,17 @@ use std::collections::{BTreeMap, HashMap};
 use futures_util::TryFutureExt;
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::anchors::{self, SealedChain, StepsByChain};
 use super::buckets::bucket_of_library;
 use super::copy_marks;
 use super::pool::{BEGIN, TRANSACTION};
-use super::prune::{ATTEMPTS, LOCK_CHAINS};
+use super::prune::{ATTEMPTS, LOCK_CHAINS, MAX_PAUSE};
 use super::queries::Queries;
 use super::row::{first, library_of};
+use super::server_error::is_of_connection;
 use super::sql::statement;
 use crate::ledger::accesses::ACCESS;
 use crate::ledger::audit::AuditKey;
@@ -37,8 +39,12 @@ pub(super) const ACCESSES: &str = "SELECT found.* FROM unnest($1::text[]) AS t (
      WHERE library = t.name AND loan = $2 AND at >= $3 AND at < $4 \
      ORDER BY at DESC, chain DESC, number DESC LIMIT $5) AS found \
      ORDER BY at DESC, chain DESC, number DESC LIMIT $5";
+/// Without the newest step of each chain, which stays: the next one continues from it. Those of
+/// processes that are gone would fill a batch some day, and nothing would be removed any more.
 pub(super) const OLD: &str = "SELECT * FROM history \
-     WHERE library = $1 AND loan = $2 AND at < $3 ORDER BY at, chain, number LIMIT $4";
+     WHERE library = $1 AND loan = $2 AND at < $3 AND NOT EXISTS (SELECT 1 FROM chains \
+     WHERE chains.library = history.library AND chains.chain = history.chain \
+     AND chains.number = history.number) ORDER BY at, chain, number LIMIT $4";
 pub(super) const REMOVE: &str =
     "DELETE FROM history WHERE library = $1 AND chain = $2 AND number = ANY($3) AND loan = $4";
 
@@ -87,26 +93,45 @@ impl Queries {
         key: &AuditKey,
         before: Timestamp,
     ) -> Result<u64, LedgerError> {
-        let mut total = 0;
+        let (mut total, mut failure) = (0, None);
         for library in self.libraries_with_chains().await? {
             if !self.owned.get().contains(&bucket_of_library(library)) {
                 continue;
             }
-            let old = statement(OLD).bind(library.as_str().to_owned()).bind(ACCESS);
-            let old = old.bind(before.as_millisecond()).bind(1_i64);
-            // A read first, which locks nothing: most runs find nothing.
-            if self.background_row(old).await?.is_none() {
-                continue;
-            }
-            loop {
-                let removed = self.remove_accesses(key, library, before).await?;
-                total += removed;
-                if removed == 0 {
-                    break;
+            // A damaged step of one library keeps no access of the others.
+            match self.prune_accesses_of(key, library, before).await {
+                Ok(removed) => total += removed,
+                Err(LedgerError::Server(error)) if is_of_connection(&error) => {
+                    return Err(LedgerError::Server(error));
                 }
+                Err(error) => failure = failure.or(Some(error)),
             }
         }
-        Ok(total)
+        failure.map_or(Ok(total), Err)
+    }
+
+    async fn prune_accesses_of(
+        &self,
+        key: &AuditKey,
+        library: LibraryId,
+        before: Timestamp,
+    ) -> Result<u64, LedgerError> {
+        let old = statement(OLD).bind(library.as_str().to_owned()).bind(ACCESS);
+        let old = old.bind(before.as_millisecond()).bind(1_i64);
+        // A read first, which locks nothing: most runs find nothing.
+        if self.background_row(old).await?.is_none() {
+            return Ok(0);
+        }
+        let mut total = 0;
+        loop {
+            let began = Instant::now();
+            let removed = self.remove_accesses(key, library, before).await?;
+            if removed == 0 {
+                return Ok(total);
+            }
+            total += removed;
+            sleep(began.elapsed().min(MAX_PAUSE)).await;
+        }
     }
 
     async fn remove_accesses(
@@ -143,7 +168,7 @@ async fn remove(
     }
     let chains = old_steps(connection, library, before).await?.into_keys().collect();
     let ends = lock_chains(connection, library, chains).await?;
-    // Again, under the locks. The newest step of a chain stays: the next one continues from it.
+    // Again, under the locks. A chain that was not locked, or has no end, is left alone.
     let mut steps = old_steps(connection, library, before).await?;
     for (chain, steps) in &mut steps {
         let end = ends.get(chain).copied().unwrap_or_default();

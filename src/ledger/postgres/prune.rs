@@ -36,7 +36,7 @@ use crate::loan::LibraryId;
 /// The number of loans that one transaction removes. The longest pause after it, in which writers
 /// of the same chains can continue.
 const BATCH_SIZE: usize = 50;
-const MAX_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const MAX_PAUSE: Duration = Duration::from_millis(50);
 /// The attempts at a transaction that waits too long for a lock.
 pub(super) const ATTEMPTS: u32 = 3;
 
