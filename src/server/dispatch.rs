@@ -130,7 +130,8 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
         .parse(request.uri.path())
         .map_err(|error| Problem::RequestMalformed(error.0))?;
     let (token, path) = path.split_token();
-    context.seen.path = Some(path.shared());
+    // A token may be in another place of a mistyped address, and staff read the recent requests.
+    context.seen.path = (!path.decoded().contains("/~")).then(|| path.shared());
     context.seen.step = Step::Authority;
     check_authority(request, context.connection.name.as_deref())?;
     context.seen.step = Step::Catalog;

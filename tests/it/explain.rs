@@ -365,6 +365,11 @@ async fn request_that_was_made_is_explained_by_its_id() {
     let answer: Value = scene.http1().get(url).send().await.unwrap().json().await.unwrap();
     let explained = explain(answer["instance"].as_str().unwrap()).await.text().await.unwrap();
     assert!(!explained.contains(&link) && explained.contains("loan-refused"), "{explained}");
+    // Nor in another place of a mistyped address.
+    let url = format!("{}/books/~{link}/files/{AUDIO}/audio.mp3", scene.base);
+    let answer: Value = scene.http1().get(url).send().await.unwrap().json().await.unwrap();
+    let explained = explain(answer["instance"].as_str().unwrap()).await.text().await.unwrap();
+    assert!(!explained.contains(&link) && explained.contains("title-not-found"), "{explained}");
     for (id, status) in [("f81d4fae-7dec-41d0-a765-00a0c91e6bf6", 404), ("x", 400)] {
         assert_eq!(explain(id).await.status(), status);
     }
