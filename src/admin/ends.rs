@@ -52,7 +52,7 @@ pub(super) async fn end(
         "An end needs a reason, for the loan's history. Write ?reason=…",
     ))?;
     let reason = checked_reason(&reason).ok_or(AdminProblem::malformed(
-        "The reason is longer than 200 characters, or has control characters.",
+        "The reason is longer than 200 characters, or has control or invisible characters.",
     ))?;
     let loan = find(&app, id).await?;
     let by = Accessor { why: Some(reason.as_str().into()), ..by };

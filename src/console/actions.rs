@@ -18,6 +18,7 @@ use super::sign_in::MAX_REASON;
 use super::text::Actions;
 use super::trail::{To, record, what};
 use super::visit::{Form, Visit};
+use crate::language::is_invisible;
 use crate::loan::{Loan, LoanState};
 use crate::problem::Problem;
 use crate::reader::Scope;
@@ -26,12 +27,12 @@ use crate::reader::Scope;
 const DEFAULT_HOURS: &str = "8";
 
 /// Returns a reason for the history of a loan; none if it is empty, too long or has control
-/// characters.
+/// characters or invisible ones, which may reverse how a line of the trail is shown.
 pub(crate) fn checked_reason(text: &str) -> Option<String> {
     let text = text.trim();
     let is_valid = !text.is_empty()
         && text.chars().count() <= MAX_REASON
-        && !text.chars().any(char::is_control);
+        && !text.chars().any(|letter| letter.is_control() || is_invisible(letter));
     is_valid.then(|| text.to_owned())
 }
 
@@ -273,7 +274,15 @@ mod tests {
     #[test]
     fn reason_has_words_and_an_end() {
         assert_eq!(checked_reason(" a case ").as_deref(), Some("a case"));
-        for wrong in ["", "  ", "a\nb", &"a".repeat(MAX_REASON + 1)] {
+        for wrong in [
+            "",
+            "  ",
+            "a\nb",
+            "a\u{202e}b",
+            "a\u{2066}b",
+            "a\u{2028}b",
+            &"a".repeat(MAX_REASON + 1),
+        ] {
             assert!(checked_reason(wrong).is_none(), "{wrong}");
         }
     }

@@ -8,6 +8,7 @@ use http::HeaderValue;
 use percent_encoding::percent_decode_str;
 
 use crate::catalog::Disposition;
+use crate::language::is_invisible;
 use crate::path::{self, FilePath};
 
 /// Longest file name in UTF-8 bytes; file systems allow 255.
@@ -61,23 +62,6 @@ fn trimmed(name: &str) -> &str {
 /// a file system.
 fn is_special(character: char) -> bool {
     matches!(character, '/' | '\\' | '"' | ':' | '*' | '?' | '<' | '>' | '|' | '\u{fffd}')
-}
-
-/// Returns whether a character is invisible and affects how text is shown: bidirectional controls
-/// (CWE-451), joiners, marks, tags, line separators.
-fn is_invisible(character: char) -> bool {
-    matches!(
-        character,
-        '\u{ad}'
-            | '\u{61c}'
-            | '\u{180e}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{feff}'
-            | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}'
-    )
 }
 
 /// Truncates a name to [`MAX_NAME`], and preserves its extension.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Ledger, LedgerError, Update};
+use crate::language::is_invisible;
 use crate::loan::{Borrower, Isbn, LibraryId, LoanId};
 
 /// The loan of such a step. No loan has this id.
@@ -77,7 +78,7 @@ impl From<Isbn> for AccessTarget {
 }
 
 impl Access {
-    /// Creates an access. Control characters of the name and the role are replaced.
+    /// Creates an access. Invisible characters of the name and the role are replaced.
     pub fn new(who: &str, role: &str, what: &'static str) -> Access {
         Access {
             who: cleaned(who, MAX_NAME),
@@ -99,7 +100,7 @@ impl Access {
         Access { target, ..self }
     }
 
-    /// Adds the reason, without control characters.
+    /// Adds the reason, without invisible characters.
     pub fn because(self, why: Option<&str>) -> Access {
         let why = why.map(|why| cleaned(why, MAX_REASON)).filter(|why| !why.is_empty());
         Access { why, ..self }
@@ -122,7 +123,8 @@ impl Access {
 }
 
 fn cleaned(text: &str, length: usize) -> String {
-    let replaced = text.trim().chars().map(|char| if char.is_control() { ' ' } else { char });
+    let is_shown = |char: &char| !char.is_control() && !is_invisible(*char);
+    let replaced = text.trim().chars().map(|char| if is_shown(&char) { char } else { ' ' });
     replaced.take(length).collect()
 }
 

@@ -30,10 +30,10 @@ async fn accesses_are_listed_and_verified(store: &TestStore) {
     let loan = accepted(&ledger, 1).await;
     let library = loan.library();
     let borrower = Borrower::from_bytes([1; 16]);
-    let shown = Access::new("kari\u{7}", "support", "show-loan")
+    let shown = Access::new("kari\u{202e}", "support", "show-loan")
         .of_library(Some(library))
         .to(Some(loan.into()))
-        .because(Some("  she called\n"));
+        .because(Some("  she\u{2028}called\n"));
     ledger.record_access(shown).await.unwrap();
     ledger.record_access(look("ola").to(Some(borrower.into()))).await.unwrap();
     end(&ledger, loan).await;
