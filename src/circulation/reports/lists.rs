@@ -100,8 +100,9 @@ impl Lists {
         once(key, before)
     }
 
-    /// Returns the price, in øre: for a loan that is paid by use that of the title, else that of the
-    /// licence type. The price of a title is that of one loan, so a package has that of its type.
+    /// Returns the price, in øre: for a loan that is paid by use that of the title, else that of
+    /// the licence type. The price of a title is that of one loan, so a package has that of its
+    /// type.
     pub(super) fn price(&self, model: ReportModel, isbn: Isbn, licence_type: &str) -> Option<u64> {
         let of_title = match model {
             ReportModel::PayPerLoan => self.of_titles.get(&isbn),
