@@ -19,7 +19,7 @@ use loangate::clock::Clock;
 use loangate::reader::Readers;
 use loangate::sandbox::Bounds;
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
 use super::external_program::output_text;
@@ -38,9 +38,8 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(90);
 /// Interval at which a state is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Few clusters whose times are judged run at a time, since small machines run the tests too. With
-/// one at a time, the other test threads waited for minutes.
-static TURNS: Semaphore = Semaphore::const_new(2);
+/// One cluster whose times are judged runs at a time, since small machines run the tests too.
+static TURN: AsyncMutex<()> = AsyncMutex::const_new(());
 
 /// Parameters of a cluster.
 #[derive(Clone, Debug)]
@@ -80,13 +79,13 @@ pub(crate) struct Cluster {
     clients: requests::Clients,
     pseudonyms: Readers,
     exchanges: Mutex<Vec<Exchange>>,
-    _turn: Option<SemaphorePermit<'static>>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Cluster {
     /// Starts all gates at once. Returns `None` where the database server is not installed.
     pub(crate) async fn start(plan: Plan) -> Option<Arc<Cluster>> {
-        let turn = if plan.is_beside_others { None } else { Some(TURNS.acquire().await.unwrap()) };
+        let turn = if plan.is_beside_others { None } else { Some(TURN.lock().await) };
         let setting = Setting { bounds: plan.bounds.clone(), ..Setting::default() };
         let scene = Scene::without_gate(setting).await;
         let store = StoreServer::start(plan.store, scene.dir.path(), plan.gates).await?;
