@@ -156,7 +156,7 @@ const CALLS_BEFORE_LOAN: usize = 4;
 #[tokio::test]
 async fn every_operation_answers_as_described() {
     let mut scene = Scene::without_gate(Setting::default()).await;
-    scene.report_usage("PAY_PER_LOAN,1\n", "", "");
+    scene.report_usage("PAY_PER_LOAN,1\n", "# none\n", "");
     scene.start_gate().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
