@@ -6,7 +6,6 @@
 //! [`ProblemType`] has what does not depend on the request; `docs/problems.md` is generated from
 //! it.
 
-mod advice;
 mod guidance;
 mod problem_type;
 mod sentences;
@@ -18,7 +17,6 @@ use serde::Serialize;
 use utoipa::{ToResponse, ToSchema};
 
 use crate::language::Sentence;
-pub use advice::Advice;
 pub use guidance::Guidance;
 pub use problem_type::{ProblemType, RetryAfter};
 pub use sentences::refusal_sentence;

@@ -74,12 +74,13 @@ fn advice_of(
         section.card aria-labelledby="advice" {
             h2 #advice { (texts.advice) }
             @if let Some(problem) = problem {
-                @let advice = problem.problem_type().advice(visit.language);
+                @let guidance = problem.problem_type().guidance();
                 dl.facts {
                     dt { (texts.for_reader) } dd { (problem.sentence().text(visit.language)) }
-                    dt { (texts.for_app) } dd { (with_code(advice.app)) }
-                    @if let Some(operator) = advice.operator {
-                        dt { (texts.for_operator) } dd { (with_code(operator)) }
+                    dt { (texts.for_app) } dd { (with_code(guidance.app.text(visit.language))) }
+                    @if let Some(operator) = guidance.operator {
+                        dt { (texts.for_operator) }
+                        dd { (with_code(operator.text(visit.language))) }
                     }
                 }
             } @else {

@@ -103,8 +103,8 @@ fn problems_page_matches_the_types() {
             problem.status().as_u16(),
             problem.slug(),
             guidance.occurs,
-            guidance.app,
-            guidance.operator.unwrap_or("–"),
+            guidance.app.english,
+            guidance.operator.map_or("–", |sentence| sentence.english),
         )
     };
     let rows: String = ProblemType::ALL.into_iter().map(row).collect();

@@ -155,14 +155,15 @@ impl Explained {
 }
 
 fn advice_about(problem: &Problem, language: Language) -> String {
-    let advice = problem.problem_type().advice(language);
+    let guidance = problem.problem_type().guidance();
     let (app, operator) = match language {
         Language::English => ("App", "Operator"),
         Language::Norwegian => ("Appen", "Driften"),
     };
-    match advice.operator {
-        Some(text) => format!("{app}: {} {operator}: {text}", advice.app),
-        None => format!("{app}: {}", advice.app),
+    let for_app = guidance.app.text(language);
+    match guidance.operator {
+        Some(sentence) => format!("{app}: {for_app} {operator}: {}", sentence.text(language)),
+        None => format!("{app}: {for_app}"),
     }
 }
 
