@@ -7,6 +7,7 @@ use super::source::source_mark;
 use super::summary::Summary;
 use super::{BATCH, CopyError, Deadlines, Keys};
 use crate::ledger::StoreSettings;
+use crate::ledger::audit::Head;
 use crate::ledger::copy_mark::{BEING_COPIED, MOVED, SourceMark, destination_in};
 
 /// Begins the name of the copy in the mark of a destination that was given up.
@@ -78,7 +79,11 @@ async fn give_up(
     let mut destination = Box::pin(opened).await?;
     // No gate opens a half copied one.
     if destination.mark().await?.is_none() {
-        require_unused(source, &mut destination, keys).await?;
+        let head = source.extent().await?.head;
+        require_alone_copy(&mut destination, &head, keys).await?;
+        // Read once: no gate writes to a source that was moved.
+        let copied = Summary::read(source, BATCH, &keys.audit).await?;
+        require_equal(&mut destination, &copied, keys).await?;
         let mut mark = source_mark("", from);
         mark.copy = format!("{RELEASED}{}", mark.to);
         let mark = mark.to_bytes();
@@ -89,7 +94,11 @@ async fn give_up(
             })
             .await?;
         // A gate may have opened it between the check and the mark. None writes to it any more.
-        if let Err(used) = require_unused(source, &mut destination, keys).await {
+        let mut checked = require_alone_copy(&mut destination, &head, keys).await;
+        if checked.is_ok() {
+            checked = require_equal(&mut destination, &copied, keys).await;
+        }
+        if let Err(used) = checked {
             destination.change_meta(async |meta| meta.remove(MOVED, &mark).await).await?;
             return Err(used);
         }
@@ -98,23 +107,30 @@ async fn give_up(
     Ok(())
 }
 
-/// Refuses a destination that is no copy of the source, or that a gate uses or has used.
-async fn require_unused(
-    source: &mut ExclusiveLedger,
+/// Refuses a destination that a gate uses, or that is no copy of the source with this newest link.
+async fn require_alone_copy(
     destination: &mut ExclusiveLedger,
+    head: &Head,
     keys: &Keys,
 ) -> Result<(), CopyError> {
     if !destination.is_alone(|_| {}).await? {
         return refuse("a gate has the ledger of --to open; stop all gates, and copy it back");
     }
-    let head = source.extent().await?.head;
     let origins = origin::read_origins(&destination.origins().await?, &keys.audit)?;
-    if !origins.iter().any(|origin| origin.is_of(&head)) {
+    if !origins.iter().any(|origin| origin.is_of(head)) {
         return refuse("the ledger of --to is no copy of this one; name the one that is");
     }
-    // All rows: gates also write what is no step, such as the bytes that were delivered.
-    let copied = Summary::read(source, BATCH, &keys.audit).await?;
-    if Summary::read(destination, BATCH, &keys.audit).await? != copied {
+    Ok(())
+}
+
+/// Refuses a destination whose rows differ from the source: a gate has used it. All rows count,
+/// since gates also write what is no step, such as the bytes that were delivered.
+async fn require_equal(
+    destination: &mut ExclusiveLedger,
+    copied: &Summary,
+    keys: &Keys,
+) -> Result<(), CopyError> {
+    if Summary::read(destination, BATCH, &keys.audit).await? != *copied {
         return refuse(
             "gates have used the ledger of --to, which has newer loans or newer data of them; keep \
              it, or copy it to a new file or an empty database",
