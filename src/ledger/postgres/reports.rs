@@ -6,8 +6,7 @@
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Postgres, QueryBuilder, Row};
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::buckets::bucket_of;
@@ -18,7 +17,7 @@ use super::sql::{loans, statement};
 use crate::ledger::membership::Membership;
 use crate::ledger::reports::{
     COLUMNS, Report, ReportFilter, ReportPosition, ReportState, ReportStep, end_of_page, millis,
-    report_of,
+    next_of, report_of,
 };
 use crate::ledger::states::isbn_column;
 use crate::ledger::store::WorkError;
@@ -234,10 +233,4 @@ pub(super) fn listing(filter: &ReportFilter) -> QueryBuilder<Postgres> {
     }
     query.push(" ORDER BY date, library, loan LIMIT ").push_bind(i64::from(filter.limit));
     query
-}
-
-/// Returns the position after a page; none after the last page.
-fn next_of(rows: &[PgRow], column: &str, limit: u32) -> Option<Uuid> {
-    let last = rows.last().filter(|_| rows.len() as u64 >= u64::from(limit))?;
-    last.try_get(column).ok()
 }

@@ -20,7 +20,7 @@ use super::membership::Lease;
 use super::{Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId};
 
-pub(super) use row::{COLUMNS, end_of_page, report_of};
+pub(super) use row::{COLUMNS, end_of_page, next_of, report_of};
 pub use types::{
     Evidence, Measure, Report, ReportFilter, ReportModel, ReportPosition, ReportState, ReportStep,
 };

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use super::types::{Measure, Report, ReportPosition};
 use crate::ledger::LedgerError;
@@ -27,8 +28,21 @@ pub(in crate::ledger) fn end_of_page(
     rows: &[impl StoredRow],
     limit: u32,
 ) -> Option<ReportPosition> {
-    let is_full = rows.len() as u64 >= u64::from(limit);
-    is_full.then(|| rows.iter().rev().find_map(position)).flatten()
+    is_full(rows, limit).then(|| rows.iter().rev().find_map(position)).flatten()
+}
+
+/// Returns the id in this column of the last row of a page; none after the last page.
+pub(in crate::ledger) fn next_of(
+    rows: &[impl StoredRow],
+    column: &str,
+    limit: u32,
+) -> Option<Uuid> {
+    let last = rows.last().filter(|_| is_full(rows, limit))?;
+    last.id(column).ok()?.parse().ok()
+}
+
+fn is_full<T>(rows: &[T], limit: u32) -> bool {
+    rows.len() as u64 >= u64::from(limit)
 }
 
 fn position(row: &impl StoredRow) -> Option<ReportPosition> {

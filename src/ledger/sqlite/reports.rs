@@ -3,8 +3,7 @@
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
 use super::queries::{Queries, loans};
@@ -12,7 +11,7 @@ use super::sql::isbn_column;
 use crate::ledger::membership::Membership;
 use crate::ledger::reports::{
     COLUMNS, Report, ReportFilter, ReportPosition, ReportState, ReportStep, end_of_page, millis,
-    report_of,
+    next_of, report_of,
 };
 use crate::ledger::store::WorkError;
 use crate::ledger::stored_row::loan_of;
@@ -199,10 +198,4 @@ impl Queries {
         }
         Ok(counts)
     }
-}
-
-/// Returns the position after a page; none after the last page.
-fn next_of(rows: &[SqliteRow], column: &str, limit: u32) -> Option<Uuid> {
-    let last = rows.last().filter(|_| rows.len() as u64 >= u64::from(limit))?;
-    last.try_get::<String, _>(column).ok()?.parse().ok()
 }
