@@ -71,10 +71,10 @@ impl Sentence {
     }
 }
 
-/// Returns whether a character is invisible and affects how text is shown: bidirectional controls
-/// (CWE-451), joiners, marks, tags, line separators.
-pub(crate) fn is_invisible(character: char) -> bool {
-    matches!(
+/// Returns whether a character is a control character, or is invisible and affects how text is
+/// shown: bidirectional controls (CWE-451), joiners, marks, tags, line separators.
+pub(crate) fn is_unprintable(character: char) -> bool {
+    let is_invisible = matches!(
         character,
         '\u{ad}'
             | '\u{61c}'
@@ -85,7 +85,8 @@ pub(crate) fn is_invisible(character: char) -> bool {
             | '\u{feff}'
             | '\u{fff9}'..='\u{fffb}'
             | '\u{e0000}'..='\u{e007f}'
-    )
+    );
+    character.is_control() || is_invisible
 }
 
 #[cfg(test)]

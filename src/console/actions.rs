@@ -18,7 +18,7 @@ use super::sign_in::MAX_REASON;
 use super::text::Actions;
 use super::trail::{To, record, what};
 use super::visit::{Form, Visit};
-use crate::language::is_invisible;
+use crate::language::is_unprintable;
 use crate::loan::{Loan, LoanState};
 use crate::problem::Problem;
 use crate::reader::Scope;
@@ -30,9 +30,8 @@ const DEFAULT_HOURS: &str = "8";
 /// characters or invisible ones, which may reverse how a line of the trail is shown.
 pub(crate) fn checked_reason(text: &str) -> Option<String> {
     let text = text.trim();
-    let is_valid = !text.is_empty()
-        && text.chars().count() <= MAX_REASON
-        && !text.chars().any(|letter| letter.is_control() || is_invisible(letter));
+    let is_valid =
+        !text.is_empty() && text.chars().count() <= MAX_REASON && !text.contains(is_unprintable);
     is_valid.then(|| text.to_owned())
 }
 

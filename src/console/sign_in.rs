@@ -18,7 +18,7 @@ use super::page::{Field, Page, field, notice, page, token};
 use super::session::{Person, Role};
 use super::trail::{To, record, what};
 use super::visit::{Form, Visit, local_path};
-use crate::language::is_invisible;
+use crate::language::is_unprintable;
 
 /// The longest token, in characters, and the longest name.
 const MAX_TOKEN: usize = 4096;
@@ -122,7 +122,7 @@ pub(super) async fn sign_in(
 
 /// Returns the name in the trail of somebody who has the admin token.
 fn name_of(given: &str) -> Arc<str> {
-    let is_shown = |letter: &char| !letter.is_control() && !is_invisible(*letter);
+    let is_shown = |letter: &char| !is_unprintable(*letter);
     let name: String = given.chars().filter(is_shown).take(MAX_NAME).collect();
     if name.is_empty() { "admin token".into() } else { format!("admin token: {name}").into() }
 }

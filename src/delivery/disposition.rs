@@ -8,7 +8,7 @@ use http::HeaderValue;
 use percent_encoding::percent_decode_str;
 
 use crate::catalog::Disposition;
-use crate::language::is_invisible;
+use crate::language::is_unprintable;
 use crate::path::{self, FilePath};
 
 /// Longest file name in UTF-8 bytes; file systems allow 255.
@@ -44,8 +44,7 @@ fn text(disposition: Disposition, segment: &str) -> String {
 
 /// Sanitizes a name: removes invisible characters and replaces special ones.
 fn sanitized(segment: &str) -> String {
-    let visible =
-        segment.chars().filter(|character| !character.is_control() && !is_invisible(*character));
+    let visible = segment.chars().filter(|character| !is_unprintable(*character));
     let name: String =
         visible.map(|character| if is_special(character) { '_' } else { character }).collect();
     let name = trimmed(&name);
@@ -146,7 +145,7 @@ mod tests {
             let name = percent_decode_str(whole).decode_utf8().unwrap();
             prop_assert_eq!(name.chars().count(), fallback.len());
             prop_assert!(!name.contains(['/', '\\']));
-            prop_assert!(!name.chars().any(|one| one.is_control() || is_invisible(one)));
+            prop_assert!(!name.chars().any(is_unprintable));
             prop_assert!(!name.starts_with('.') && !name.ends_with(['.', ' ']));
         }
     }

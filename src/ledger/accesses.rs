@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Ledger, LedgerError, Update};
-use crate::language::is_invisible;
+use crate::language::is_unprintable;
 use crate::loan::{Borrower, Isbn, LibraryId, LoanId};
 
 /// The loan of such a step. No loan has this id.
@@ -123,7 +123,7 @@ impl Access {
 }
 
 fn cleaned(text: &str, length: usize) -> String {
-    let is_shown = |char: &char| !char.is_control() && !is_invisible(*char);
+    let is_shown = |char: &char| !is_unprintable(*char);
     let replaced = text.trim().chars().map(|char| if is_shown(&char) { char } else { ' ' });
     replaced.take(length).collect()
 }

@@ -14,6 +14,7 @@ use crate::admin::App;
 use crate::admin::accesses::Accessor;
 use crate::admin::loans::ledger_error;
 use crate::admin::problems::AdminProblem;
+use crate::language::is_unprintable;
 use crate::ledger::{ReportState, ReportStep};
 use crate::loan::LoanId;
 use crate::problem;
@@ -101,10 +102,10 @@ fn step(loan: LoanId, state: &str, reason: String) -> Result<ReportStep, AdminPr
     Ok(ReportStep { note: Some(reason), ..ReportStep::new(loan, from, to, "admin") })
 }
 
-/// Checks a reason. Control characters could forge lines of a listing.
+/// Checks a reason. Unprintable characters could forge lines of a listing.
 fn reason_of(text: &str) -> Result<String, AdminProblem> {
     let text = text.trim();
-    let is_printable = !text.chars().any(char::is_control);
+    let is_printable = !text.contains(is_unprintable);
     match text.chars().count() {
         1..=MAX_REASON if is_printable => Ok(text.to_owned()),
         _ => Err(AdminProblem::malformed(
