@@ -93,7 +93,7 @@ codes! {
     BooksUnbalanced = "books-unbalanced", 0 s, Node,
         "Read the report of the last balance, and decide about each finding that was reported.";
     BreakerOpen = "breaker-open", 60 s, Node,
-        "Ask Bokbasen, or check the network to it. The gate tries again by itself.";
+        "Contact Bokbasen, or check the network to it. The gate retries.";
     CertificateExpires = "certificate-expires", 0 s, Node,
         "Renew the certificate, and send the gate SIGHUP.";
     CertificateInvalid = "certificate-invalid", 0 s, Node,

@@ -11,7 +11,7 @@
 //! While this machine's clock may be wrong, only the first step is done.
 //!
 //! The ledger makes each report unique and each claim exclusive, so several gates may do this at
-//! once. `lists` reads the prices and sizes, anew in each run.
+//! once. `lists` reads the prices and sizes again in each run.
 
 mod assess;
 mod lists;

@@ -273,7 +273,7 @@ impl Model {
         };
         match answer.request.what {
             RequestKind::Return if answer.status == Some(StatusCode::NO_CONTENT) => {
-                // An end is later than those before, also if the clock stands still or is set back.
+                // An end is later than those before, also if the clock stops or is set back.
                 let earlier = before.of(answer.key()).filter(|row| was_accepted(row));
                 let last_end = earlier.filter_map(|row| moment(row, "ended")).max();
                 let next = last_end.map(|end| end + SignedDuration::from_millis(1));
