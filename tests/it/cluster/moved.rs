@@ -41,9 +41,9 @@ async fn assert_aborted(mut stream: reqwest::Response) {
     assert!(received < FILE_SIZE, "the whole file was delivered");
 }
 
-/// Starts a gate that would deliver for long without its ledger.
-async fn start() -> Option<(Arc<Cluster>, Arc<ClusterReader>)> {
-    let plan = Plan { freshness: 5 * PATIENCE, ..Plan::new(1, Store::Postgres) };
+/// Starts a gate that would deliver this long without its ledger.
+async fn start(freshness: Duration) -> Option<(Arc<Cluster>, Arc<ClusterReader>)> {
+    let plan = Plan { freshness, ..Plan::new(1, Store::Postgres) };
     let cluster = Cluster::start(plan).await?;
     let reader = cluster.reader("kari", AUDIO);
     Some((cluster, reader))
@@ -51,7 +51,8 @@ async fn start() -> Option<(Arc<Cluster>, Arc<ClusterReader>)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gate_that_was_suspended_during_a_copy_ends() {
-    let Some((cluster, reader)) = start().await else { return };
+    // The copy waits for as long as the gate could deliver.
+    let Some((cluster, reader)) = start(Duration::from_secs(10)).await else { return };
     let stream = open_stream(&cluster, &reader).await;
     let gate = &cluster.gates[0];
     gate.pause();
@@ -73,7 +74,7 @@ async fn gate_that_was_suspended_during_a_copy_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gate_of_a_moved_ledger_delivers_nothing() {
-    let Some((cluster, reader)) = start().await else { return };
+    let Some((cluster, reader)) = start(5 * PATIENCE).await else { return };
     let gate = &cluster.gates[0];
     // In this process, nothing ends it.
     gate.replace(config::load(&gate.config).unwrap().config).await;
