@@ -94,7 +94,7 @@ pub(super) async fn prepare(
     let opening = OpeningLock::acquire(file).await.map_err(unusable)?;
     let options = write_options(file);
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
-    migrate(&mut connection).await.map_err(|error| match error {
+    migrate(&mut connection, &MIGRATIONS).await.map_err(|error| match error {
         MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => {
             LedgerError::NewerSchema
         }
@@ -116,12 +116,15 @@ fn create_file(file: &Path) -> std::io::Result<()> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(file).map(drop)
 }
 
-async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
-    let migrations = MIGRATIONS.map(|(version, name, sql)| {
+async fn migrate(
+    connection: &mut SqliteConnection,
+    migrations: &[(i64, &'static str, &'static str)],
+) -> Result<(), MigrateError> {
+    let migrations = migrations.iter().map(|&(version, name, sql)| {
         let sql = sql.into_sql_str();
         Migration::new(version, name.into(), MigrationType::Simple, sql, false)
     });
-    Migrator::with_migrations(migrations.into()).run(connection).await
+    Migrator::with_migrations(migrations.collect()).run(connection).await
 }
 
 /// Compares the fingerprint of the pseudonym key with the stored one. A new ledger stores it.
@@ -156,5 +159,20 @@ mod tests {
         let listed = MIGRATIONS
             .map(|(version, name, _)| format!("{version:04}_{}.sql", name.replace(' ', "_")));
         assert_eq!(files, listed);
+    }
+
+    #[tokio::test]
+    async fn step_that_would_still_need_a_loan_fails_the_migration() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        migrate(&mut connection, &MIGRATIONS[..10]).await.unwrap();
+        let other_words = "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = \
+                           replace(sql, ' REFERENCES loans (id)', ' REFERENCES loans(id)'); \
+                           PRAGMA writable_schema = RESET";
+        sqlx::raw_sql(other_words).execute(&mut connection).await.unwrap();
+        let error = migrate(&mut connection, &MIGRATIONS).await.unwrap_err();
+        assert!(format!("{error:?}").contains("history_still_refers_to_loans"), "{error:?}");
+        let newest = "SELECT max(version) FROM _sqlx_migrations WHERE success";
+        let newest: i64 = sqlx::query_scalar(newest).fetch_one(&mut connection).await.unwrap();
+        assert_eq!(newest, 10);
     }
 }
