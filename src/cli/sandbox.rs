@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
+use url::Url;
 
 use super::signals::Signals;
 use super::{CliError, say};
@@ -31,6 +32,9 @@ pub(super) struct Args {
     /// repeated.
     #[arg(long = "fault", value_parser = json::<Fault>)]
     faults: Vec<Fault>,
+    /// Address of a storage to relay below /storage/, so that a drill can slow it down.
+    #[arg(long)]
+    storage: Option<Url>,
     /// Print one line of JSON once it is ready.
     #[arg(long)]
     json: bool,
@@ -48,6 +52,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         world: world(args.world.as_deref())?,
         bounds: args.bounds.unwrap_or_default(),
         faults: args.faults,
+        storage: args.storage,
         ..Settings::default()
     };
     let running = Sandbox::start(settings, Clock::system()).await.map_err(CliError::new)?;

@@ -10,7 +10,8 @@
 //! authentication: `GET /sandbox/books`; `GET`, `PUT`, `POST` and `DELETE /sandbox/faults` (a list
 //! of [`Fault`]); `GET` and `PUT /sandbox/settings` ([`Bounds`]); `POST /sandbox/loans`, `PUT
 //! /sandbox/titles/{isbn}` ([`Title`]), `PUT /sandbox/libraries/{isil}` and `PUT
-//! /sandbox/borrowers/{pseudonym}` (`{"refuse": CODE}`, or null).
+//! /sandbox/borrowers/{pseudonym}` (`{"refuse": CODE}`, or null). Below `/storage/` it relays the
+//! files of a storage, if it was given one.
 
 mod api_types;
 mod auth;
@@ -29,6 +30,7 @@ mod serde_text;
 mod serve;
 mod settings;
 mod state;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod world;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::{Fault, World};
 
@@ -35,6 +36,8 @@ pub struct Settings {
     pub username: String,
     /// The password for legacy tickets.
     pub password: SecretString,
+    /// The storage whose files are below `/storage/`.
+    pub storage: Option<Url>,
     /// The initial times and limits.
     pub bounds: Bounds,
 }
@@ -52,6 +55,7 @@ impl Default for Settings {
             audience: AUDIENCE.to_owned(),
             username: "sandbox-name".to_owned(),
             password: "sandbox-password".into(),
+            storage: None,
             bounds: Bounds::default(),
         }
     }
@@ -94,6 +98,8 @@ pub struct Bounds {
     pub page_size: usize,
     /// Whether every call below `/v1` responds with 503.
     pub down: bool,
+    /// How late each answer of the storage is, in milliseconds.
+    pub storage_delay_ms: u64,
 }
 
 impl Default for Bounds {
@@ -114,6 +120,7 @@ impl Default for Bounds {
             token_lifetime_seconds: 60 * 60,
             page_size: 100,
             down: false,
+            storage_delay_ms: 0,
         }
     }
 }

@@ -81,7 +81,7 @@ impl Scene {
     pub(crate) async fn without_gate(setting: Setting) -> Scene {
         let dir = initialised();
         let origin = Origin::start().await;
-        let sandbox = start_sandbox(&setting, dir.path(), 0).await;
+        let sandbox = start_sandbox(&setting, &origin.url, dir.path(), 0).await;
         let sandbox_url = sandbox.url().to_owned();
         let scene = Scene {
             gate: None,
@@ -235,7 +235,8 @@ impl Scene {
     /// Restarts the sandbox with its books and address.
     pub(crate) async fn start_sandbox(&mut self) {
         let port = self.sandbox_url.rsplit(':').next().unwrap().parse().unwrap();
-        self.sandbox = Some(start_sandbox(&self.setting, self.dir.path(), port).await);
+        self.sandbox =
+            Some(start_sandbox(&self.setting, &self.origin.url, self.dir.path(), port).await);
     }
 
     /// Returns a reader's token as a login service would sign it.
@@ -480,12 +481,13 @@ pub(crate) fn initialised() -> TempDir {
     dir
 }
 
-async fn start_sandbox(setting: &Setting, dir: &Path, port: u16) -> sandbox::Running {
+async fn start_sandbox(setting: &Setting, origin: &str, dir: &Path, port: u16) -> sandbox::Running {
     let settings = sandbox::Settings {
         listen: ([127, 0, 0, 1], port).into(),
         dir: Some(dir.join("sandbox")),
         world: setting.world.clone(),
         bounds: setting.bounds.clone(),
+        storage: Some(origin.parse().unwrap()),
         ..sandbox::Settings::default()
     };
     Sandbox::start(settings, setting.clock.clone()).await.unwrap()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::books::{end, one_loan};
 use super::gate::{DrillReader, StagingGate, check_accepted, refusal_of};
@@ -26,13 +26,17 @@ type Check = for<'a> fn(
     &'a StagingSandbox,
 ) -> Pin<Box<dyn Future<Output = Result<(), String>> + 'a>>;
 
+/// The check that needs the storage to be relayed by the sandbox.
+pub(super) const SLOW_STORAGE: &str = "slow storage";
+
 /// All checks, in their order.
-pub(super) const ALL: [(&str, Check); 10] = [
+pub(super) const ALL: [(&str, Check); 11] = [
     ("a loan and its end", |gate, sandbox| Box::pin(no_fault(gate, sandbox))),
     ("lost answer to a begin", |gate, sandbox| Box::pin(begin_fault(gate, sandbox, "cut_after"))),
     ("lost begin", |gate, sandbox| Box::pin(begin_fault(gate, sandbox, "cut_before"))),
     ("duplicate loan", |gate, sandbox| Box::pin(duplicate(gate, sandbox))),
     ("slow answers", |gate, sandbox| Box::pin(slow(gate, sandbox))),
+    (SLOW_STORAGE, |gate, sandbox| Box::pin(slow_storage(gate, sandbox))),
     ("refused loan", |gate, sandbox| Box::pin(refused(gate, sandbox))),
     ("outage", |gate, sandbox| Box::pin(outage(gate, sandbox))),
     ("clock skew", |gate, sandbox| Box::pin(clock_skew(gate, sandbox))),
@@ -89,6 +93,28 @@ async fn duplicate(gate: &StagingGate, sandbox: &StagingSandbox) -> Result<(), S
 
 async fn slow(gate: &StagingGate, sandbox: &StagingSandbox) -> Result<(), String> {
     let reader = begin(gate, sandbox, &[json!({ "delay": { "ms": DELAY_MS } })]).await?;
+    one_loan(gate, sandbox, &reader).await
+}
+
+/// A late storage makes a reader wait. One that is later than the gate waits makes it refuse, with
+/// a problem document and not with a part of the file, and the reader keeps the one loan.
+async fn slow_storage(gate: &StagingGate, sandbox: &StagingSandbox) -> Result<(), String> {
+    let first_byte = gate.first_byte.ok_or("no storage is relayed")?;
+    let late = first_byte.min(Duration::from_millis(DELAY_MS)) / 2;
+    let reader = begin(gate, sandbox, &[]).await?;
+    sandbox.delay_storage(late).await?;
+    let began = Instant::now();
+    let (status, refusal) = refusal_of(gate.get(&reader).await?).await?;
+    if !status.is_success() {
+        return Err(format!("a reader was refused while the storage is slow: {status} {refusal}"));
+    }
+    if began.elapsed() < late {
+        return Err("the gate does not read this file through the sandbox's storage".to_owned());
+    }
+    sandbox.delay_storage(first_byte.saturating_add(late)).await?;
+    refuses(gate, &reader, "origin-timeout").await?;
+    sandbox.restore().await?;
+    gate.until_served(&reader, sandbox).await?;
     one_loan(gate, sandbox, &reader).await
 }
 

@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::loan::{Isbn, LibraryId};
 use crate::lock::lock;
+use crate::origin::Where;
 use crate::path::RequestPath;
 use crate::reader::{Readers, Scope};
 
@@ -40,6 +41,8 @@ pub(super) struct StagingGate {
     path: String,
     pub(super) isbn: Isbn,
     patience: Duration,
+    /// How long the gate waits for the storage, if that is relayed by the sandbox.
+    pub(super) first_byte: Option<Duration>,
     /// The invented readers, by pseudonym.
     borrowers: Mutex<Vec<String>>,
 }
@@ -51,7 +54,11 @@ pub(super) struct DrillReader {
 }
 
 impl StagingGate {
-    pub(super) fn of(args: &Args, config: &Config) -> Result<StagingGate, CliError> {
+    pub(super) fn of(
+        args: &Args,
+        config: &Config,
+        sandbox: &StagingSandbox,
+    ) -> Result<StagingGate, CliError> {
         let isbn = isbn_of(&args.path, config)?;
         let readers = Readers::new(&config.readers, Clock::system()).map_err(CliError::new)?;
         let beside = config.server.certificate.certificate.parent().unwrap_or(Path::new("."));
@@ -81,6 +88,7 @@ impl StagingGate {
             path: args.path.clone(),
             isbn,
             patience: args.patience.saturating_add(config.circulation.settle),
+            first_byte: first_byte(config, &sandbox.storage()),
             borrowers: Mutex::default(),
         })
     }
@@ -210,6 +218,16 @@ impl StagingGate {
         let request = self.admin_client.request(method, format!("{}{path}", self.admin));
         request.bearer_auth(self.admin_token.expose_secret())
     }
+}
+
+/// Returns the longest time that the gate waits for files below an address, if any are there.
+fn first_byte(config: &Config, address: &str) -> Option<Duration> {
+    let is_there = |place: &Where| match place {
+        Where::Http(url) => url.as_str().trim_end_matches('/').starts_with(address),
+        _ => false,
+    };
+    let relayed = config.origins.iter().filter(|origin| origin.places.iter().any(is_there));
+    relayed.map(|origin| origin.first_byte).max()
 }
 
 fn client() -> reqwest::ClientBuilder {

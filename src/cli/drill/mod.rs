@@ -65,8 +65,27 @@ pub(super) struct Args {
 struct CheckOutcome {
     check: &'static str,
     took: Duration,
-    /// Why it failed; none if it passed.
-    failure: Option<String>,
+    verdict: Verdict,
+}
+
+enum Verdict {
+    Passed,
+    /// It failed, for this reason.
+    Failed(String),
+    /// It could not run, for this reason.
+    Skipped(String),
+}
+
+impl CheckOutcome {
+    fn has_failed(&self) -> bool {
+        matches!(self.verdict, Verdict::Failed(_))
+    }
+}
+
+impl From<Result<(), String>> for Verdict {
+    fn from(result: Result<(), String>) -> Verdict {
+        result.map_or_else(Verdict::Failed, |()| Verdict::Passed)
+    }
 }
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
@@ -75,7 +94,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let sandbox = StagingSandbox::find(&config.lending.url, args.sandbox_host.as_deref()).await?;
     let reporting = config.reports.as_ref().map(|reports| &reports.endpoint.url);
     refuse_real_reports(reporting, &config.lending.url)?;
-    let gate = StagingGate::of(&args, &config)?;
+    let gate = StagingGate::of(&args, &config, &sandbox)?;
     let mut outcomes = Vec::new();
     let drilled = tokio::select! {
         drilled = drill(&gate, &sandbox, &mut outcomes) => drilled,
@@ -94,7 +113,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         return Err(CliError::all(errors));
     }
     say(&if args.json { as_json(&outcomes) } else { as_table(&outcomes) })?;
-    let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
+    let failed = outcomes.iter().filter(|outcome| outcome.has_failed()).count();
     if failed == 0 {
         return Ok(());
     }
@@ -122,21 +141,31 @@ async fn drill(
     gate.prove_sandbox(sandbox).await?;
     for (check, run) in checks::ALL {
         let began = Instant::now();
-        let failure = run(gate, sandbox).await.err();
+        let verdict = if check == checks::SLOW_STORAGE && gate.first_byte.is_none() {
+            Verdict::Skipped(format!(
+                "no url of [[origins]] is below {}. Start the sandbox with --storage",
+                sandbox.storage()
+            ))
+        } else {
+            run(gate, sandbox).await.into()
+        };
         sandbox.restore().await.map_err(CliError::new)?;
-        outcomes.push(CheckOutcome { check, took: began.elapsed(), failure });
+        outcomes.push(CheckOutcome { check, took: began.elapsed(), verdict });
     }
     let began = Instant::now();
-    let failure = books::balance(gate, sandbox).await.err();
-    outcomes.push(CheckOutcome { check: "books", took: began.elapsed(), failure });
+    let verdict = books::balance(gate, sandbox).await.into();
+    outcomes.push(CheckOutcome { check: "books", took: began.elapsed(), verdict });
     Ok(())
 }
 
 fn as_table(outcomes: &[CheckOutcome]) -> String {
     let mut table = String::new();
-    for CheckOutcome { check, took, failure } in outcomes {
-        let verdict = if failure.is_some() { "FAIL" } else { "pass" };
-        let why = failure.as_deref().unwrap_or_default();
+    for CheckOutcome { check, took, verdict } in outcomes {
+        let (verdict, why) = match verdict {
+            Verdict::Passed => ("pass", ""),
+            Verdict::Failed(why) => ("FAIL", why.as_str()),
+            Verdict::Skipped(why) => ("skip", why.as_str()),
+        };
         // Writing to a string does not fail.
         let _ = writeln!(table, "{verdict}  {check:32} {:6.1} s  {why}", took.as_secs_f64());
     }
@@ -144,11 +173,16 @@ fn as_table(outcomes: &[CheckOutcome]) -> String {
 }
 
 fn as_json(outcomes: &[CheckOutcome]) -> String {
-    let checks = outcomes.iter().map(|CheckOutcome { check, took, failure }| {
+    let checks = outcomes.iter().map(|CheckOutcome { check, took, verdict }| {
         let seconds = took.as_secs_f64();
-        json!({ "check": check, "passed": failure.is_none(), "seconds": seconds, "why": failure })
+        let (passed, why) = match verdict {
+            Verdict::Passed => (Some(true), None),
+            Verdict::Failed(why) => (Some(false), Some(why)),
+            Verdict::Skipped(why) => (None, Some(why)),
+        };
+        json!({ "check": check, "passed": passed, "seconds": seconds, "why": why })
     });
-    let passed = outcomes.iter().all(|outcome| outcome.failure.is_none());
+    let passed = !outcomes.iter().any(CheckOutcome::has_failed);
     json!({ "passed": passed, "checks": checks.collect::<Vec<_>>() }).to_string()
 }
 

@@ -67,6 +67,11 @@ impl StagingSandbox {
         &self.url
     }
 
+    /// Returns the address below which this sandbox relays a storage, if it was given one.
+    pub(super) fn storage(&self) -> String {
+        format!("{}/storage", self.url)
+    }
+
     async fn read(&self, what: &str) -> Result<Value, String> {
         let sent = self.client.get(format!("{}/sandbox/{what}", self.url)).send().await;
         let answer = sent.and_then(reqwest::Response::error_for_status);
@@ -98,6 +103,12 @@ impl StagingSandbox {
     /// Changes a setting.
     pub(super) async fn set(&self, name: &str, value: Value) -> Result<(), String> {
         self.write(Method::PUT, "settings", &json!({ name: value })).await
+    }
+
+    /// Makes each answer of the storage late.
+    pub(super) async fn delay_storage(&self, delay: Duration) -> Result<(), String> {
+        let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.set("storage_delay_ms", delay.into()).await
     }
 
     /// Makes every library able to lend a title.
