@@ -214,10 +214,12 @@ async fn return_in_the_page_stops_a_playing_audiobook() {
     page.until(moved).await;
     show(&mut page, "listening").await;
 
-    let media = running_media(&page).expect("the browser loads the audio");
+    running_media(&page).expect("the browser loads the audio");
     page.click(&act(LONG_AUDIO, "giveBack")).await;
-    let failed = page.event("Network.loadingFailed", |event| event["requestId"] == media).await;
-    assert!(failed["canceled"] != true, "the page ended its own request: {failed}");
+    // The browser may cancel an earlier request, for which it has a newer one.
+    let is_aborted = |event: &Value| event["type"] == "Media" && event["canceled"] != true;
+    let failed = page.event("Network.loadingFailed", is_aborted).await;
+    let media = failed["requestId"].clone();
     let is_return = |event: &Value| {
         event["request"]["method"] == "DELETE" && event["request"]["url"].as_str().is_some()
     };
@@ -227,7 +229,7 @@ async fn return_in_the_page_stops_a_playing_audiobook() {
     assert_eq!(returned["response"]["status"], 204, "{returned}");
     let second = |event: &Value| event["timestamp"].as_f64().unwrap();
     let after = second(&failed) - second(&returned);
-    assert!(after < 1.0, "the stream ended {after} s after the return");
+    assert!(after.abs() < 1.0, "the stream ended {after} s after the return");
 
     let why = page.until("document.getElementById('notice').innerText").await;
     assert!(why.as_str().unwrap().contains("403 loan-ended"), "{why}");
