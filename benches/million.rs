@@ -77,20 +77,11 @@ async fn main() {
 
 /// Starts everything around a gate, with a copy of the ledger and its keys.
 async fn scene() -> Scene {
-    let from = million_ledger::directory().await;
     let limits =
         "[log]\nlevel = \"warn\"\n\n[limits]\nexempt_networks = [\"127.0.0.0/8\"]\n\n[ledger]";
     let config = vec![("[ledger]", limits)];
     let scene = Scene::without_gate(Setting { config, ..Setting::default() }).await;
-    for part in ["certs", "data"] {
-        std::fs::create_dir_all(scene.dir.path().join(part)).unwrap();
-        for entry in std::fs::read_dir(from.join(part)).unwrap().map(Result::unwrap) {
-            if entry.file_type().unwrap().is_file() {
-                std::fs::copy(entry.path(), scene.dir.path().join(part).join(entry.file_name()))
-                    .unwrap();
-            }
-        }
-    }
+    million_ledger::copy_to(scene.dir.path()).await;
     let size = std::fs::metadata(ledger_file(scene.dir.path())).unwrap().len() as f64 / 1e6;
     println!(
         "{:<52} {size:>8.0} MB",

@@ -72,6 +72,20 @@ pub(crate) fn due_of(group: Option<u64>) -> i64 {
     4_000_000_000_000 + group.map_or(GROUPS, |group| group) as i64
 }
 
+/// Copies such a ledger and its keys into this directory.
+pub(crate) async fn copy_to(directory: &Path) {
+    let from = self::directory().await;
+    for part in ["certs", "data"] {
+        std::fs::create_dir_all(directory.join(part)).unwrap();
+        for entry in std::fs::read_dir(from.join(part)).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                let copy = directory.join(part).join(entry.file_name());
+                std::fs::copy(entry.path(), copy).unwrap();
+            }
+        }
+    }
+}
+
 /// Returns the directory with such a ledger and its keys, and builds it if it is missing.
 pub(crate) async fn directory() -> PathBuf {
     let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ledger/sqlite/migrations");
