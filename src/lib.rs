@@ -26,7 +26,7 @@
 //! | module | may call |
 //! |---|---|
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
-//! | `lock`, `near_cache`, `reload` | each other |
+//! | `lock`, `near_cache`, `reload`, `spreadsheet` | each other |
 //! | `language`, `loan`, `path`, `problem` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `lending`, `origin` | |
 //! | `ledger` | `supervise` |
@@ -102,5 +102,6 @@ mod reload;
 pub mod samples;
 pub mod sandbox;
 mod server;
+mod spreadsheet;
 mod supervise;
 pub mod telemetry;

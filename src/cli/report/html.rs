@@ -3,7 +3,8 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::Language;
-use super::statement::{Line, Statement, nok};
+use super::statement::{Line, Statement};
+use crate::spreadsheet::nok;
 
 /// A4, with the head of a table on each page and no row divided.
 const STYLE: &str = "\

@@ -1,11 +1,10 @@
 //! `loangate report`: the usage reports of a month, and the resolution of those that a person must
 //! look at, through the admin API of a running gate.
 
-mod delimited;
 mod html;
+mod sheets;
 mod statement;
 mod table;
-mod workbook;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -100,9 +99,9 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let statement = Statement::new(month, reports, open);
     let bytes = match args.format {
         Format::Table => table::of(&statement).into_bytes(),
-        Format::Csv => delimited::of(&statement)?,
+        Format::Csv => sheets::csv(&statement)?,
         Format::Json => format!("{:#}\n", statement.to_json()).into_bytes(),
-        Format::Xlsx => workbook::of(&statement)?,
+        Format::Xlsx => sheets::workbook(&statement)?,
         Format::Html => html::of(&statement, args.lang).into_bytes(),
     };
     match args.output {

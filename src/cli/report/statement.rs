@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::spreadsheet::nok;
+
 /// A usage report, as the admin API shows it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Line {
@@ -161,11 +163,6 @@ impl Statement {
             "corrections": self.corrections().collect::<Vec<_>>(),
         })
     }
-}
-
-/// Formats a price in NOK.
-pub(super) fn nok(price: u64) -> String {
-    format!("{}.{:02}", price / 100, price % 100)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::statement::{Line, Statement, nok};
+use super::statement::{Line, Statement};
+use crate::spreadsheet::nok;
 
 pub(super) fn of(statement: &Statement) -> String {
     let mut text = String::new();
