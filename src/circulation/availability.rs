@@ -62,6 +62,12 @@ impl Circulation {
         let availability = result.map_err(|error| error_of(&error))?.clone();
         Ok(self.inner.settings.licences.visible(library, availability))
     }
+
+    /// Returns the availability that [`Circulation::availability`] has cached, without a query.
+    pub fn known_availability(&self, library: LibraryId, isbn: Isbn) -> Option<Availability> {
+        let known = self.inner.availabilities.0.get(&(library, isbn))?.get()?.clone();
+        Some(self.inner.settings.licences.visible(library, known))
+    }
 }
 
 fn error_of(error: &CallError) -> AvailabilityError {

@@ -132,6 +132,18 @@ pub(super) fn refused_until(reached: &[Reached]) -> Option<Timestamp> {
 }
 
 impl Brake {
+    /// Returns the limits of a library, whatever the mode: the key, the maximum, the window, and
+    /// the loans that count. The limit on attempts also counts failed begins, for a shorter time.
+    pub(super) fn of_library(&self) -> [(BrakeLimit, u32, Duration, Counted); 4] {
+        let attempts = self.attempts_per_library_per_hour;
+        [
+            (BrakeLimit::LibraryPerHour, self.library_per_hour, HOUR, Counted::Lent),
+            (BrakeLimit::LibraryPerDay, self.library_per_day, DAY, Counted::Lent),
+            (BrakeLimit::AttemptsPerLibrary, attempts, HOUR, Counted::Decided),
+            (BrakeLimit::AttemptsPerLibrary, attempts, FAILED_WINDOW, Counted::Failed),
+        ]
+    }
+
     /// Returns the limits on a loan that is begun now. Limits on attempts are enforced in every
     /// mode. Limits on loans depend on the mode.
     pub(super) fn limits(&self, now: Timestamp) -> Vec<WindowLimit> {

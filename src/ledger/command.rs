@@ -1,8 +1,8 @@
 //! The commands of the executor, and the channel for the response of each.
 //!
 //! [`super::Ledger`] sends commands, and the executor runs them and responds after the commit.
-//! There are three kinds of results, so there are three kinds of commands: an intent, an event of a
-//! loan, and every other update, which returns a number of rows.
+//! There are three kinds of results: those of an intent and of an event of a loan, and the number
+//! of rows that every other command returns.
 
 use std::sync::Arc;
 
@@ -30,6 +30,7 @@ pub(super) enum Command {
     Apply(Change, Reply<Loan>),
     Update(Update, Reply<u64>),
     Report(ReportWrite, Reply<u64>),
+    Examine(Examination, Reply<u64>),
 }
 
 /// A new loan to write, unless a rule forbids it.
@@ -72,6 +73,15 @@ pub(super) enum Update {
     RecordAccess(LibraryId, Box<Access>),
     /// Write a probe row, to test that the ledger can be written.
     Probe,
+}
+
+/// A request to examine a loan, or the result of an examination, with its step.
+pub(super) struct Examination {
+    pub(super) id: LoanId,
+    /// Whether it is the request. The result of an examination that nobody waits for is dropped.
+    pub(super) is_request: bool,
+    /// The reason, or the result.
+    pub(super) detail: String,
 }
 
 /// A change of the books of reports, with the steps of its loans.
@@ -118,6 +128,7 @@ impl Command {
             Command::Apply(change, _) => change.event.name(),
             Command::Update(update, _) => update.name(),
             Command::Report(write, _) => write.name(),
+            Command::Examine(..) => "examination",
         }
     }
 
@@ -128,6 +139,7 @@ impl Command {
             Command::Apply(change, _) => Some(change.id.library()),
             Command::Update(update, _) => update.library(),
             Command::Report(write, _) => Some(write.library()),
+            Command::Examine(examination, _) => Some(examination.id.library()),
         }
     }
 
@@ -148,7 +160,7 @@ impl Command {
             Command::Apply(change, reply) => {
                 matches!(reply.result, Some(Ok(_))).then(|| LoanEvent::Applied(change.event.kind()))
             }
-            Command::Update(..) | Command::Report(..) => None,
+            Command::Update(..) | Command::Report(..) | Command::Examine(..) => None,
         }
     }
 
@@ -157,7 +169,9 @@ impl Command {
         match self {
             Command::Intend(_, reply) => reply.send(committed),
             Command::Apply(_, reply) => reply.send(committed),
-            Command::Update(_, reply) | Command::Report(_, reply) => reply.send(committed),
+            Command::Update(_, reply) | Command::Report(_, reply) | Command::Examine(_, reply) => {
+                reply.send(committed)
+            }
         }
     }
 
@@ -167,7 +181,9 @@ impl Command {
         match &mut self {
             Command::Intend(_, reply) => reply.set(Err(error)),
             Command::Apply(_, reply) => reply.set(Err(error)),
-            Command::Update(_, reply) | Command::Report(_, reply) => reply.set(Err(error)),
+            Command::Update(_, reply) | Command::Report(_, reply) | Command::Examine(_, reply) => {
+                reply.set(Err(error))
+            }
         }
         self.respond(Ok(()));
     }

@@ -21,6 +21,8 @@
 //! | `audit` | the chain of hashes over all steps |
 //! | `accesses` | the steps that record who of the staff looked at loans, and why |
 //! | `reports` | the books of usage reports to Bokbasen |
+//! | `examinations` | the loans that a balance shall examine |
+//! | `usage` | what a library lends, for support |
 //! | `queries` | the queries of all stores, and `reads` for callers |
 //! | `maintenance` | verification, check and pruning for the command line |
 //! | `write_connection` | reopens the connection after a failure |
@@ -41,6 +43,7 @@ mod copy;
 mod copy_mark;
 mod damaged_rows;
 mod error;
+mod examinations;
 mod executor;
 mod findings;
 mod lanes;
@@ -59,6 +62,7 @@ mod states;
 mod store;
 mod stored_row;
 mod types;
+mod usage;
 mod write_check;
 mod write_connection;
 
@@ -98,6 +102,7 @@ pub use types::{
     Cause, Delivered, Doubts, EndPosition, Ends, Filter, HistoryRow, Intended, Prunable, Pruned,
     Settings, StoreSettings,
 };
+pub use usage::{BrakeUse, TitleCost, TitleLoans};
 use write_check::WriteTest;
 
 /// A handle of the ledger. Clones share the executors and all connections.

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use uuid::Uuid;
 
+use super::brake::Counted;
 use super::change_feed::FeedBarrier;
 use super::membership::Membership;
 use super::{
     AccessFilter, EndPosition, Ends, Filter, HistoryRow, LedgerError, RecordedAccess, Report,
-    ReportFilter, ReportPosition, ReportState, UnfoundBegin, postgres, sqlite,
+    ReportFilter, ReportPosition, ReportState, TitleCost, TitleLoans, UnfoundBegin, postgres,
+    sqlite,
 };
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
 
@@ -90,6 +93,15 @@ delegate! {
     fn reports(filter: &ReportFilter) -> (Vec<Report>, Option<ReportPosition>);
     fn report_of_loan(loan: Uuid) -> Option<Report>;
     fn count_reports() -> Vec<(ReportState, u64)>;
+    fn loans_to_examine(library: LibraryId, limit: u32) -> Vec<Loan>;
+    fn waits_for_examination(id: LoanId) -> bool;
+    fn loans_by_title(
+        library: LibraryId, from: Timestamp, before: Timestamp
+    ) -> Vec<TitleLoans>;
+    fn costs_by_title(library: LibraryId, date: Date) -> Vec<TitleCost>;
+    fn count_begun(
+        library: LibraryId, since: Timestamp, counted: Counted, maximum: u32
+    ) -> u64;
     fn ended_by_balance(library: Option<LibraryId>, after: Timestamp) -> u64;
 }
 

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 use super::audit::Head;
 use super::batch::{Claim, WriteBatch};
 use super::brake::{self, Count, Reached};
-use super::command::{Change, Command, Intent, Update};
+use super::command::{Change, Command, Examination, Intent, Update};
 use super::executor::ExecutorContext;
 use super::store::{StoreTransaction, WorkError};
-use super::{Cause, Delivered, Intended, LedgerError, rules};
+use super::{Cause, Delivered, Intended, LedgerError, examinations, rules};
 use crate::clock;
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey};
 
@@ -56,7 +56,8 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
                 Command::Apply(change, _) => ids.push(change.id),
                 Command::Update(update, _) if T::LOCKS_ROWS => ids.extend(update.loan()),
                 Command::Report(write, _) if T::LOCKS_ROWS => write.push_loans(&mut ids),
-                Command::Update(..) | Command::Report(..) => {}
+                Command::Examine(examination, _) if T::LOCKS_ROWS => ids.push(examination.id),
+                Command::Update(..) | Command::Report(..) | Command::Examine(..) => {}
             }
         }
         self.batch.claim_ahead(&first).await?;
@@ -79,6 +80,9 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
             Command::Update(update, reply) => reply.set(Ok(self.update(update).await?)),
             Command::Report(write, reply) => {
                 reply.set(WorkError::split(self.report(write).await)?);
+            }
+            Command::Examine(examination, reply) => {
+                reply.set(WorkError::split(self.examine(examination).await)?);
             }
         }
         Ok(())
@@ -204,6 +208,22 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
             Update::RecordAccess(..) => Ok(0),
             Update::Probe => transaction.probe(now).await.map(|()| 1),
         }
+    }
+
+    /// Stores or removes a request to examine a loan, and records its step. Returns the number of
+    /// changed rows.
+    async fn examine(&mut self, examination: &Examination) -> Result<u64, WorkError> {
+        let Examination { id, is_request, detail } = examination;
+        let loan = self.batch.loan(*id).await?;
+        let requested = is_request.then_some(self.now);
+        if !self.batch.transaction().await?.set_examination(*id, requested).await? {
+            return Ok(0);
+        }
+        let by = if *is_request { examinations::REQUESTED } else { examinations::EXAMINED };
+        let at = if T::LOCKS_ROWS { later_than(loan.changed, self.now) } else { self.now };
+        let cause = Cause { by, detail: Some(detail.clone()) };
+        self.batch.record_written_row(&loan, at, &cause);
+        Ok(1)
     }
 
     async fn adopt(&mut self, id: LoanId) -> Result<bool, sqlx::Error> {

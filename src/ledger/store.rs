@@ -205,6 +205,14 @@ pub(super) trait StoreTransaction: Send {
         doubts: &Doubts,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 
+    /// Stores when an examination of a loan was first requested, or removes the request. Returns
+    /// false if there is none to remove, or no such loan.
+    fn set_examination(
+        &mut self,
+        id: LoanId,
+        requested: Option<Timestamp>,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
     /// Replaces the borrower of up to `limit` loans that ended before this time with a random
     /// value, a different one for each loan, and erases the salts of their steps. A store that
     /// spans libraries needs no `library`.

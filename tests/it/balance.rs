@@ -10,6 +10,7 @@ use loangate::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::support::bokbasen::Answer;
+use crate::support::console::Browser;
 use crate::support::scene::{Setting, movable_clock};
 use crate::support::{BOOK, Bokbasen, File, LIBRARY, Scene, metric};
 
@@ -714,5 +715,109 @@ async fn loan_at_bokbasen_is_ended_only_under_its_own_id() {
         "ACCEPTED"
     );
     assert_eq!(read(&scene, "ola").await, StatusCode::OK);
+    scene.end().await;
+}
+
+/// Marks a loan in the console, with this reason.
+async fn mark(scene: &Scene, loan: &str, reason: &str) {
+    let mut browser = Browser::sign_in(scene).await;
+    browser.post("/purpose", &[("purpose", "case"), ("next", "/")]).await;
+    let seen = browser.post(&format!("/loans/{loan}/balance"), &[("reason", "")]).await;
+    assert!(seen.location().ends_with("done=reason-missing"), "{}", seen.location());
+    let seen = browser.post(&format!("/loans/{loan}/balance"), &[("reason", reason)]).await;
+    let page = browser.follow(seen).await.body;
+    assert!(page.contains("marked for the next balance") && page.contains(reason), "{page}");
+}
+
+/// Returns cause and detail of the last step of a loan.
+async fn last_step(scene: &Scene, loan: &str) -> (String, String) {
+    let loan: Value = scene.admin(&format!("/api/v1/loans/{loan}")).await.json().await.unwrap();
+    let step = loan["history"].as_array().unwrap().last().unwrap();
+    let text = |name: &str| step[name].as_str().unwrap_or_default().to_owned();
+    (text("cause"), text("detail"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marked_loan_is_examined_whatever_the_listing_shows() {
+    let (scene, front, clock) = rewritten_scene().await;
+    let returned = borrow(&scene, "kari").await;
+    borrow(&scene, "ola").await;
+    let token = scene.token("kari");
+    let url = format!("{}/loans/{BOOK}", scene.base);
+    scene.http1().delete(url).bearer_auth(&token).send().await.unwrap().error_for_status().unwrap();
+    scene
+        .until("it has ended", async || {
+            scene.ledger().await.iter().any(|loan| loan["state"] == "ended")
+        })
+        .await;
+    let loans = scene.ledger().await;
+    let of = |state: &str| {
+        let loan = loans.iter().find(|loan| loan["state"] == state).unwrap();
+        loan["id"].as_str().unwrap().to_owned()
+    };
+    let (ended, live) = (of("ended"), of("accepted"));
+    clock.advance(QUIET);
+    // Bokbasen has the returned loan as live, but does not list it.
+    let (listed, id) = (returned.clone(), returned.clone());
+    front.rewrite(move |path, mut answer| {
+        if is_listing(path) {
+            answer.rows().retain(|row| row["loanId"] != listed.as_str());
+        } else if path == format!("/v1/loans/{id}") {
+            answer.body["status"] = json!("ACCEPTED");
+            answer.body["due"] = json!("2099-01-01T00:00:00Z");
+        }
+        answer
+    });
+    let report = balance(&scene).await;
+    assert_eq!(report["findings"], json!([]), "a balance sees what is listed");
+    mark(&scene, &ended, "the library sees it in its portal").await;
+    mark(&scene, &live, "the reader doubts it").await;
+    let expected = ("examination-requested".to_owned(), "the reader doubts it".to_owned());
+    assert_eq!(last_step(&scene, &live).await, expected);
+    let report = balance(&scene).await;
+    let expected = BTreeMap::from([(&*returned, ("live-there", "ended-there"))]);
+    assert_eq!(findings(&report), expected, "{report:#}");
+    let (cause, found) = last_step(&scene, &ended).await;
+    assert_eq!(cause, "examination");
+    assert!(found.starts_with("Bokbasen has accepted it, due 2099"), "{found}");
+    assert!(found.contains("it is ended here; ended at Bokbasen:"), "{found}");
+    let (cause, found) = last_step(&scene, &live).await;
+    assert_eq!(cause, "examination");
+    assert!(found.ends_with("it is accepted here; no difference"), "{found}");
+    // Each is examined once.
+    balances(&scene, &front).await;
+    assert_eq!(last_step(&scene, &live).await, (cause, found));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marked_loan_waits_until_bokbasen_answers() {
+    let (scene, front, clock) = rewritten_scene().await;
+    borrow(&scene, "kari").await;
+    let loan = scene.ledger().await[0]["id"].as_str().unwrap().to_owned();
+    clock.advance(QUIET);
+    mark(&scene, &loan, "a doubt").await;
+    front.rewrite(|path, answer| match path {
+        path if is_by_id(path) => Answer { status: StatusCode::BAD_GATEWAY, ..answer },
+        _ => answer,
+    });
+    let report = balance(&scene).await;
+    assert!(report["libraries"][0]["failed"].is_string(), "{report:#}");
+    assert_eq!(last_step(&scene, &loan).await.0, "examination-requested");
+    // A person decides what Bokbasen alone says.
+    front.rewrite(|path, mut answer| {
+        if is_by_id(path) {
+            answer.body["status"] = json!("RETURNED");
+        }
+        answer
+    });
+    clock.advance(QUIET);
+    let report = balance(&scene).await;
+    assert_eq!(report["findings"][0]["kind"], "ended-there", "{report:#}");
+    assert_eq!(report["findings"][0]["done"], "reported", "{report:#}");
+    let (cause, found) = last_step(&scene, &loan).await;
+    assert_eq!(cause, "examination");
+    assert!(found.contains("it is accepted here; reported to the operator"), "{found}");
+    assert_eq!(accepted(&scene).await, 1);
     scene.end().await;
 }

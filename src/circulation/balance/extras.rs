@@ -54,7 +54,7 @@ impl Comparison<'_> {
     /// Ends a loan at Bokbasen, once Bokbasen confirms by id that it is live under our reference.
     /// It is cancelled if no byte can have been sent under it and cancelling is still allowed, or
     /// else returned.
-    async fn end_there(
+    pub(super) async fn end_there(
         &mut self,
         kind: Kind,
         loan: &Loan,

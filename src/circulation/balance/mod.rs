@@ -2,6 +2,7 @@
 //!
 //! The nightly task and the admin listener call this module. `compare` reads one library's listing
 //! and reports differences; `extras` ends loans there, and `repair` decides which loans end here.
+//! `requested` then examines the loans that a person asked for.
 //!
 //! Any response of Bokbasen may be wrong, so one response never ends a loan. A listed end must be
 //! confirmed by id. An absence must be confirmed by id and found again by a later run. One night
@@ -13,6 +14,7 @@ mod extras;
 mod findings;
 mod repair;
 mod report;
+mod requested;
 mod rows;
 
 use std::sync::Arc;
@@ -125,6 +127,7 @@ impl Circulation {
             if failed.is_err() {
                 comparison.clear_doubts().await;
             }
+            let failed = failed.and(comparison.examine_requested().await);
             let mut compared = comparison.compared;
             compared.failed = failed.err().map(|error| error.to_string());
             report.compared(compared);

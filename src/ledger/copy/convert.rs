@@ -72,6 +72,7 @@ fn loan_row(row: &impl StoredRow, library: LibraryId, id: Uuid) -> Result<LoanRo
         forgotten: row.optional_number("forgotten")?,
         opened: row.optional_number("opened")?,
         assessed: row.optional_number("assessed")?,
+        examine: row.optional_number("examine")?,
         changed: row.number("changed")?,
         owner: owner.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
     })

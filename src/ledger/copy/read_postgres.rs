@@ -21,7 +21,7 @@ use crate::ledger::{LedgerError, reports};
 
 static LOANS: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT {COLUMNS}, opened, assessed, owner FROM loans \
+        "SELECT {COLUMNS}, opened, assessed, examine, owner FROM loans \
          WHERE (library, id) > ($1, $2) ORDER BY library, id LIMIT $3"
     )
 });

@@ -17,7 +17,9 @@ use crate::ledger::{LedgerError, reports};
 pub(super) type Rows<'a> = LocalBoxStream<'a, Result<Row, LedgerError>>;
 
 static LOANS: LazyLock<String> = LazyLock::new(|| {
-    format!("SELECT {COLUMNS}, opened, assessed, owner FROM loans WHERE id > ? ORDER BY id")
+    format!(
+        "SELECT {COLUMNS}, opened, assessed, examine, owner FROM loans WHERE id > ? ORDER BY id"
+    )
 });
 /// With the columns of the loan, for the hash of its row. A step without a loan is an error.
 static STEPS: LazyLock<String> = LazyLock::new(|| {

@@ -116,6 +116,7 @@ pub(super) struct LoanRow {
     pub(super) forgotten: Option<i64>,
     pub(super) opened: Option<i64>,
     pub(super) assessed: Option<i64>,
+    pub(super) examine: Option<i64>,
     pub(super) changed: i64,
     /// The process that decides the loan. SQLite stores it without hyphens.
     pub(super) owner: Uuid,

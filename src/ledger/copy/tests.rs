@@ -95,6 +95,7 @@ async fn write_loans(ledger: &Ledger) {
     let delivered = Delivered { loan: open, file: "/a".into(), tally };
     ledger.note_delivered(open.library(), [delivered].into()).await.unwrap();
     report(ledger, open).await;
+    ledger.request_examination(open, "a doubt".into()).await.unwrap();
     let ending = accepted(ledger, 7).await;
     apply(ledger, ending, Event::Ending { reason: EndReason::Expired }).await;
     end(ledger, accepted(ledger, 8).await).await;

@@ -13,16 +13,17 @@ use crate::ledger::postgres::{bucket_of, column};
 const INSERT_LOANS: &str = "INSERT INTO loans (library, id, bucket, borrower, isbn, reference, \
      lending_id, state, begun, accepted, due, licence_id, licence_type, ended, end_reason, \
      refusal_code, refusal_message, refusal_retry, progress, forgotten, opened, changed, owner, \
-     assessed, closed) \
+     assessed, examine, closed) \
      SELECT t.*, CASE WHEN t.state IN ('ending', 'ended') THEN \
      least(t.ended, (extract(epoch FROM clock_timestamp()) * 1000)::bigint) END \
      FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::bytea[], $5::bigint[], $6::text[], \
      $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[], \
      $13::text[], $14::bigint[], $15::text[], $16::text[], $17::text[], $18::bigint[], \
-     $19::smallint[], $20::bigint[], $21::bigint[], $22::bigint[], $23::uuid[], $24::bigint[]) \
+     $19::smallint[], $20::bigint[], $21::bigint[], $22::bigint[], $23::uuid[], $24::bigint[], \
+     $25::bigint[]) \
      AS t (library, id, bucket, borrower, isbn, reference, lending_id, state, begun, accepted, \
      due, licence_id, licence_type, ended, end_reason, refusal_code, refusal_message, \
-     refusal_retry, progress, forgotten, opened, changed, owner, assessed)";
+     refusal_retry, progress, forgotten, opened, changed, owner, assessed, examine)";
 const INSERT_STEPS: &str = "INSERT INTO history (library, chain, number, loan, at, from_state, \
      to_state, cause, detail, version, salt, loan_mac, mac) \
      SELECT t.library, $1, t.number, t.loan, t.at, t.from_state, t.to_state, t.cause, t.detail, \
@@ -105,7 +106,8 @@ async fn insert_loans(connection: &mut PgConnection, rows: &[Row]) -> Result<(),
         .bind(column(&loans, |loan| loan.opened))
         .bind(column(&loans, |loan| loan.changed))
         .bind(column(&loans, |loan| loan.owner))
-        .bind(column(&loans, |loan| loan.assessed));
+        .bind(column(&loans, |loan| loan.assessed))
+        .bind(column(&loans, |loan| loan.examine));
     query.persistent(false).execute(connection).await.map(drop)
 }
 

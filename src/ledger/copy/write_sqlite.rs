@@ -34,8 +34,9 @@ pub(super) async fn insert(
 }
 
 fn loans(rows: &[Row]) -> QueryBuilder<Sqlite> {
-    let mut query =
-        QueryBuilder::new(format!("INSERT INTO loans ({COLUMNS}, opened, assessed, owner) "));
+    let mut query = QueryBuilder::new(format!(
+        "INSERT INTO loans ({COLUMNS}, opened, assessed, examine, owner) "
+    ));
     let loans = rows.iter().filter_map(|row| match row {
         Row::Loan(loan) => Some(loan),
         _ => None,
@@ -64,6 +65,7 @@ fn loans(rows: &[Row]) -> QueryBuilder<Sqlite> {
         row.push_bind(loan.changed);
         row.push_bind(loan.opened);
         row.push_bind(loan.assessed);
+        row.push_bind(loan.examine);
         // As a process on a file names itself: without a lock on its file, it counts as dead.
         row.push_bind(loan.owner.simple().to_string());
     });

@@ -17,6 +17,8 @@ const NEXT: &[Migration] = &[
     MIGRATIONS[1],
     // In place of an index, of which this is no test.
     Migration::Expansion { sql: "" },
+    MIGRATIONS[3],
+    Migration::Expansion { sql: "" },
     Migration::Expansion { sql: "CREATE TABLE shelves (name text)" },
     Migration::Index {
         name: "loans_of_licence",
@@ -43,7 +45,7 @@ async fn contraction_waits_for_older_gates_and_indexes() {
     assert_eq!(plan_contraction(&old).await.unwrap(), None);
     assert_eq!(contract(&old).await.unwrap(), [""; 0]);
     let plan = plan_contraction(&next).await.unwrap().unwrap();
-    let not_expanded = Obstacle::NotExpanded { version: 3, program: 6 };
+    let not_expanded = Obstacle::NotExpanded { version: 5, program: 8 };
     assert!(plan.obstacles.contains(&not_expanded), "{plan:?}");
 
     // The build of the index waits for it, and the start of the gate does not.
@@ -52,8 +54,8 @@ async fn contraction_waits_for_older_gates_and_indexes() {
     sqlx::raw_sql(write).execute(&mut writer).await.unwrap();
     let newer = Node::open_with(next.clone(), Brake::default()).await;
     let plan = plan_contraction(&next).await.unwrap().unwrap();
-    assert_eq!((&plan.removals[..], plan.min_program), (&REMOVED[..], 6));
-    let [MISSING, older_gate @ Obstacle::OlderGate { program: 3, .. }] = &plan.obstacles[..] else {
+    assert_eq!((&plan.removals[..], plan.min_program), (&REMOVED[..], 8));
+    let [MISSING, older_gate @ Obstacle::OlderGate { program: 5, .. }] = &plan.obstacles[..] else {
         panic!("{plan:?}")
     };
     sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
@@ -91,8 +93,8 @@ async fn join_waits_for_a_contraction_and_is_refused() {
     let joining = tokio::spawn(async move {
         let lease = Duration::from_secs(30);
         let id = Uuid::new_v4();
-        let older = JoiningProcess { id, lease, freshness: lease, program: 5 };
-        let newer = JoiningProcess { program: 6, ..older };
+        let older = JoiningProcess { id, lease, freshness: lease, program: 7 };
+        let newer = JoiningProcess { program: 8, ..older };
         (table.join(id, older).await, table.join(id, newer).await)
     });
     let mut observer = database.connect_as_admin().await;
@@ -102,10 +104,10 @@ async fn join_waits_for_a_contraction_and_is_refused() {
     })
     .await;
     let schema = read_version(&mut transaction).await.unwrap();
-    let older = obstacles(&mut transaction, NEXT, schema, 6);
+    let older = obstacles(&mut transaction, NEXT, schema, 8);
     // The index is missing, since no gate has built it.
     assert_eq!(older.await.unwrap(), [MISSING]);
-    let record = "UPDATE schema_version SET min_program = 6";
+    let record = "UPDATE schema_version SET min_program = 8";
     sqlx::raw_sql(record).execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
     let (older, newer) = joining.await.unwrap();

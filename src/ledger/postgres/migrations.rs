@@ -48,12 +48,19 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration::Expansion { sql: include_str!("migrations/0001_ledger.sql") },
     Migration::Expansion { sql: include_str!("migrations/0002_reports.sql") },
     Migration::Index { name: "loans_to_report", sql: LOANS_TO_REPORT },
+    Migration::Expansion { sql: include_str!("migrations/0003_examinations.sql") },
+    Migration::Index { name: "loans_to_examine", sql: LOANS_TO_EXAMINE },
 ];
 
 /// Finds loans that may have to be reported, of a licence type, in the order of their ids.
 pub(super) const LOANS_TO_REPORT: &str = "\
      CREATE INDEX CONCURRENTLY IF NOT EXISTS loans_to_report ON loans (licence_type, id) \
      WHERE assessed IS NULL AND accepted IS NOT NULL";
+
+/// Finds the few loans of a library that wait for an examination.
+pub(super) const LOANS_TO_EXAMINE: &str = "\
+     CREATE INDEX CONCURRENTLY IF NOT EXISTS loans_to_examine ON loans (library, id) \
+     WHERE examine IS NOT NULL";
 
 /// The lock of the version waits for another process that migrates. Statements take as long as the
 /// tables are large.

@@ -10,13 +10,14 @@ use std::fmt::Write;
 
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row};
 
-use super::migrations::LOANS_TO_REPORT;
+use super::migrations::{LOANS_TO_EXAMINE, LOANS_TO_REPORT};
 use super::queries_tests::SCHEMA;
 use super::test_support::support::Postgres;
 use super::{
     accesses, anchors, barrier, chain, chain_seals, chain_walk, check, closed, delivered, details,
-    doubts, ended_chains, head_records, last_steps, listing, loans, other_chains, own_chains,
-    prunable, prune, queries, recorded_heads, reports, retention, whole_ledger, worklist,
+    doubts, ended_chains, examinations, head_records, last_steps, listing, loans, other_chains,
+    own_chains, prunable, prune, queries, recorded_heads, reports, retention, usage, whole_ledger,
+    worklist,
 };
 use crate::ledger::brake::{Count, Counted};
 use crate::ledger::{Filter, Prunable, ReportFilter};
@@ -112,7 +113,8 @@ async fn fill(connection: &mut PgConnection, server: &Postgres) {
 
 /// Fills the books of reports: most loans are assessed, and most reports are settled.
 async fn fill_reports(connection: &mut PgConnection) {
-    let index = LOANS_TO_REPORT.replace("CONCURRENTLY IF NOT EXISTS ", "");
+    let [index, to_examine] = [LOANS_TO_REPORT, LOANS_TO_EXAMINE]
+        .map(|sql| sql.replace("CONCURRENTLY IF NOT EXISTS ", ""));
     let assess = "UPDATE loans SET licence_type = 'PACKAGE', \
          assessed = CASE WHEN bucket % 100 > 0 THEN begun END";
     let reports = "INSERT INTO reports (library, model, subject, loan, bucket, isbn, \
@@ -120,7 +122,7 @@ async fn fill_reports(connection: &mut PgConnection) {
          SELECT library, 'PAY_PER_LOAN', id::text, id, bucket, isbn, 'PAY_PER_LOAN', \
          '2026-' || lpad((bucket % 12 + 1)::text, 2, '0') || '-07', 'none', begun, \
          CASE WHEN bucket % 100 > 0 THEN 'reported' ELSE 'due' END, begun FROM loans";
-    for sql in [&index, assess, reports] {
+    for sql in [&index, &to_examine, assess, reports] {
         connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
     }
 }
@@ -180,6 +182,13 @@ fn statements() -> Vec<(String, Reach, String)> {
         (&reports::IN_STATE, All, format!("'due', {ID}, {buckets}, 200")),
         (&reports::OF_LOAN, All, ID.into()),
         (reports::COUNT, All, "'due'".into()),
+        (&examinations::TO_EXAMINE, One, format!("{LIBRARY}, 100")),
+        (examinations::WAITS, One, id.clone()),
+        (&usage::LOANS, One, format!("{LIBRARY}, {LATE}, {}, 100", LATE + 86_400_000)),
+        (&usage::COSTS, One, format!("{LIBRARY}, '2026-10-07', 100")),
+        (&usage::LENT, One, format!("{LIBRARY}, {LATE}, 100")),
+        (&usage::DECIDED, One, format!("{LIBRARY}, {LATE}, 100")),
+        (&usage::FAILED, One, format!("{LIBRARY}, {LATE}, 100")),
         (worklist::COUNT_ENDS, All, format!("{LATE}, {buckets}")),
         (&worklist::UNDECIDED_IDS_OF, All, "md5('owner1')::uuid".into()),
         (&worklist::ORPHANS, All, format!("{buckets}, {ID}, 500")),
@@ -275,7 +284,8 @@ fn writes() -> Vec<(String, Reach, String)> {
         (&loans::ADOPT, format!("{id}, {ID}")),
         (loans::SET_PROGRESS, format!("{id}, 1")),
         (loans::MARK_OPENED, format!("{id}, 1")),
-        (loans::IS_OPENED, id),
+        (loans::IS_OPENED, id.clone()),
+        (examinations::SET, format!("{id}, 1")),
         (delivered::LOCK, format!("{ids}, ARRAY['/a', '/a']")),
         (
             delivered::WRITE,

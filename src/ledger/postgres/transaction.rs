@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::copy_marks::{self, IS_MOVED};
 use super::lane::Lane;
-use super::{chain, delivered, doubts, loans, reports, retention};
+use super::{chain, delivered, doubts, examinations, loans, reports, retention};
 use crate::ledger::audit::{Head, NewStep};
 use crate::ledger::brake::Count;
 use crate::ledger::membership::Membership;
@@ -195,6 +195,14 @@ impl StoreTransaction for PostgresTransaction<'_> {
 
     async fn replace_doubts(&mut self, doubts: &Doubts) -> Result<(), sqlx::Error> {
         doubts::replace(&mut self.transaction, doubts).await
+    }
+
+    async fn set_examination(
+        &mut self,
+        id: LoanId,
+        requested: Option<Timestamp>,
+    ) -> Result<bool, sqlx::Error> {
+        examinations::set(&mut self.transaction, id, requested).await
     }
 
     async fn forget(

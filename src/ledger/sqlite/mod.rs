@@ -12,6 +12,7 @@ mod connection;
 mod copy_marks;
 mod delivered;
 mod doubts;
+mod examinations;
 mod exclusive;
 mod listing;
 mod maintenance;
@@ -25,6 +26,7 @@ mod retention;
 mod row;
 mod sql;
 mod transaction;
+mod usage;
 mod verify;
 mod worklist;
 

@@ -164,7 +164,13 @@ impl Queries {
     }
 
     pub(in crate::ledger) async fn libraries(&self) -> Result<Vec<LibraryId>, LedgerError> {
-        let names = sqlx::query("SELECT DISTINCT library FROM loans ORDER BY library");
+        // Finds the next library by the index, however many loans each has.
+        const NAMES: &str = "WITH RECURSIVE names (library) AS ( \
+             SELECT min(library) FROM loans UNION ALL \
+             SELECT (SELECT min(library) FROM loans WHERE library > names.library) FROM names \
+             WHERE names.library IS NOT NULL) \
+             SELECT library FROM names WHERE library IS NOT NULL";
+        let names = sqlx::query(NAMES);
         let read = |row: &SqliteRow| -> Result<LibraryId, LedgerError> {
             let name: String = row.try_get(0).map_err(|error| LedgerError::damaged("?", &error))?;
             name.parse().map_err(|_| LedgerError::damaged(&name, &"its library is not valid"))

@@ -268,7 +268,7 @@ async fn schema_refuses_second_live_loans_and_incomplete_states() {
             "INSERT INTO loans SELECT * FROM (SELECT hex(randomblob(16)), library, {borrower}, \
              isbn, hex(randomblob(8)), lending_id, '{state}', begun, accepted, due, licence_id, \
              licence_type, ended, end_reason, refusal_code, refusal_message, refusal_retry, \
-             changed, owner, progress, forgotten, opened, assessed FROM loans LIMIT 1)"
+             changed, owner, progress, forgotten, opened, assessed, examine FROM loans LIMIT 1)"
         )
     };
     for state in

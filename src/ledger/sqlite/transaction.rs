@@ -10,7 +10,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use super::connection::write_probe;
 use super::row::{by_ids, push_loans, push_steps};
 use super::sql::{KeyColumns, MAX_PREPARED_ROWS};
-use super::{brake_counts, chain, delivered, doubts, reports, retention};
+use super::{brake_counts, chain, delivered, doubts, examinations, reports, retention};
 use crate::ledger::audit::{Head, NewStep};
 use crate::ledger::brake::Count;
 use crate::ledger::membership::Membership;
@@ -150,6 +150,14 @@ impl StoreTransaction for SqliteTransaction<'_> {
 
     async fn replace_doubts(&mut self, doubts: &Doubts) -> Result<(), sqlx::Error> {
         doubts::replace(&mut self.transaction, doubts).await
+    }
+
+    async fn set_examination(
+        &mut self,
+        id: LoanId,
+        requested: Option<Timestamp>,
+    ) -> Result<bool, sqlx::Error> {
+        examinations::set(&mut self.transaction, id, requested).await
     }
 
     async fn forget(

@@ -38,6 +38,8 @@ const NEXT: &[Migration] = &[
     MIGRATIONS[0],
     MIGRATIONS[1],
     MIGRATIONS[2],
+    MIGRATIONS[3],
+    MIGRATIONS[4],
     Migration::Expansion { sql: "ALTER TABLE loans ADD COLUMN shelf text DEFAULT 'none'" },
     Migration::Index {
         name: "loans_of_shelf",

@@ -1,0 +1,2 @@
+-- When a person asked for the loan to be examined by the next balance of its library.
+ALTER TABLE loans ADD COLUMN examine bigint;
