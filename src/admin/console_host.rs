@@ -43,6 +43,8 @@ pub(super) fn parts(app: &Arc<App>) -> console::Parts {
         catalog: catalog.clone(),
         explainer: explainer.clone(),
         clock: clock.clone(),
+        brake: app.parts.brake,
+        has_prices: app.parts.has_prices,
         public_base: app.parts.public_base.clone(),
         tls: app.settings.tls,
         host: Box::new(ConsoleHost(app.clone())),

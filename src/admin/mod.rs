@@ -41,7 +41,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -56,7 +56,7 @@ use crate::circulation::Circulation;
 use crate::clock::Clock;
 use crate::console;
 use crate::gate::Gate;
-use crate::ledger::Ledger;
+use crate::ledger::{Brake, Ledger};
 use crate::monitor::Monitor;
 use crate::reader::Readers;
 use crate::server::Explainer;
@@ -105,6 +105,10 @@ pub(crate) struct Parts {
     pub public_base: String,
     /// Explains what requests would get.
     pub explainer: Arc<Explainer>,
+    /// The limits of the brake.
+    pub brake: Brake,
+    /// Whether there is a list of prices of usage reports.
+    pub has_prices: bool,
     /// The catalog, which finds a title's files.
     pub catalog: Arc<Catalog>,
     /// What the gate's own watch has found.
@@ -256,7 +260,9 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/reports", get(reports::list))
         .route("/api/v1/reports/{loan}", get(reports::one).post(reports::resolve))
         .route("/openapi.json", get(openapi::describe))
-        .fallback(async || AdminProblem::NOT_FOUND)
+        .route("/api", any(async || AdminProblem::NOT_FOUND))
+        .route("/api/", any(async || AdminProblem::NOT_FOUND))
+        .route("/api/{*path}", any(async || AdminProblem::NOT_FOUND))
         .method_not_allowed_fallback(async || AdminProblem::METHOD)
         .layer(middleware::from_fn_with_state(app.clone(), guard));
     let named = Router::new()
@@ -280,7 +286,7 @@ async fn check_host(State(app): State<Arc<App>>, request: Request, next: Next) -
     }
 }
 
-/// Rejects requests without the token, including those for unknown paths.
+/// Rejects requests without the token, including those for unknown paths of the API.
 async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     if let Err(refused) = authenticate(&app, &request).await {
         return refused.into_response();

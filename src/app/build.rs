@@ -16,7 +16,7 @@ use crate::circulation::Circulation;
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::gate::Gate;
-use crate::ledger::Ledger;
+use crate::ledger::{Brake, Ledger};
 use crate::lending::{Bokbasen, Reporting};
 use crate::metering::Meter;
 use crate::monitor::{CertificateDates, Monitor, Probes};
@@ -41,6 +41,10 @@ pub(super) struct ConnectedParts {
     buffers: Buffers,
     lending: Bokbasen,
     gate: Gate,
+    /// The limits of the brake.
+    brake: Brake,
+    /// Whether there is a list of prices of usage reports.
+    has_prices: bool,
 }
 
 impl ConnectedParts {
@@ -92,6 +96,8 @@ impl ConnectedParts {
             buffers,
             lending,
             gate,
+            brake: config.ledger.brake,
+            has_prices: config.reports.as_ref().is_some_and(|reports| reports.prices.is_some()),
         })
     }
 
@@ -153,6 +159,8 @@ impl ConnectedParts {
             readers: self.readers.clone(),
             public_base: public_base(&self.certificates, public),
             explainer: Arc::new(explainer),
+            brake: self.brake,
+            has_prices: self.has_prices,
             catalog: self.catalog.clone(),
             monitor,
             clock: self.handles.clock.clone(),

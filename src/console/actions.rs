@@ -11,6 +11,7 @@ use maud::{Markup, html};
 
 use super::Console;
 use super::failure::Failure;
+use super::find::failed;
 use super::format::time;
 use super::loan_page::find;
 use super::page::{Field, Page, Place, field, notice, page, token};
@@ -44,16 +45,18 @@ pub(super) enum Done {
     Pending,
     ReasonMissing,
     NoLink,
+    Marked,
 }
 
 impl Done {
-    const ALL: [Done; 6] = [
+    const ALL: [Done; 7] = [
         Done::Ended,
         Done::Polled,
         Done::PollElsewhere,
         Done::Pending,
         Done::ReasonMissing,
         Done::NoLink,
+        Done::Marked,
     ];
 
     fn name(self) -> &'static str {
@@ -64,6 +67,7 @@ impl Done {
             Done::Pending => "pending",
             Done::ReasonMissing => "reason-missing",
             Done::NoLink => "no-link",
+            Done::Marked => "marked",
         }
     }
 
@@ -75,7 +79,7 @@ impl Done {
     /// Returns the kind of its notice.
     pub(super) fn kind(self) -> &'static str {
         match self {
-            Done::Ended | Done::Polled => "good",
+            Done::Ended | Done::Polled | Done::Marked => "good",
             Done::PollElsewhere | Done::Pending => "note",
             Done::ReasonMissing | Done::NoLink => "bad",
         }
@@ -90,6 +94,7 @@ impl Done {
             Done::Pending => texts.pending,
             Done::ReasonMissing => texts.reason_missing,
             Done::NoLink => texts.no_link,
+            Done::Marked => texts.marked,
         }
     }
 
@@ -104,10 +109,11 @@ pub(super) fn panel(visit: &Visit, loan: &Loan) -> Markup {
     let may_act = visit.session.as_ref().is_some_and(|session| session.person.role.may_act());
     let (is_undecided, is_open) = (loan.state.is_undecided(), is_accepted(loan));
     let can_end = matches!(loan.state, LoanState::Pending | LoanState::Accepted);
+    let can_mark = !is_undecided;
     html! {
         aside.card aria-labelledby="actions" {
             h2 #actions { (texts.title) }
-            @if !may_act || !(is_undecided || is_open || can_end) {
+            @if !may_act || !(is_undecided || is_open || can_end || can_mark) {
                 p.hint { (texts.none) }
             } @else {
                 @if is_undecided {
@@ -115,6 +121,9 @@ pub(super) fn panel(visit: &Visit, loan: &Loan) -> Markup {
                 }
                 @if is_open {
                     (form(visit, loan, "link", (texts.link, texts.link_hint), &hours(visit)))
+                }
+                @if can_mark {
+                    (form(visit, loan, "balance", (texts.mark, texts.mark_hint), &html! {}))
                 }
                 @if can_end {
                     (form(visit, loan, "end", (texts.end, texts.end_hint), &html! {}))
@@ -225,6 +234,26 @@ pub(super) async fn poll(
     };
     let is_driven = console.parts.circulation.poll_now(loan.id);
     Ok(if is_driven { Done::Polled } else { Done::PollElsewhere }.at(&loan))
+}
+
+/// Marks a loan, so that the next balance of its library examines it.
+pub(super) async fn mark_for_balance(
+    State(console): State<Arc<Console>>,
+    Extension(visit): Extension<Visit>,
+    Path(id): Path<String>,
+    Extension(form): Extension<Form>,
+) -> Result<Response, Failure> {
+    let begun = begin(&console, &visit, (&id, &form, what::REQUEST_EXAMINATION)).await?;
+    let (loan, reason) = match begun {
+        Ok(begun) => begun,
+        Err(response) => return Ok(response),
+    };
+    if loan.state.is_undecided() {
+        return Ok(Done::Pending.at(&loan));
+    }
+    let requested = console.parts.ledger.request_examination(loan.id, reason).await;
+    requested.map_err(failed)?;
+    Ok(Done::Marked.at(&loan))
 }
 
 /// Makes a link for the reader of an accepted loan, and shows it. No address has it.

@@ -8,6 +8,9 @@ use maud::{Markup, html};
 
 use crate::language::Language;
 
+/// Between groups of digits in Norwegian.
+const NO_BREAK_SPACE: char = '\u{a0}';
+
 /// Norwegian time: the rule of the European Union since 1996, so that no table of zones is needed.
 static OSLO: LazyLock<TimeZone> =
     LazyLock::new(|| TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap_or(TimeZone::UTC));
@@ -37,6 +40,32 @@ pub(super) fn size(bytes: u64, language: Language) -> String {
     format!("{}{point}{} {unit}", tenths / 10, tenths % 10)
 }
 
+/// Returns a count, its digits in groups of three.
+pub(super) fn count(count: u64, language: Language) -> String {
+    let separator = match language {
+        Language::English => ',',
+        Language::Norwegian => NO_BREAK_SPACE,
+    };
+    let digits = count.to_string();
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(separator);
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// Returns an amount in øre, in NOK.
+pub(super) fn nok(amount: u64, language: Language) -> String {
+    let point = match language {
+        Language::English => '.',
+        Language::Norwegian => ',',
+    };
+    format!("{}{point}{:02}", count(amount / 100, language), amount % 100)
+}
+
 /// Returns hundredths of a per cent as per cent, rounded down.
 pub(super) fn percent(hundredths: u16, language: Language) -> String {
     match language {
@@ -60,6 +89,21 @@ mod tests {
             let text = time(at.parse().unwrap()).into_string();
             assert!(text.contains(shown), "{at}: {text}");
         }
+    }
+
+    #[test]
+    fn numbers_are_grouped_in_each_language() {
+        for (number, english, norwegian) in [
+            (0, "0", "0"),
+            (999, "999", "999"),
+            (1000, "1,000", "1\u{a0}000"),
+            (1_234_567, "1,234,567", "1\u{a0}234\u{a0}567"),
+        ] {
+            assert_eq!(count(number, Language::English), english);
+            assert_eq!(count(number, Language::Norwegian), norwegian);
+        }
+        assert_eq!(nok(123_405, Language::English), "1,234.05");
+        assert_eq!(nok(5, Language::Norwegian), "0,05");
     }
 
     #[test]

@@ -61,6 +61,7 @@ pub(super) async fn show(
     let history = ledger.history(loan.id).await.map_err(failed)?;
     let delivered = ledger.delivered(&[loan.id]).await.map_err(failed)?;
     let delivered = delivered.into_values().next().unwrap_or_default();
+    let waits = ledger.waits_for_examination(loan.id).await.map_err(failed)?;
     let files = console.parts.catalog.files_of(loan.key.isbn);
     let texts = &visit.texts.loan;
     let body = html! {
@@ -69,6 +70,7 @@ pub(super) async fn show(
             (notice(done.kind(), done.text(&visit.texts.actions)))
         }
         @if loan.end_is_overdue(console.parts.clock.now()) { (notice("bad", texts.overdue)) }
+        @if waits { (notice("note", visit.texts.actions.waits)) }
         (refusal(&visit, &loan))
         div.columns.side {
             (facts(&visit, &loan))

@@ -13,6 +13,7 @@ mod find;
 mod forgery;
 mod format;
 mod help;
+mod library;
 mod loan_page;
 mod loans;
 mod page;
@@ -32,15 +33,17 @@ use axum::Router;
 use axum::middleware;
 use axum::routing::{get, post};
 use http::Extensions;
+use tokio::sync::Semaphore;
 
 use crate::catalog::Catalog;
 use crate::circulation::Circulation;
 use crate::clock::Clock;
 use crate::gate::Gate;
-use crate::ledger::{Access, Ledger};
+use crate::ledger::{Access, Brake, Ledger};
 use crate::reader::Readers;
 use crate::server::Explainer;
 pub(crate) use actions::checked_reason;
+use failure::Failure;
 use session::Sessions;
 
 /// What the console uses of the listener that mounts it.
@@ -73,6 +76,10 @@ pub(crate) struct Parts {
     pub(crate) explainer: Arc<Explainer>,
     /// The clock of this process.
     pub(crate) clock: Clock,
+    /// The limits of the brake.
+    pub(crate) brake: Brake,
+    /// Whether there is a list of prices, so that costs are shown.
+    pub(crate) has_prices: bool,
     /// The public base URL of links, without a trailing slash.
     pub(crate) public_base: String,
     /// Whether the listener serves TLS, so that cookies are secure.
@@ -85,6 +92,9 @@ pub(crate) struct Parts {
 pub(crate) struct Console {
     parts: Parts,
     sessions: Sessions,
+    counts: library::Counts,
+    /// The download that is being written.
+    downloads: Semaphore,
 }
 
 impl fmt::Debug for Console {
@@ -93,10 +103,11 @@ impl fmt::Debug for Console {
     }
 }
 
-/// Returns the routes of the console. All other paths stay free.
+/// Returns the routes of the console, which also answers for all other paths.
 pub(crate) fn router<S: Clone + Send + Sync + 'static>(parts: Parts) -> Router<S> {
     let sessions = Sessions::new(parts.clock.clone());
-    let console = Arc::new(Console { parts, sessions });
+    let counts = library::Counts::new(parts.ledger.clone(), parts.clock.clone(), parts.has_prices);
+    let console = Arc::new(Console { parts, sessions, counts, downloads: Semaphore::new(1) });
     let with_session = Router::new()
         .route("/", get(find::form))
         .route("/find", post(find::search))
@@ -106,10 +117,16 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(parts: Parts) -> Router<S
         .route("/loans/{id}/end", post(actions::end))
         .route("/loans/{id}/link", post(actions::link))
         .route("/loans/{id}/poll", post(actions::poll))
+        .route("/loans/{id}/balance", post(actions::mark_for_balance))
+        .route("/library", get(library::show))
+        .route("/library.csv", get(library::download_csv))
+        .route("/library.xlsx", get(library::download_xlsx))
+        .route("/library/availability", post(library::query_availability))
         .route("/why", get(why::forms).post(why::explain))
         .route("/why/{id}", get(why::recorded))
         .route("/help", get(help::show))
         .route("/sign-out", post(sign_in::sign_out))
+        .fallback(async || Failure::NotFound)
         .layer(middleware::from_fn(visit::check_form))
         .layer(middleware::from_fn(visit::require_session));
     let open = Router::new()

@@ -32,18 +32,20 @@ impl Default for Page<'_> {
 pub(super) enum Place {
     Find,
     Why,
+    Library,
     Help,
 }
 
 impl Place {
     /// All pages, in their order.
-    pub(super) const ALL: [Place; 3] = [Place::Find, Place::Why, Place::Help];
+    pub(super) const ALL: [Place; 4] = [Place::Find, Place::Why, Place::Library, Place::Help];
 
     /// Returns the path of the page.
     pub(super) fn path(self) -> &'static str {
         match self {
             Place::Find => "/",
             Place::Why => "/why",
+            Place::Library => "/library",
             Place::Help => "/help",
         }
     }
@@ -53,6 +55,7 @@ impl Place {
         match self {
             Place::Find => "f",
             Place::Why => "w",
+            Place::Library => "l",
             Place::Help => "?",
         }
     }
@@ -63,6 +66,7 @@ impl Place {
         match self {
             Place::Find => common.find,
             Place::Why => common.why,
+            Place::Library => visit.texts.library.title,
             Place::Help => common.help,
         }
     }

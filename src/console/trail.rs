@@ -19,6 +19,10 @@ pub(super) mod what {
     pub(in crate::console) const END_LOAN: &str = "end-loan";
     pub(in crate::console) const MINT_LINK: &str = "mint-link";
     pub(in crate::console) const POLL_LOAN: &str = "poll-loan";
+    pub(in crate::console) const REQUEST_EXAMINATION: &str = "request-examination";
+    pub(in crate::console) const SHOW_LIBRARY: &str = "show-library";
+    pub(in crate::console) const DOWNLOAD_LIBRARY: &str = "download-library";
+    pub(in crate::console) const QUERY_AVAILABILITY: &str = "query-availability";
 }
 
 /// What an access concerns.
@@ -31,6 +35,11 @@ pub(super) struct To {
 impl To {
     /// No loan.
     pub(super) const NONE: To = To { library: None, target: None };
+
+    /// All loans of a library.
+    pub(super) fn of_library(library: LibraryId) -> To {
+        To { library: Some(library), target: None }
+    }
 
     /// Loans of a library, or of any.
     pub(super) fn new(library: Option<LibraryId>, target: impl Into<AccessTarget>) -> To {

@@ -8,10 +8,13 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use calamine::{Data, Reader, Xlsx};
+use loangate::sandbox::{Library, Licence, Title, World};
 use serde_json::{Value, json};
 
 use crate::support::external_program::{direct, output_text, run};
-use crate::support::{AUDIO, BOOK, File, Scene, program};
+use crate::support::scene::Setting;
+use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, program};
 
 /// Where `.ci/run` installs the packages.
 const MODULES: &str = "target/browser";
@@ -30,6 +33,9 @@ fn modules() -> Option<PathBuf> {
     None
 }
 
+/// The usage reports: six loans of the book, and the package with the audiobook.
+const REPORTS: usize = 7;
+
 /// A gate with readers who read, and one who was refused.
 struct Stage {
     scene: Scene,
@@ -39,12 +45,20 @@ struct Stage {
 async fn stage() -> Option<Stage> {
     let (node, chromium) = (program("node", "nodejs")?, program("chromium", "chromium")?);
     let modules = modules()?;
-    let scene = Scene::start().await;
+    let brake = "[brake]\nmode = \"shadow\"\nlibrary_per_hour = 40\nlibrary_per_day = 200\n\
+                 attempts_per_library_per_hour = 9\n\n[ledger]";
+    let world = world();
+    let config = vec![("[ledger]", brake)];
+    let mut scene = Scene::without_gate(Setting { world, config, ..Setting::default() }).await;
+    let sizes = format!("{BOOK},900000\n{AUDIO},5000000\n");
+    scene.report_usage("PAY_PER_LOAN,23.50\nPACKAGE,1250\n", &sizes, "");
+    scene.start_gate().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(900_000));
     scene.origin.put(&format!("{AUDIO}/audio.mp3"), File::of(5_000_000));
     let book = format!("/files/{BOOK}/book.epub");
     for reader in ["kari", "ola", "liv", "per", "ane", "siv"] {
-        scene.get(&scene.http1(), &book, &scene.token(reader)).send().await.unwrap();
+        let answer = scene.get(&scene.http1(), &book, &scene.token(reader)).send().await.unwrap();
+        answer.bytes().await.unwrap();
     }
     let audio = format!("/files/{AUDIO}/audio.mp3");
     for range in ["bytes=0-799999", "bytes=2000000-3499999", "bytes=4000000-4200000"] {
@@ -72,6 +86,11 @@ async fn stage() -> Option<Stage> {
             audio.is_some_and(|loan| !loan["delivered"].as_object().unwrap().is_empty())
         })
         .await;
+    let is_reported = async || {
+        let reports = scene.reports().await;
+        reports.iter().filter(|report| report["state"] == "reported").count() == REPORTS
+    };
+    scene.until("the reports", is_reported).await;
     let loans = scene.ledger().await;
     let of = |isbn: &str, state: &str| {
         let found = loans.iter().filter(|loan| loan["isbn"] == isbn && loan["state"] == state);
@@ -90,8 +109,42 @@ async fn stage() -> Option<Stage> {
         "second": books[0],
         "third": books[1],
         "refusedLoan": of(BOOK, "refused")[0],
+        "library": LIBRARY,
+        "download": scene.dir.path().join("downloaded.xlsx"),
     });
     Some(Stage { scene, task })
+}
+
+/// Returns a world in which a book is lent by use, and an audiobook as a part of a package.
+fn world() -> World {
+    let title = |isbn: &str, kind| {
+        let licences = vec![Licence::new(format!("L-{isbn}"), kind, Some(12))];
+        Title { isbn: isbn.parse().unwrap(), licences, loan_days: 21, refuse: None }
+    };
+    let library = Library { isil: LIBRARY.parse().unwrap(), refuse: None };
+    let titles = vec![title(BOOK, "PAY_PER_LOAN"), title(AUDIO, "PACKAGE")];
+    World { libraries: vec![library], titles, ..World::default() }
+}
+
+/// Compares the workbook that Chromium has downloaded with the page.
+fn check_download(report: &Value, stage: &Stage) {
+    let file = stage.task["download"].as_str().unwrap();
+    let mut book: Xlsx<_> = calamine::open_workbook(file).unwrap();
+    let titles = book.worksheet_range("Titles").unwrap();
+    let number = |cell: &Value| {
+        let text = cell.as_str().unwrap().replace(',', "");
+        text.parse().map_or(Data::String(text), Data::Float)
+    };
+    let shown = report["titles"].as_array().unwrap();
+    assert_eq!(shown.len() + 1, titles.height(), "{report:#}");
+    for (shown, row) in shown.iter().zip(titles.rows().skip(1)) {
+        let cells = shown.as_array().unwrap();
+        assert_eq!(cells[0], row[0].to_string(), "the ISBN is a text");
+        let numbers: Vec<Data> = cells[2..].iter().map(number).collect();
+        assert_eq!(numbers, row[2..6], "{report:#}");
+    }
+    assert_eq!(titles.get((1, 2)), Some(&Data::Float(6.0)), "six readers of the book");
+    assert_eq!(titles.get((1, 5)), Some(&Data::Float(141.0)), "six times 23.50");
 }
 
 /// Runs the script, and returns its report.
@@ -122,7 +175,8 @@ fn check(report: &Value, pages: usize) {
 async fn support_person_works_in_a_browser() {
     let Some(stage) = stage().await else { return };
     let report = drive(&stage).await;
-    check(&report, 16);
+    check(&report, 22);
+    check_download(&report, &stage);
     stage.scene.end().await;
 }
 
@@ -146,7 +200,7 @@ async fn screenshots_of_every_page() {
     let shots = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/console");
     stage.task["shots"] = json!(shots);
     let report = drive(&stage).await;
-    check(&report, 48);
+    check(&report, 60);
     for shot in std::fs::read_dir(shots).unwrap() {
         shrink(&shot.unwrap().path()).await;
     }

@@ -89,6 +89,12 @@ async function story(page) {
   await find(page, task.loan);
   await page.waitForSelector("ol.timeline");
   await audit(page, "loan");
+  await page.click("summary:has-text('Mark for balance')");
+  await page.fill("#balance-reason", "the reader doubts it");
+  await page.click("button:has-text('Mark for balance')");
+  await page.waitForSelector(".notice.note");
+  check((await page.textContent("ol.timeline")).includes("the reader doubts it"), "no mark");
+  await audit(page, "marked loan");
   await page.click("summary:has-text('End the loan')");
   await audit(page, "loan with an open action");
   await page.fill("#end-reason", "asked for by the library");
@@ -118,6 +124,44 @@ async function story(page) {
   await audit(page, "no loans");
 }
 
+// Opens the page of the library once its loans are counted.
+async function openLibrary(page, words = "Download all as XLSX") {
+  for (let tries = 0; tries < 100; tries += 1) {
+    await page.goto(`${task.base}/library?library=${task.library}`);
+    if (await page.locator(`text=${words}`).count()) return;
+    await page.waitForTimeout(100);
+  }
+  throw new Error("the loans of the library are not counted");
+}
+
+// A library's loans and costs, to see and to download.
+async function library(page) {
+  await page.goto(`${task.base}/library`);
+  await audit(page, "libraries");
+  await page.click(`.names >> text=${task.library}`);
+  await page.waitForSelector("#brake");
+  await openLibrary(page);
+  await audit(page, "library");
+  report.titles = await page.$$eval("table[aria-labelledby=titles] tbody tr", (rows) =>
+    rows.map((row) => [...row.cells].slice(0, 6).map((cell) => cell.innerText.trim())),
+  );
+  const waiting = page.waitForEvent("download");
+  await page.click("text=Download all as XLSX");
+  const download = await waiting;
+  check(download.suggestedFilename().endsWith(".xlsx"), download.suggestedFilename());
+  await download.saveAs(task.download);
+  await page.click("button:has-text('Query Bokbasen for these titles')");
+  await page.waitForSelector("table[aria-labelledby=titles]");
+  const free = await page.textContent("table[aria-labelledby=titles]");
+  check(free.includes("free") && !free.includes("not queried"), `not queried: ${free}`);
+  await audit(page, "library with availability");
+  await page.goto(`${task.base}/nothing`);
+  check((await page.textContent("h1")) === "Not found", "an unknown address has no page");
+  await audit(page, "not found");
+  // Chromium reports the status of a page as an error.
+  report.console = report.console.filter((message) => !message.includes("status of 404"));
+}
+
 // Moves the focus with Tab until it is on this element.
 async function tabTo(page, selector) {
   for (let presses = 0; presses < 60; presses += 1) {
@@ -144,6 +188,8 @@ async function keyboardOnly(page) {
   await page.waitForSelector("#query");
   await page.keyboard.press("w");
   await page.waitForSelector("#request");
+  await page.keyboard.press("l");
+  await page.waitForSelector("#month");
   await page.keyboard.press("?");
   await page.waitForSelector("kbd");
   await page.keyboard.press("f");
@@ -188,6 +234,11 @@ async function withoutScript(page) {
   await page.fill("#reader-purpose", "case");
   await page.click("section[aria-labelledby=by-reader] button");
   await page.waitForSelector("ol.steps");
+  await openLibrary(page);
+  await page.click("button:has-text('Query Bokbasen for these titles')");
+  await page.waitForSelector("table[aria-labelledby=titles]");
+  await page.click("text=By ISBN");
+  await page.waitForSelector("a[aria-current]:has-text('By ISBN')");
   await page.click("button:has-text('Norsk')");
   await page.waitForSelector("html[lang=nb]");
   await page.click("button:has-text('Logg ut')");
@@ -232,10 +283,18 @@ async function screenshots() {
       await page.click("button:has-text('Norsk')");
       await page.waitForSelector("html[lang=nb]");
       await shot("why-refused-norwegian");
+      await openLibrary(page, "Last ned alt som XLSX");
+      await page.click("button:has-text('Spør Bokbasen om disse titlene')");
+      await page.waitForSelector("table[aria-labelledby=titles]");
+      await shot("library-norwegian");
       await page.goto(`${task.base}/help`);
       await page.click("button:has-text('English')");
       await page.waitForSelector("html[lang=en]");
       await shot("help");
+      await page.goto(`${task.base}/library`);
+      await shot("libraries");
+      await openLibrary(page);
+      await shot("library");
       await page.context().close();
     }
   }
@@ -245,7 +304,9 @@ try {
   if (task.shots) {
     await screenshots();
   } else {
-    await story(await open());
+    const page = await open();
+    await story(page);
+    await library(page);
     await phone(390);
     await keyboardOnly(await open());
     await withoutScript(await open({ javaScriptEnabled: false }));
@@ -261,7 +322,9 @@ try {
 async function phone(width) {
   const page = await open({ viewport: { width, height: 800 }, locale: "nb-NO" });
   await signIn(page);
-  for (const path of ["/", "/why", "/help", `/loans?isbn=${task.isbn}`, `/why/${task.refused}`]) {
+  const ofLibrary = `/library?library=${task.library}`;
+  const listed = [`/loans?isbn=${task.isbn}`, `/why/${task.refused}`, "/library", ofLibrary];
+  for (const path of ["/", "/why", "/help", ...listed]) {
     await page.goto(`${task.base}${path}`);
     if (await page.locator("form[action='/purpose']").count()) {
       await page.fill("#purpose", "sak 4711");

@@ -1,5 +1,6 @@
 //! The console in English.
 
+use super::library;
 use super::{Actions, Common, Failures, Find, Help, Loan, SignIn, Texts, Why};
 
 pub(super) const TEXTS: Texts = Texts {
@@ -9,6 +10,7 @@ pub(super) const TEXTS: Texts = Texts {
     loan: LOAN,
     actions: ACTIONS,
     why: WHY,
+    library: library::ENGLISH,
     help: HELP,
     failure: FAILURES,
 };
@@ -138,6 +140,11 @@ const ACTIONS: Actions = Actions {
     reason_missing: "An action needs a reason: 1 to 200 characters without control characters.",
     no_link: "No link can be made: the configuration has no [readers.links] keys, the duration \
               is too long, or the borrower was erased.",
+    mark: "Mark for balance",
+    mark_hint: "The next balance of the library queries Bokbasen about this loan, at night or by \
+                `loangate loans balance`. The timeline shows what it finds.",
+    marked: "The loan is marked. The next balance examines it, and the timeline shows the result.",
+    waits: "The loan is marked for the next balance.",
     minted: "The link",
     minted_hint: "It is shown only now.",
     valid_until: "Valid until",

@@ -2,10 +2,12 @@
 //! text does not compile.
 
 mod english;
+mod library;
 mod names;
 mod norwegian;
 
 use crate::language::Language;
+pub(super) use library::Library;
 pub(super) use names::{cause, end_reason, role, state, state_meaning, step};
 
 /// All texts of one language.
@@ -16,6 +18,7 @@ pub(super) struct Texts {
     pub(super) loan: Loan,
     pub(super) actions: Actions,
     pub(super) why: Why,
+    pub(super) library: Library,
     pub(super) help: Help,
     pub(super) failure: Failures,
 }
@@ -138,6 +141,10 @@ pub(super) struct Actions {
     pub(super) pending: &'static str,
     pub(super) reason_missing: &'static str,
     pub(super) no_link: &'static str,
+    pub(super) mark: &'static str,
+    pub(super) mark_hint: &'static str,
+    pub(super) marked: &'static str,
+    pub(super) waits: &'static str,
     pub(super) minted: &'static str,
     pub(super) minted_hint: &'static str,
     pub(super) valid_until: &'static str,

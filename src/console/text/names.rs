@@ -81,6 +81,12 @@ pub(in crate::console) fn cause(slug: &str, language: Language) -> &str {
         }
         "begin" => Sentence { english: "answer to the begin", norwegian: "svar på lånestarten" },
         "driver" => Sentence { english: "interrupted begin", norwegian: "avbrutt lånestart" },
+        "examination" => {
+            Sentence { english: "examined by a balance", norwegian: "undersøkt av en balanse" }
+        }
+        "examination-requested" => {
+            Sentence { english: "marked for balance", norwegian: "merket for balansen" }
+        }
         "expiry" => Sentence { english: "due time", norwegian: "forfall" },
         "ledger" => Sentence { english: "start of a gate", norwegian: "start av en port" },
         "licences" => Sentence { english: "choice of licence", norwegian: "valg av lisens" },

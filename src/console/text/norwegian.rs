@@ -1,5 +1,6 @@
 //! The console in Norwegian bokmål.
 
+use super::library;
 use super::{Actions, Common, Failures, Find, Help, Loan, SignIn, Texts, Why};
 
 pub(super) const TEXTS: Texts = Texts {
@@ -9,6 +10,7 @@ pub(super) const TEXTS: Texts = Texts {
     loan: LOAN,
     actions: ACTIONS,
     why: WHY,
+    library: library::NORWEGIAN,
     help: HELP,
     failure: FAILURES,
 };
@@ -138,6 +140,11 @@ const ACTIONS: Actions = Actions {
     reason_missing: "En handling trenger en begrunnelse: 1 til 200 tegn uten styretegn.",
     no_link: "Ingen lenke kan lages: konfigurasjonen mangler nøkler i [readers.links], \
               varigheten er for lang, eller låneren er slettet.",
+    mark: "Merk for balansen",
+    mark_hint: "Den neste balansen av biblioteket spør Bokbasen om dette lånet, om natten eller \
+                med `loangate loans balance`. Tidslinjen viser hva den finner.",
+    marked: "Lånet er merket. Den neste balansen undersøker det, og tidslinjen viser resultatet.",
+    waits: "Lånet er merket for den neste balansen.",
     minted: "Lenken",
     minted_hint: "Den vises bare nå.",
     valid_until: "Gyldig til",
