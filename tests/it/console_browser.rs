@@ -7,15 +7,18 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use calamine::{Data, Reader, Xlsx};
 use loangate::sandbox::{Library, Licence, Title, World};
 use serde_json::{Value, json};
 
-use crate::support::external_program::{direct, output_text, run};
+use crate::support::external_program::{direct, output_text, run, run_within};
 use crate::support::scene::Setting;
 use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, program};
 
+/// Timeout for all pages, on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(500);
 /// Where `.ci/run` installs the packages.
 const MODULES: &str = "target/browser";
 const INSTALL: &str = "npm install --prefix target/browser playwright-core axe-core";
@@ -157,7 +160,7 @@ async fn drive(stage: &Stage) -> Value {
         .env("CONSOLE_TASK", stage.task.to_string())
         .env("HOME", home.path())
         .env("TMPDIR", home.path());
-    let output = run(&mut command).await;
+    let output = run_within(&mut command, PATIENCE).await;
     let report = serde_json::from_slice(&output.stdout);
     let report: Value = report.unwrap_or_else(|_| panic!("{}", output_text(&output)));
     assert!(report.get("failed").is_none(), "{report:#}");

@@ -5,6 +5,8 @@ use std::io::Cursor;
 
 use calamine::{Data, Reader, Xlsx};
 use http::StatusCode;
+use loangate::circulation::date_in_oslo;
+use loangate::clock::Clock;
 use loangate::sandbox::{Library, Licence, Title, World};
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -126,7 +128,7 @@ async fn library_shows_loans_costs_refusals_and_the_brake() {
     assert_eq!(row_of(&page, "titles", BOOK)[1..6], ["PAY_PER_LOAN", "2", "0", "0", "47.00"]);
     assert_eq!(row_of(&page, "types", FORMULA), [FORMULA, "1", "0", "0", "0.00"]);
     assert_eq!(row_of(&page, "brake", "library_per_hour")[1..], ["3", "500"]);
-    let today = loangate::circulation::date_in_oslo(jiff::Timestamp::now()).to_string();
+    let today = date_in_oslo(Clock::system().now()).to_string();
     assert_eq!(row_of(&page, "days", &today), [&*today, "3", "1", "1", "47.00"]);
     // The refused title has no licence type, so a row of its own.
     let by_title = format!("{}&sort=title", of_library("/library"));

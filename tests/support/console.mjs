@@ -9,7 +9,7 @@ const task = JSON.parse(process.env.CONSOLE_TASK);
 const require = createRequire(join(task.modules, "package.json"));
 const { chromium } = require("playwright-core");
 const AXE = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
-setTimeout(() => fail("the task took too long"), 240_000).unref();
+setTimeout(() => fail("the task took too long"), 480_000).unref();
 
 const report = { pages: [], findings: [], console: [], external: [] };
 

@@ -85,13 +85,18 @@ impl Drop for OwnedProcess {
 
 /// Runs a command to its end without blocking the runtime of the gate. Panics after [`PATIENCE`].
 pub(crate) async fn run(command: &mut Command) -> Output {
+    run_within(command, PATIENCE).await
+}
+
+/// As [`run`], with another patience.
+pub(crate) async fn run_within(command: &mut Command, patience: Duration) -> Output {
     let (mut stdout, mut stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     command
         .stdin(Stdio::null())
         .stdout(stdout.try_clone().unwrap())
         .stderr(stderr.try_clone().unwrap());
     let mut process = OwnedProcess(command.spawn().unwrap());
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     let status = loop {
         if let Some(status) = process.0.try_wait().unwrap() {
             break status;

@@ -29,6 +29,11 @@ pub(super) fn brake(visit: &Visit, shown: &Shown<'_>) -> Markup {
     }
 }
 
+/// Returns a key that a narrow column divides only behind an underscore.
+fn breakable(key: &str) -> Markup {
+    html! { @for part in key.split_inclusive('_') { (part) wbr; } }
+}
+
 fn limit(visit: &Visit, name: &str, used: &BrakeUse) -> Markup {
     let texts = &visit.texts.library;
     let has_limit = used.maximum > 0;
@@ -36,7 +41,7 @@ fn limit(visit: &Visit, name: &str, used: &BrakeUse) -> Markup {
     html! {
         tr role="row" {
             td role="cell" data-label=(texts.limit) {
-                span { (name) " " code.key { (used.limit.name()) } }
+                span { (name) " " code.key { (breakable(used.limit.name())) } }
             }
             td role="cell" data-label=(texts.used) {
                 span {

@@ -60,6 +60,7 @@ pub(super) async fn show(
     let (counted, uses) = tokio::join!(counting, using);
     let shown = page::Shown {
         wanted,
+        now: Month::at(now),
         counted: counted?,
         uses: uses.map_err(failed)?,
         mode: brake.mode,

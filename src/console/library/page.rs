@@ -8,6 +8,7 @@ use maud::{Markup, html};
 
 use super::brake_table::brake;
 use super::counts::Counted;
+use super::month::Month;
 use super::request::Wanted;
 use super::sums::Sum;
 use super::title_table::titles;
@@ -26,6 +27,8 @@ const MAX_LIBRARIES: usize = 500;
 /// What the page shows.
 pub(super) struct Shown<'a> {
     pub(super) wanted: Wanted,
+    /// The present month.
+    pub(super) now: Month,
     pub(super) counted: Option<Arc<Counted>>,
     pub(super) uses: Vec<BrakeUse>,
     pub(super) mode: BrakeMode,
@@ -91,7 +94,7 @@ pub(super) fn library(visit: &Visit, shown: &Shown<'_>) -> Response {
     let (texts, wanted) = (&visit.texts.library, &shown.wanted);
     let body = html! {
         p.lead { (wanted.library) " · " (wanted.month) }
-        (months(visit, wanted))
+        (months(visit, shown))
         @match &shown.counted {
             Some(counted) => {
                 div.columns { (summary(visit, shown, counted)) (brake(visit, shown)) }
@@ -114,12 +117,15 @@ pub(super) fn library(visit: &Visit, shown: &Shown<'_>) -> Response {
     framed(visit, &body)
 }
 
-fn months(visit: &Visit, wanted: &Wanted) -> Markup {
-    let neighbours = [wanted.month.previous(), wanted.month.next()];
+fn months(visit: &Visit, shown: &Shown<'_>) -> Markup {
+    let wanted = &shown.wanted;
+    let (previous, next) = (wanted.month.previous(), wanted.month.next());
+    let address = |month| Wanted { month, page: 0, ..*wanted }.path("/library");
     html! {
         nav.paging.first aria-label=(visit.texts.library.months) {
-            @for (month, rel) in neighbours.into_iter().zip(["prev", "next"]) {
-                a href=(Wanted { month, page: 0, ..*wanted }.path("/library")) rel=(rel) { (month) }
+            a href=(address(previous)) rel="prev" { span aria-hidden="true" { "← " } (previous) }
+            @if next <= shown.now {
+                a href=(address(next)) rel="next" { (next) span aria-hidden="true" { " →" } }
             }
         }
     }
