@@ -6,19 +6,13 @@ use super::super::epoch::EpochSeals;
 use super::super::members_table::{JoiningProcess, MemberTable, PostgresMembers};
 use super::super::migrations::{MIGRATIONS, SchemaTooNew, run};
 use super::super::test_support::support::{Database, Postgres};
-use super::super::test_support::{Node, settings, until};
+use super::super::test_support::{Node, settings, until, without_indexes};
 use super::*;
 use crate::ledger::Brake;
 use crate::ledger::test_support::audit_key;
 
 /// A program with three more versions of the schema.
-const NEXT: &[Migration] = &[
-    MIGRATIONS[0],
-    MIGRATIONS[1],
-    // In place of an index, of which this is no test.
-    Migration::Expansion { sql: "" },
-    MIGRATIONS[3],
-    Migration::Expansion { sql: "" },
+const NEXT: &[Migration] = &without_indexes::<{ MIGRATIONS.len() + 3 }>(&[
     Migration::Expansion { sql: "CREATE TABLE shelves (name text)" },
     Migration::Index {
         name: "loans_of_licence",
@@ -28,7 +22,10 @@ const NEXT: &[Migration] = &[
         removes: "the index loans_of_title",
         sql: "DROP INDEX loans_of_title",
     },
-];
+]);
+/// The versions of this program and of the next one.
+const THIS: i64 = MIGRATIONS.len() as i64;
+const THEN: i64 = NEXT.len() as i64;
 const REMOVED: [&str; 1] = ["the index loans_of_title"];
 const MISSING: Obstacle = Obstacle::MissingIndex("loans_of_licence");
 
@@ -45,7 +42,7 @@ async fn contraction_waits_for_older_gates_and_indexes() {
     assert_eq!(plan_contraction(&old).await.unwrap(), None);
     assert_eq!(contract(&old).await.unwrap(), [""; 0]);
     let plan = plan_contraction(&next).await.unwrap().unwrap();
-    let not_expanded = Obstacle::NotExpanded { version: 5, program: 8 };
+    let not_expanded = Obstacle::NotExpanded { version: THIS, program: THEN };
     assert!(plan.obstacles.contains(&not_expanded), "{plan:?}");
 
     // The build of the index waits for it, and the start of the gate does not.
@@ -54,8 +51,9 @@ async fn contraction_waits_for_older_gates_and_indexes() {
     sqlx::raw_sql(write).execute(&mut writer).await.unwrap();
     let newer = Node::open_with(next.clone(), Brake::default()).await;
     let plan = plan_contraction(&next).await.unwrap().unwrap();
-    assert_eq!((&plan.removals[..], plan.min_program), (&REMOVED[..], 8));
-    let [MISSING, older_gate @ Obstacle::OlderGate { program: 5, .. }] = &plan.obstacles[..] else {
+    assert_eq!((&plan.removals[..], plan.min_program), (&REMOVED[..], THEN));
+    let [MISSING, older_gate @ Obstacle::OlderGate { program: THIS, .. }] = &plan.obstacles[..]
+    else {
         panic!("{plan:?}")
     };
     sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();
@@ -93,8 +91,8 @@ async fn join_waits_for_a_contraction_and_is_refused() {
     let joining = tokio::spawn(async move {
         let lease = Duration::from_secs(30);
         let id = Uuid::new_v4();
-        let older = JoiningProcess { id, lease, freshness: lease, program: 7 };
-        let newer = JoiningProcess { program: 8, ..older };
+        let older = JoiningProcess { id, lease, freshness: lease, program: THEN - 1 };
+        let newer = JoiningProcess { program: THEN, ..older };
         (table.join(id, older).await, table.join(id, newer).await)
     });
     let mut observer = database.connect_as_admin().await;
@@ -104,10 +102,10 @@ async fn join_waits_for_a_contraction_and_is_refused() {
     })
     .await;
     let schema = read_version(&mut transaction).await.unwrap();
-    let older = obstacles(&mut transaction, NEXT, schema, 8);
+    let older = obstacles(&mut transaction, NEXT, schema, THEN);
     // The index is missing, since no gate has built it.
     assert_eq!(older.await.unwrap(), [MISSING]);
-    let record = "UPDATE schema_version SET min_program = 8";
+    let record = "UPDATE schema_version SET min_program = version";
     sqlx::raw_sql(record).execute(&mut *transaction).await.unwrap();
     transaction.commit().await.unwrap();
     let (older, newer) = joining.await.unwrap();

@@ -5,7 +5,7 @@ use sqlx::Executor;
 use super::super::migrations::MIGRATIONS;
 use super::super::settings::PostgresSettings;
 use super::super::test_support::support::{Database, Postgres};
-use super::super::test_support::{Node, settings, until};
+use super::super::test_support::{Node, settings, until, without_indexes};
 use super::*;
 use crate::ledger::Brake;
 use crate::ledger::test_support::accepted;
@@ -13,14 +13,8 @@ use crate::ledger::test_support::accepted;
 const NAME: &str = "loans_of_licence";
 const SQL: &str = "CREATE INDEX CONCURRENTLY IF NOT EXISTS loans_of_licence ON loans (licence_id)";
 /// Without the indexes of the program, which would be built first.
-const WITH_INDEX: &[Migration] = &[
-    MIGRATIONS[0],
-    MIGRATIONS[1],
-    Migration::Expansion { sql: "" },
-    MIGRATIONS[3],
-    Migration::Expansion { sql: "" },
-    Migration::Index { name: NAME, sql: SQL },
-];
+const WITH_INDEX: &[Migration] =
+    &without_indexes::<{ MIGRATIONS.len() + 1 }>(&[Migration::Index { name: NAME, sql: SQL }]);
 const INDEX: Index = Index { name: NAME, sql: SQL };
 /// Builds wait for this transaction, and statements of gates do not.
 const WRITE: &str = "BEGIN; LOCK TABLE loans IN ROW EXCLUSIVE MODE";

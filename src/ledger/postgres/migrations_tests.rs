@@ -2,8 +2,8 @@
 
 use super::super::contraction::contract;
 use super::super::settings::PostgresSettings;
-use super::super::test_support::settings;
 use super::super::test_support::support::{Database, Postgres};
+use super::super::test_support::{settings, without_indexes};
 use super::*;
 
 const EXPANSION: Migration =
@@ -12,12 +12,8 @@ const CONTRACTION: Migration = Migration::Contraction {
     removes: "the addresses of members",
     sql: "ALTER TABLE members DROP COLUMN address",
 };
-/// In place of an index of the program, for which a contraction would wait.
-const NO_INDEX: Migration = Migration::Expansion { sql: "" };
-const WITH_EXPANSION: &[Migration] =
-    &[MIGRATIONS[0], MIGRATIONS[1], NO_INDEX, MIGRATIONS[3], NO_INDEX, EXPANSION];
-const ALL: &[Migration] =
-    &[MIGRATIONS[0], MIGRATIONS[1], NO_INDEX, MIGRATIONS[3], NO_INDEX, EXPANSION, CONTRACTION];
+const WITH_EXPANSION: &[Migration] = &without_indexes::<{ MIGRATIONS.len() + 1 }>(&[EXPANSION]);
+const ALL: &[Migration] = &without_indexes::<{ MIGRATIONS.len() + 2 }>(&[EXPANSION, CONTRACTION]);
 
 async fn has_address(database: &Database) -> bool {
     const QUERY: &str = "SELECT EXISTS (SELECT 1 FROM pg_attribute \
@@ -66,23 +62,18 @@ async fn only_a_contraction_refuses_older_programs() {
 /// A release after one that contracts must start although nobody has run the command.
 #[tokio::test]
 async fn expansion_after_a_pending_contraction_applies() {
-    const LATER: &[Migration] = &[
-        MIGRATIONS[0],
-        MIGRATIONS[1],
-        NO_INDEX,
-        MIGRATIONS[3],
-        NO_INDEX,
+    const LATER: &[Migration] = &without_indexes::<{ MIGRATIONS.len() + 3 }>(&[
         EXPANSION,
         CONTRACTION,
         Migration::Expansion { sql: "CREATE TABLE later ()" },
-    ];
+    ]);
     let Some(server) = Postgres::shared().await else { return };
     let database = server.database().await;
     let mut connection = database.connect().await;
     assert_eq!(run(&mut connection, LATER).await.unwrap(), Schema::Usable);
     assert!(has_address(&database).await);
     let version = read_version(&mut connection).await.unwrap();
-    assert_eq!(version, SchemaVersion { version: 8, min_program: 1 });
+    assert_eq!(version, SchemaVersion { version: LATER.len() as i64, min_program: 1 });
     sqlx::raw_sql("SELECT FROM later").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
 }

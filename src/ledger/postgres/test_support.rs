@@ -6,12 +6,28 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::endpoint::{Endpoint, Sources};
-use super::migrations::MIGRATIONS;
+use super::migrations::{MIGRATIONS, Migration};
 use super::settings::PostgresSettings;
 use crate::clock::Clock;
 use crate::ledger::test_support::{KEY, audit_key};
 use crate::ledger::{Brake, Ledger, LedgerError, Settings, StoreSettings};
 use crate::telemetry::Metrics;
+
+/// Returns the migrations of the program, without its indexes, and then these. Contractions and
+/// builds of indexes would wait for the program's own.
+pub(super) const fn without_indexes<const ALL: usize>(next: &[Migration]) -> [Migration; ALL] {
+    let mut all = [Migration::Expansion { sql: "" }; ALL];
+    let mut place = 0;
+    while place < ALL {
+        if place >= MIGRATIONS.len() {
+            all[place] = next[place - MIGRATIONS.len()];
+        } else if !matches!(MIGRATIONS[place], Migration::Index { .. }) {
+            all[place] = MIGRATIONS[place];
+        }
+        place += 1;
+    }
+    all
+}
 
 /// Servers and databases, which `tests/it` uses too.
 #[path = "../../../tests/support"]

@@ -33,13 +33,8 @@ const OTHER_READ: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The next program.
-const NEXT: &[Migration] = &[
-    MIGRATIONS[0],
-    MIGRATIONS[1],
-    MIGRATIONS[2],
-    MIGRATIONS[3],
-    MIGRATIONS[4],
+/// What the next program adds to the schema.
+const ADDED: [Migration; 3] = [
     Migration::Expansion { sql: "ALTER TABLE loans ADD COLUMN shelf text DEFAULT 'none'" },
     Migration::Index {
         name: "loans_of_shelf",
@@ -122,7 +117,7 @@ impl Upgrade {
 fn next_config(gate: &ClusterGate) -> Config {
     let mut config = loangate::config::load(&gate.config).unwrap().config;
     let StoreSettings::Postgres(settings) = &mut config.ledger.store else { unreachable!() };
-    settings.migrations = NEXT;
+    settings.migrations = Vec::leak([MIGRATIONS, &ADDED].concat());
     config
 }
 
