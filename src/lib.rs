@@ -38,7 +38,7 @@
 //! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads), `supervise` |
 //! | `monitor` | `circulation`, `ledger` (counts), `lending`, `process_handles`, `supervise` |
 //! | `console` | `catalog`, `circulation`, `gate` (ends loans), `ledger` (reads, accesses) |
-//! | `console` | `reader` (mints links), `server` (explanations) |
+//! | `console` | `monitor`, `reader` (mints links), `server` (explanations) |
 //! | `admin` | `console`, `circulation` (balances), `gate` (ends loans), `monitor` |
 //! | `admin` | `ledger` (reads, accesses) |
 //! | `admin` | `reader` (mints links), `catalog`, `server` (explanations), `supervise` |

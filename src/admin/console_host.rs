@@ -34,7 +34,8 @@ impl Host for ConsoleHost {
 
 /// Returns what the console uses.
 pub(super) fn parts(app: &Arc<App>) -> console::Parts {
-    let Parts { ledger, gate, circulation, readers, catalog, explainer, clock, .. } = &app.parts;
+    let Parts { ledger, gate, circulation, readers, catalog, explainer, clock, monitor, .. } =
+        &app.parts;
     console::Parts {
         ledger: ledger.clone(),
         gate: gate.clone(),
@@ -42,6 +43,7 @@ pub(super) fn parts(app: &Arc<App>) -> console::Parts {
         readers: readers.clone(),
         catalog: catalog.clone(),
         explainer: explainer.clone(),
+        monitor: monitor.clone(),
         clock: clock.clone(),
         brake: app.parts.brake,
         has_prices: app.parts.has_prices,

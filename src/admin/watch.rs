@@ -14,20 +14,35 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::problems::AdminProblem;
-use crate::monitor::{Point, Problem, Problems, Status, Window};
+use crate::monitor::{Gate, Point, Problem, Problems, Status, Window};
 use crate::problem;
 
-/// The problems of a gate that need a person now.
+/// The problems of all gates of a cluster that need a person now.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problems)]
 pub(super) struct ShownProblems {
     /// When the gate last looked.
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
-    /// The gate that answered. Each gate of a cluster lists what it sees.
+    /// The gate that answered.
     node: String,
-    /// The problems, the worst first.
+    /// The live gates of the cluster, the one that answered first.
+    nodes: Vec<ShownNode>,
+    /// The problems, the worst first. One that all gates have in common is listed once.
     problems: Vec<Problem>,
+}
+
+/// A live gate of the cluster.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ProblemsNode)]
+struct ShownNode {
+    /// Its machine and the port of its public listener.
+    node: String,
+    /// The number of its problems.
+    problems: usize,
+    /// Those of them that are not listed, or of a kind that only a newer version knows. Ask the
+    /// gate itself.
+    unlisted: usize,
 }
 
 /// The problems that need a person now, the worst first.
@@ -36,8 +51,14 @@ pub(super) struct ShownProblems {
     (status = 401, response = inline(problem::Refused)),
 ))]
 pub(super) async fn problems(State(app): State<Arc<App>>) -> Json<ShownProblems> {
-    let Problems { at, node, problems } = app.parts.monitor.problems();
-    Json(ShownProblems { at, node, problems })
+    let Problems { at, node, gates, problems } = app.parts.monitor.problems();
+    let nodes = gates.into_iter().map(|Gate { node, problems, unlisted, .. }| ShownNode {
+        node,
+        problems,
+        unlisted,
+    });
+    let problems = problems.into_iter().map(|(_, problem)| problem).collect();
+    Json(ShownProblems { at, node, nodes: nodes.collect(), problems })
 }
 
 /// How well readers are served, for the integrator's own status page. It needs no token, has no

@@ -44,5 +44,13 @@ fn lines(list: &Value) -> String {
             text("runbook"),
         );
     }
+    for node in list.get("nodes").and_then(Value::as_array).into_iter().flatten() {
+        let name = node.get("node").and_then(Value::as_str).unwrap_or_default();
+        let unlisted = node.get("unlisted").and_then(Value::as_u64).unwrap_or_default();
+        if unlisted > 0 {
+            let name = name.escape_debug();
+            let _ = writeln!(lines, "{unlisted} more on {name}: ask that gate for them");
+        }
+    }
     if lines.is_empty() { "no problems".to_owned() } else { lines.trim_end().to_owned() }
 }

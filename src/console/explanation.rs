@@ -3,7 +3,7 @@
 use axum::response::Response;
 use maud::{Markup, html};
 
-use super::format::time;
+use super::format::{time, with_code};
 use super::page::{Page, Place, page};
 use super::text::step;
 use super::visit::Visit;
@@ -141,15 +141,6 @@ fn request_of(visit: &Visit, request: &RecordedView) -> Markup {
                     dt { (texts.issued) } dd { (time(issued)) }
                 }
             }
-        }
-    }
-}
-
-/// Returns Markdown with its code in elements.
-fn with_code(text: &str) -> Markup {
-    html! {
-        @for (number, part) in text.split('`').enumerate() {
-            @if number % 2 == 0 { (part) } @else { code { (part) } }
         }
     }
 }

@@ -22,6 +22,11 @@ pub(super) fn time(at: Timestamp) -> Markup {
     html! { time datetime=(at) { (text) } }
 }
 
+/// Returns a time in Norwegian time, by a pattern of strftime.
+pub(super) fn local(at: Timestamp, pattern: &str) -> String {
+    OSLO.to_datetime(at).strftime(pattern).to_string()
+}
+
 /// Returns a number of bytes with a unit.
 pub(super) fn size(bytes: u64, language: Language) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
@@ -71,6 +76,15 @@ pub(super) fn percent(hundredths: u16, language: Language) -> String {
     match language {
         Language::English => format!("{}%", hundredths / 100),
         Language::Norwegian => format!("{} %", hundredths / 100),
+    }
+}
+
+/// Returns Markdown with its code in elements.
+pub(super) fn with_code(text: &str) -> Markup {
+    html! {
+        @for (number, part) in text.split('`').enumerate() {
+            @if number % 2 == 0 { (part) } @else { code { (part) } }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! has a token, and every look at loans and every action is recorded by [`trail`].
 
 mod actions;
+mod chart;
 mod cookies;
 mod explanation;
 mod failure;
@@ -14,10 +15,17 @@ mod forgery;
 mod format;
 mod help;
 mod library;
+mod live;
 mod loan_page;
 mod loans;
+mod now;
+mod now_charts;
+mod now_systems;
 mod page;
+mod plot;
 mod preferences;
+mod problems;
+mod runbook;
 mod session;
 mod sign_in;
 mod text;
@@ -40,10 +48,12 @@ use crate::circulation::Circulation;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::ledger::{Access, Brake, Ledger};
+use crate::monitor::Monitor;
 use crate::reader::Readers;
 use crate::server::Explainer;
 pub(crate) use actions::checked_reason;
 use failure::Failure;
+use live::Streams;
 use session::Sessions;
 
 /// What the console uses of the listener that mounts it.
@@ -74,6 +84,8 @@ pub(crate) struct Parts {
     pub(crate) catalog: Arc<Catalog>,
     /// Explains what requests get.
     pub(crate) explainer: Arc<Explainer>,
+    /// What the gate's own watch has found, here and at the other gates.
+    pub(crate) monitor: Monitor,
     /// The clock of this process.
     pub(crate) clock: Clock,
     /// The limits of the brake.
@@ -95,6 +107,7 @@ pub(crate) struct Console {
     counts: library::Counts,
     /// The download that is being written.
     downloads: Semaphore,
+    streams: Streams,
 }
 
 impl fmt::Debug for Console {
@@ -107,7 +120,8 @@ impl fmt::Debug for Console {
 pub(crate) fn router<S: Clone + Send + Sync + 'static>(parts: Parts) -> Router<S> {
     let sessions = Sessions::new(parts.clock.clone());
     let counts = library::Counts::new(parts.ledger.clone(), parts.clock.clone(), parts.has_prices);
-    let console = Arc::new(Console { parts, sessions, counts, downloads: Semaphore::new(1) });
+    let (downloads, streams) = (Semaphore::new(1), Streams::default());
+    let console = Arc::new(Console { parts, sessions, counts, downloads, streams });
     let with_session = Router::new()
         .route("/", get(find::form))
         .route("/find", post(find::search))
@@ -124,6 +138,9 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(parts: Parts) -> Router<S
         .route("/library/availability", post(library::query_availability))
         .route("/why", get(why::forms).post(why::explain))
         .route("/why/{id}", get(why::recorded))
+        .route("/now", get(now::show))
+        .route("/problems", get(problems::show))
+        .route("/runbook", get(runbook::show))
         .route("/help", get(help::show))
         .route("/sign-out", post(sign_in::sign_out))
         .fallback(async || Failure::NotFound)
@@ -132,6 +149,8 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(parts: Parts) -> Router<S
     let open = Router::new()
         .route("/sign-in", get(sign_in::form).post(sign_in::sign_in))
         .route("/preferences", post(preferences::set))
+        .route("/now/stream", get(live::now))
+        .route("/problems/stream", get(live::problems))
         .layer(middleware::from_fn(visit::check_form));
     Router::new()
         .merge(with_session)

@@ -6,7 +6,7 @@ use maud::{DOCTYPE, Markup, html};
 
 use super::files::{ICON, SCRIPT, STYLE};
 use super::preferences::Theme;
-use super::text::role;
+use super::text::{now, problems, role};
 use super::visit::{TOKEN_FIELD, Visit};
 use crate::language::Language;
 
@@ -33,12 +33,15 @@ pub(super) enum Place {
     Find,
     Why,
     Library,
+    Now,
+    Problems,
     Help,
 }
 
 impl Place {
     /// All pages, in their order.
-    pub(super) const ALL: [Place; 4] = [Place::Find, Place::Why, Place::Library, Place::Help];
+    pub(super) const ALL: [Place; 6] =
+        [Place::Find, Place::Why, Place::Library, Place::Now, Place::Problems, Place::Help];
 
     /// Returns the path of the page.
     pub(super) fn path(self) -> &'static str {
@@ -46,6 +49,8 @@ impl Place {
             Place::Find => "/",
             Place::Why => "/why",
             Place::Library => "/library",
+            Place::Now => "/now",
+            Place::Problems => "/problems",
             Place::Help => "/help",
         }
     }
@@ -56,6 +61,8 @@ impl Place {
             Place::Find => "f",
             Place::Why => "w",
             Place::Library => "l",
+            Place::Now => "n",
+            Place::Problems => "p",
             Place::Help => "?",
         }
     }
@@ -67,6 +74,8 @@ impl Place {
             Place::Find => common.find,
             Place::Why => common.why,
             Place::Library => visit.texts.library.title,
+            Place::Now => now(visit.language).title,
+            Place::Problems => problems(visit.language).title,
             Place::Help => common.help,
         }
     }
@@ -114,6 +123,7 @@ fn header(visit: &Visit, place: Option<Place>) -> Markup {
                         a href=(each.path()) data-key=(each.key())
                             aria-current=[(place == Some(each)).then_some("page")] {
                             (each.name(visit))
+                            @if each == Place::Problems { (count(visit.problems)) }
                         }
                     }
                 }
@@ -128,6 +138,15 @@ fn header(visit: &Visit, place: Option<Place>) -> Markup {
                     button.quiet { (common.sign_out) }
                 }
             }
+        }
+    }
+}
+
+/// Returns the number of problems beside their link.
+pub(super) fn count(problems: usize) -> Markup {
+    html! {
+        span.count data-live="count" {
+            @if problems > 0 { " " span.number { (problems) } }
         }
     }
 }

@@ -79,7 +79,8 @@ pub(super) struct Session {
 #[derive(Clone)]
 pub(super) struct Secret(String);
 
-type Hash = [u8; SECRET_LENGTH];
+/// The hash of a secret.
+pub(super) type Hash = [u8; SECRET_LENGTH];
 
 /// All sessions of this process.
 pub(super) struct Sessions {
@@ -112,7 +113,8 @@ impl Secret {
         BASE64URL_NOPAD.encode(hmac::sign(&key, b"loangate console form").as_ref())
     }
 
-    fn hash(&self) -> Hash {
+    /// Returns the hash of the secret, by which memory knows it.
+    pub(super) fn hash(&self) -> Hash {
         let mut hash = [0; SECRET_LENGTH];
         hash.copy_from_slice(digest(&SHA256, self.0.as_bytes()).as_ref());
         hash
@@ -166,6 +168,13 @@ impl Sessions {
         Some(session.clone())
     }
 
+    /// Returns the session of this secret and does not renew it; none if it is over.
+    pub(super) fn peek(&self, secret: &Secret) -> Option<Session> {
+        let now = self.clock.now();
+        let session = lock(&self.sessions).get(&secret.hash()).cloned();
+        session.filter(|session| !session.is_over(now))
+    }
+
     /// Stores why the person looks at loans.
     pub(super) fn set_purpose(&self, secret: &Secret, purpose: &str) {
         if let Some(session) = lock(&self.sessions).get_mut(&secret.hash()) {
@@ -209,6 +218,12 @@ mod tests {
         }
         clock.advance(step);
         assert!(sessions.find(&used).is_none(), "a session in use ends as well");
+
+        let watched = sessions.begin(person()).unwrap();
+        clock.advance(step);
+        assert!(sessions.peek(&watched).is_some());
+        clock.advance(step);
+        assert!(sessions.peek(&watched).is_none(), "an open page is no request");
     }
 
     #[test]

@@ -30,11 +30,14 @@ const FORM_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_FORM: usize = 16 * 1024;
 /// The most fields of a form.
 const MAX_FIELDS: usize = 32;
+/// The end of the paths of streams of updates.
+pub(super) const STREAM: &str = "/stream";
 /// The name of the field with the token.
 pub(super) const TOKEN_FIELD: &str = "form-token";
 
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
-                      form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+                      connect-src 'self'; form-action 'self'; frame-ancestors 'none'; \
+                      base-uri 'none'";
 
 /// A request to the console, without its form.
 #[derive(Clone)]
@@ -50,6 +53,8 @@ pub(super) struct Visit {
     /// The path and the query, if a form can lead back to them.
     pub(super) here: String,
     pub(super) tls: bool,
+    /// The number of problems that need a person.
+    pub(super) problems: usize,
 }
 
 /// The fields of a form. It has no `Debug`, since it may have a borrower's own id or a token.
@@ -83,8 +88,13 @@ impl Visit {
     fn of(console: &Console, request: &Request) -> Option<(Visit, Option<HeaderValue>)> {
         let (headers, tls) = (request.headers(), console.parts.tls);
         let secret_in = |cookie: Cookie| Secret::of_cookie(cookie.read(headers, tls)?);
-        let signed_in = secret_in(Cookie::Session)
-            .and_then(|secret| Some((console.sessions.find(&secret)?, secret)));
+        // A page that is only left open does not keep its session.
+        let find = |secret: &Secret| match request.uri().path().ends_with(STREAM) {
+            true => console.sessions.peek(secret),
+            false => console.sessions.find(secret),
+        };
+        let signed_in =
+            secret_in(Cookie::Session).and_then(|secret| Some((find(&secret)?, secret)));
         let (session, secret, cookie) = match (signed_in, secret_in(Cookie::Form)) {
             (Some((session, secret)), _) => (Some(session), secret, None),
             (None, Some(secret)) => (None, secret, None),
@@ -94,6 +104,7 @@ impl Visit {
                 (None, secret, cookie)
             }
         };
+        let problems = session.as_ref().map_or(0, |_| console.parts.monitor.problem_count());
         let language = language_of(headers, tls);
         let visit = Visit {
             language,
@@ -104,6 +115,7 @@ impl Visit {
             secret,
             here: here(request),
             tls,
+            problems,
         };
         Some((visit, cookie))
     }

@@ -23,6 +23,7 @@
 //! | `reports` | the books of usage reports to Bokbasen |
 //! | `examinations` | the loans that a balance shall examine |
 //! | `usage` | what a library lends, for support |
+//! | `bulletins` | what the processes on one ledger share for operators |
 //! | `queries` | the queries of all stores, and `reads` for callers |
 //! | `maintenance` | verification, check and pruning for the command line |
 //! | `write_connection` | reopens the connection after a failure |
@@ -37,6 +38,7 @@ mod accesses;
 mod audit;
 mod batch;
 mod brake;
+mod bulletins;
 mod change_feed;
 mod command;
 mod copy;
@@ -78,6 +80,7 @@ use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 pub use accesses::{Access, AccessFilter, AccessTarget, RecordedAccess};
 pub use audit::{AuditKey, AuditStep, Chains, Head, Verified};
 pub use brake::{Brake, BrakeMode};
+pub use bulletins::{Bulletin, MAX_BULLETIN};
 pub use change_feed::{ClosedLoan, ClosedRead, Feed, FeedBarrier};
 use command::{Change, Command, Intent, Reply, Update};
 pub use copy::{

@@ -10,9 +10,9 @@ use super::brake::Counted;
 use super::change_feed::FeedBarrier;
 use super::membership::Membership;
 use super::{
-    AccessFilter, EndPosition, Ends, Filter, HistoryRow, LedgerError, RecordedAccess, Report,
-    ReportFilter, ReportPosition, ReportState, TitleCost, TitleLoans, UnfoundBegin, postgres,
-    sqlite,
+    AccessFilter, Bulletin, EndPosition, Ends, Filter, HistoryRow, LedgerError, RecordedAccess,
+    Report, ReportFilter, ReportPosition, ReportState, TitleCost, TitleLoans, UnfoundBegin,
+    postgres, sqlite,
 };
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
 
@@ -126,6 +126,19 @@ impl Queries {
         match self {
             Queries::Sqlite(_) => Ok(FeedBarrier::none()),
             Queries::Postgres(queries) => queries.barrier().await.map(FeedBarrier::new),
+        }
+    }
+
+    /// Publishes a bulletin, and returns those of the other processes. Processes on one SQLite file
+    /// have none.
+    pub(super) async fn exchange_bulletins(
+        &self,
+        member: &str,
+        own: &str,
+    ) -> Result<Vec<Bulletin>, LedgerError> {
+        match self {
+            Queries::Sqlite(_) => Ok(Vec::new()),
+            Queries::Postgres(queries) => queries.exchange_bulletins(member, own).await,
         }
     }
 

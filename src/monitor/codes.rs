@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// How bad a problem is.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Severity {
     /// A person should look at it today.
@@ -61,12 +61,16 @@ macro_rules! codes {
 
         impl Code {
             /// All codes.
-            #[cfg(test)]
-            pub(super) const ALL: &[Code] = &[$(Code::$code,)*];
+            pub(crate) const ALL: &[Code] = &[$(Code::$code,)*];
 
             /// Returns the name, which is also the anchor in the runbook.
             pub(crate) fn name(self) -> &'static str {
                 match self { $(Code::$code => $name,)* }
+            }
+
+            /// Returns the code with this name.
+            pub(super) fn parse(name: &str) -> Option<Code> {
+                Code::ALL.iter().copied().find(|code| code.name() == name)
             }
 
             /// Returns how long the condition must last before it is a problem.
@@ -80,7 +84,7 @@ macro_rules! codes {
             }
 
             /// Returns what to do, as a sentence.
-            pub(super) fn advice(self) -> &'static str {
+            pub(crate) fn advice(self) -> &'static str {
                 match self { $(Code::$code => $advice,)* }
             }
         }

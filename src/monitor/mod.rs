@@ -10,14 +10,22 @@
 //! | `events` | what a single moment does not show |
 //! | `tracker` | which conditions have lasted long enough to be problems |
 //! | `status` | how well readers are served, for everybody |
-//! | `alerts` | sends problems to webhooks |
-//! | `series` | the last hour and the last day |
+//! | `alerts`, `cluster_alerts` | sends problems to webhooks |
+//! | `figures`, `series` | the last hour and the last day of this gate |
+//! | `bulletin`, `peers` | what the gates of a cluster report to each other |
+//! | `history`, `overview` | the figures of all gates together |
 
 mod alerts;
+mod bulletin;
+mod cluster_alerts;
 mod codes;
 mod events;
+mod figures;
+mod history;
 mod machine;
 mod observe;
+mod overview;
+mod peers;
 mod series;
 mod status;
 mod tracker;
@@ -27,26 +35,38 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
+use crate::ledger::Ledger;
 use crate::lock::lock;
 use crate::process_handles::ProcessHandles;
 use crate::supervise::supervise;
-use crate::telemetry::Task;
+use crate::telemetry::{LogLimit, Task};
 use alerts::Alerts;
 pub(crate) use alerts::{SigningKey, Webhook};
+use bulletin::MAX_FIGURES;
+use cluster_alerts::ClusterSpeaker;
+pub(crate) use codes::{Code, Level, Severity};
+pub(crate) use figures::{Activity, CallRates};
+use history::History;
 pub(crate) use machine::CertificateDates;
 use observe::Observer;
 pub(crate) use observe::Probes;
+pub(crate) use overview::{Gate, Overview, Problems};
+use peers::Peers;
 use series::Series;
 pub(crate) use series::{Point, Window};
 pub(crate) use status::Status;
 pub(crate) use tracker::Problem;
-use tracker::{Change, Tracker};
+use tracker::Tracker;
 
 /// The time between two readings.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// The time between two exchanges of bulletins, and how long one may take.
+const EXCHANGE_INTERVAL: Duration = Duration::from_secs(10);
+const EXCHANGE_DEADLINE: Duration = Duration::from_secs(8);
 
 /// The keys of `[alerts]`.
 #[derive(Clone, Debug, Default)]
@@ -65,30 +85,26 @@ struct Inner {
     handles: ProcessHandles,
     /// The name of this gate.
     node: String,
+    /// A random id of this process, which tells gates of the same name apart.
+    id: String,
+    /// Where bulletins are exchanged.
+    ledger: Ledger,
     seen: Mutex<Seen>,
     alerts: Alerts,
     /// Held by the running task, which a restart continues.
-    observer: tokio::sync::Mutex<Observer>,
+    observer: tokio::sync::Mutex<(Observer, ClusterSpeaker)>,
 }
 
 /// What was found.
 struct Seen {
-    /// When the last reading was taken.
+    /// When the last reading was taken, and the number of readings.
     at: Timestamp,
+    readings: u64,
     tracker: Tracker,
     status: Status,
     series: Series,
-}
-
-/// The problems that need a person now.
-#[derive(Clone, Debug)]
-pub(crate) struct Problems {
-    /// When they were last looked for.
-    pub(crate) at: Timestamp,
-    /// The gate that was looked at.
-    pub(crate) node: String,
-    /// The problems, the worst first.
-    pub(crate) problems: Vec<Problem>,
+    history: History,
+    peers: Peers,
 }
 
 impl fmt::Debug for Monitor {
@@ -107,10 +123,20 @@ impl Monitor {
     ) -> Monitor {
         let now = handles.clock.now();
         let (tracker, status) = (Tracker::new(&node), Status::new(now));
-        let seen = Mutex::new(Seen { at: now, tracker, status, series: Series::default() });
-        let observer = tokio::sync::Mutex::new(Observer::new(probes));
+        let seen = Mutex::new(Seen {
+            at: now,
+            readings: 0,
+            tracker,
+            status,
+            series: Series::default(),
+            history: History::default(),
+            peers: Peers::default(),
+        });
+        let id = format!("{:08x}", Uuid::new_v4().as_fields().0);
+        let ledger = probes.ledger.clone();
+        let observer = tokio::sync::Mutex::new((Observer::new(probes), ClusterSpeaker::default()));
         let alerts = Alerts::new(settings.webhooks.clone());
-        Monitor { inner: Arc::new(Inner { handles, node, seen, alerts, observer }) }
+        Monitor { inner: Arc::new(Inner { handles, node, id, ledger, seen, alerts, observer }) }
     }
 
     /// Watches until `stopping` is cancelled.
@@ -130,11 +156,9 @@ impl Monitor {
         self.inner.alerts.start(&self.inner.handles, stopping);
     }
 
-    /// Returns the problems that need a person now.
-    pub(crate) fn problems(&self) -> Problems {
-        let seen = lock(&self.inner.seen);
-        let problems = seen.tracker.open().into_iter().map(|(_, problem)| problem).collect();
-        Problems { at: seen.at, node: self.inner.node.clone(), problems }
+    /// Returns a number that changes with each reading.
+    pub(crate) fn readings(&self) -> u64 {
+        lock(&self.inner.seen).readings
     }
 
     /// Returns how well readers are served.
@@ -149,9 +173,11 @@ impl Monitor {
     }
 
     async fn watch(&self) {
-        let mut readings = interval(INTERVAL);
-        // After a suspension, one reading is enough.
-        readings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::join!(self.take_readings(), self.exchange_bulletins());
+    }
+
+    async fn take_readings(&self) {
+        let mut readings = regularly(INTERVAL);
         loop {
             readings.tick().await;
             self.read().await;
@@ -162,19 +188,64 @@ impl Monitor {
     async fn read(&self) {
         let Inner { handles, seen, observer, alerts, .. } = &*self.inner;
         let mut observer = observer.lock().await;
+        let (observer, speaker) = &mut *observer;
         let readings = handles.metrics.readings();
         let now = (Instant::now(), handles.clock.now());
         let observed = Box::pin(observer.observe(now, &readings)).await;
         let mut seen = lock(seen);
-        seen.at = now.1;
+        (seen.at, seen.readings) = (now.1, seen.readings.wrapping_add(1));
         let changes = seen.tracker.update(now, observed);
         let open = seen.tracker.open();
-        seen.status.update(now.1, &open);
-        seen.series.add(now, &readings, observer.oldest_end(now.1));
+        let Seen { status, series, history, peers, .. } = &mut *seen;
+        let others = peers.live(now.0).map(|(_, peer)| peer.problems.as_slice());
+        let gates: Vec<_> = std::iter::once(open.as_slice()).chain(others).collect();
+        status.update(now.1, &gates);
+        if let Some(figures) = series.add(now, &readings, observer.oldest_end(now.1)) {
+            history.add(figures);
+        }
         drop(seen);
         // A problem of the whole cluster is sent by one gate, any other by the gate that has it.
-        let is_ours =
-            |change: &&Change| !change.code.is_of_cluster() || observer.speaks_for_cluster();
-        changes.iter().filter(is_ours).for_each(|change| alerts.send(change));
+        let sent = speaker.choose(now.0, observer.speaks_for_cluster(), changes, &open);
+        sent.iter().for_each(|change| alerts.send(change));
     }
+
+    async fn exchange_bulletins(&self) {
+        let mut exchanges = regularly(EXCHANGE_INTERVAL);
+        loop {
+            exchanges.tick().await;
+            self.exchange().await;
+        }
+    }
+
+    /// Reports this gate to the other gates of the cluster, and reads their reports.
+    async fn exchange(&self) {
+        static LIMIT: LogLimit = LogLimit::per_minute();
+        let Inner { handles, node, id, ledger, seen, .. } = &*self.inner;
+        let own = {
+            let seen = lock(seen);
+            bulletin::write((id, node), &seen.tracker.open(), seen.series.newest(MAX_FIGURES))
+        };
+        let exchanged = timeout(EXCHANGE_DEADLINE, ledger.exchange_bulletins(&own)).await;
+        let now = (Instant::now(), handles.clock.now());
+        match exchanged {
+            Ok(Ok(bulletins)) => lock(seen).peers.update(now, id, bulletins),
+            Ok(Err(_)) if ledger.moved().is_some() => {}
+            failed => {
+                let error = match failed {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => "no response in time".to_owned(),
+                };
+                if let Some(suppressed) = LIMIT.permit("exchange") {
+                    tracing::warn!(error, suppressed, "cannot exchange figures with other gates");
+                }
+            }
+        }
+    }
+}
+
+/// Returns ticks of which one is enough after a suspension.
+fn regularly(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }

@@ -11,15 +11,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
+use super::figures::Figures;
 use crate::telemetry::{Calls, Durations, Readings};
 
 /// The time between two points, and the number of points.
 const HOUR: (Duration, usize) = (Duration::from_secs(10), 360);
 const DAY: (Duration, usize) = (Duration::from_secs(300), 288);
-/// The kinds of decisions that the cache had, and that it did not have.
-const HITS: [&str; 1] = ["cache"];
-const MISSES: [&str; 2] = ["ledger", "registered"];
-
 /// The length of a series.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Window {
@@ -99,7 +96,7 @@ struct Track {
     resolution: Duration,
     capacity: usize,
     last: Option<(Instant, Readings)>,
-    points: VecDeque<Point>,
+    points: VecDeque<Figures>,
 }
 
 impl Default for Series {
@@ -115,15 +112,23 @@ impl Default for Series {
 }
 
 impl Series {
-    /// Adds a reading. `oldest_end` is the age of the oldest unacknowledged end.
+    /// Adds a reading. `oldest_end` is the age of the oldest unacknowledged end. Returns the new
+    /// figures of the last hour, if the reading has ended an interval.
     pub(super) fn add(
         &mut self,
         now: (Instant, Timestamp),
         readings: &Readings,
         oldest_end: Duration,
-    ) {
-        self.hour.add(now, readings, oldest_end);
+    ) -> Option<&Figures> {
         self.day.add(now, readings, oldest_end);
+        let has_new = self.hour.add(now, readings, oldest_end);
+        self.hour.points.back().filter(|_| has_new)
+    }
+
+    /// Returns the newest figures of the last hour, the oldest first.
+    pub(super) fn newest(&self, count: usize) -> impl Iterator<Item = &Figures> {
+        let points = &self.hour.points;
+        points.iter().skip(points.len().saturating_sub(count))
     }
 
     /// Returns the resolution of a window and its points, the oldest first.
@@ -132,83 +137,65 @@ impl Series {
             Window::Hour => &self.hour,
             Window::Day => &self.day,
         };
-        (track.resolution, track.points.iter().cloned().collect())
+        (track.resolution, track.points.iter().map(Point::of).collect())
     }
 }
 
 impl Track {
-    fn add(&mut self, now: (Instant, Timestamp), readings: &Readings, oldest_end: Duration) {
+    /// Returns whether the reading has ended an interval.
+    fn add(
+        &mut self,
+        now: (Instant, Timestamp),
+        readings: &Readings,
+        oldest_end: Duration,
+    ) -> bool {
         let Some((at, before)) = &self.last else {
             self.last = Some((now.0, readings.clone()));
-            return;
+            return false;
         };
         let elapsed = now.0.duration_since(*at);
         // Readings are not exactly on time.
         if elapsed < self.resolution.mul_f64(0.8) {
-            return;
+            return false;
         }
-        let point = Point::between(before, readings, elapsed, now.1, oldest_end);
+        let figures = Figures::between(before, readings, elapsed, now.1, oldest_end);
         self.last = Some((now.0, readings.clone()));
         if self.points.len() >= self.capacity {
             self.points.pop_front();
         }
-        self.points.push_back(point);
+        self.points.push_back(figures);
+        true
     }
 }
 
 impl Point {
-    fn between(
-        before: &Readings,
-        after: &Readings,
-        elapsed: Duration,
-        at: Timestamp,
-        oldest_end: Duration,
-    ) -> Point {
-        let seconds = elapsed.as_secs_f64().max(0.001);
-        let answered = risen(&before.answered, &after.answered);
-        let sum =
-            |kinds: &[&str]| -> u64 { kinds.iter().filter_map(|kind| answered.get(*kind)).sum() };
-        let (hits, misses) = (sum(&HITS), sum(&MISSES));
-        let per_second = |count: u64| count as f64 / seconds;
-        let origins = after.origins.iter().map(|(name, calls)| {
-            let before = before.origins.get(name).copied().unwrap_or_default();
-            (name.clone(), CallCounts::between(before, *calls))
-        });
+    fn of(figures: &Figures) -> Point {
+        let per_second = |count: u64| count as f64 / figures.seconds;
+        let (hits, misses) = (figures.hits, figures.misses);
+        let origins = figures.origins.iter();
         Point {
-            at,
-            seconds,
-            loans_per_minute: 60.0 * per_second(after.loans.saturating_sub(before.loans)),
-            requests_per_second: per_second(answered.values().sum()),
-            refusals: risen(&before.refused, &after.refused),
+            at: figures.at,
+            seconds: figures.seconds,
+            loans_per_minute: 60.0 * per_second(figures.loans),
+            requests_per_second: per_second(figures.requests),
+            refusals: figures.refusals.clone(),
             hit_rate: (hits + misses > 0).then(|| hits as f64 / (hits + misses) as f64),
-            bytes_per_second: per_second(after.bytes.saturating_sub(before.bytes)),
-            latency: Quantiles::of(&after.head.since(&before.head)),
-            lending: CallCounts::between(before.lending, after.lending),
-            lending_latency: Quantiles::of(&after.lending_seconds.since(&before.lending_seconds)),
-            origins: origins.collect(),
-            ends_waiting: after.ends_waiting,
-            oldest_end: oldest_end.as_secs(),
-            streams: after.streams,
-            nodes: after.members.unwrap_or(1),
+            bytes_per_second: per_second(figures.bytes),
+            latency: Quantiles::of(&figures.head),
+            lending: CallCounts::of(figures.lending),
+            lending_latency: Quantiles::of(&figures.lending_seconds),
+            origins: origins.map(|(name, calls)| (name.clone(), CallCounts::of(*calls))).collect(),
+            ends_waiting: figures.ends_waiting,
+            oldest_end: figures.oldest_end,
+            streams: figures.streams,
+            nodes: figures.nodes,
         }
     }
 }
 
-/// Returns the counts that have risen, and by how much.
-fn risen(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let rise = |(name, count): (&String, &u64)| {
-        let rise = count.saturating_sub(before.get(name).copied().unwrap_or_default());
-        (rise > 0).then(|| (name.clone(), rise))
-    };
-    after.iter().filter_map(rise).collect()
-}
-
 impl CallCounts {
-    fn between(before: Calls, after: Calls) -> CallCounts {
-        CallCounts {
-            answered: after.answered.saturating_sub(before.answered),
-            failed: after.failed.saturating_sub(before.failed),
-        }
+    fn of(calls: Calls) -> CallCounts {
+        CallCounts { answered: calls.answered, failed: calls.failed }
     }
 }
 

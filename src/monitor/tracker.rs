@@ -128,20 +128,40 @@ impl Tracker {
         let open = self.conditions.iter().filter(|(_, condition)| condition.is_open);
         let mut open: Vec<_> =
             open.map(|(key, condition)| (key.0, condition.problem(key, &self.node))).collect();
-        open.sort_by_key(|(_, problem)| (std::cmp::Reverse(problem.severity), problem.since));
+        sort(&mut open);
         open
     }
 }
 
+/// Sorts problems: the worst first, and then the oldest.
+pub(super) fn sort(problems: &mut [(Code, Problem)]) {
+    problems.sort_by_key(|(_, problem)| (std::cmp::Reverse(problem.severity), problem.since));
+}
+
 impl Condition {
     fn problem(&self, (code, subject): &(Code, Option<String>), node: &str) -> Problem {
+        let (what, since) = (self.what.clone(), self.first.1);
+        Problem::new(*code, subject.clone(), self.severity, node, since, what)
+    }
+}
+
+impl Problem {
+    /// Returns a problem of this kind, with what to do.
+    pub(super) fn new(
+        code: Code,
+        subject: Option<String>,
+        severity: Severity,
+        node: &str,
+        since: Timestamp,
+        what: String,
+    ) -> Problem {
         Problem {
             code: code.name(),
-            subject: subject.clone(),
-            severity: self.severity,
+            subject,
+            severity,
             node: node.to_owned(),
-            since: self.first.1,
-            what: self.what.clone(),
+            since,
+            what,
             advice: code.advice(),
             runbook: format!("docs/runbook.md#{}", code.name()),
         }

@@ -33,6 +33,7 @@ mod conformance_sandbox;
 mod console;
 mod console_browser;
 mod console_library;
+mod console_live;
 mod cors;
 mod damaged_rows;
 mod demo_page;

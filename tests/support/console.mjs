@@ -3,6 +3,7 @@
 
 import { createRequire } from "node:module";
 import { readFileSync, mkdirSync } from "node:fs";
+import { Agent, get } from "node:https";
 import { join } from "node:path";
 
 const task = JSON.parse(process.env.CONSOLE_TASK);
@@ -70,6 +71,118 @@ async function find(page, query, library = "") {
   if (library) await page.fill("#library", library);
   await page.fill("#purpose", "case 4711");
   await page.click("main button");
+}
+
+// Reads the book this many times, as a reader with a loan.
+async function read(times) {
+  const agent = new Agent({ rejectUnauthorized: false, keepAlive: true });
+  const headers = { authorization: `Bearer ${task.reader}`, range: "bytes=0-99" };
+  for (let time = 0; time < times; time += 1) {
+    const status = await new Promise((done, failed) => {
+      const request = get(task.book, { agent, headers }, (response) => {
+        response.resume().on("end", () => done(response.statusCode));
+      });
+      request.on("error", failed);
+    });
+    check(status === 206, `the book was not read: ${status}`);
+  }
+  agent.destroy();
+}
+
+// Leaves a difference of the books for a person.
+async function failBalance() {
+  const headers = { authorization: `Bearer ${task.token}` };
+  await fetch(`${task.base}/api/v1/balance`, { method: "POST", headers });
+}
+
+const REQUESTS = "[data-live=gates] td:nth-child(4)";
+
+// The charts move while the page is open, and end with the session.
+async function watching(page) {
+  await signIn(page);
+  await page.goto(`${task.base}/now`);
+  await page.waitForSelector(".charts svg");
+  await page.waitForSelector("[data-says=live]:not([hidden])");
+  await page.evaluate(() => (globalThis.isSamePage = true));
+  await page.click("summary >> nth=0");
+  await audit(page, "now");
+  const before = await page.textContent(REQUESTS);
+  await read(60);
+  const moved = ([selector, before]) =>
+    document.querySelector(selector).textContent.trim() !== before.trim();
+  await page.waitForFunction(moved, [REQUESTS, before], { timeout: 60_000 });
+  check(await page.evaluate(() => globalThis.isSamePage), "the page was loaded again");
+  check(await page.locator("details[open]").count(), "an update closed the table");
+  const lines = await page.locator(".plot svg .line").count();
+  check(lines >= 9, `too few lines: ${lines}`);
+  await audit(page, "updated now");
+  await page.click("[data-switch=pause]");
+  await page.waitForSelector("[data-says=paused]:not([hidden])");
+  const drawn = await page.textContent("[data-live=updated]");
+  await page.click("[data-switch=resume]");
+  const redrawn = (before) =>
+    document.querySelector("[data-live=updated]").textContent !== before;
+  await page.waitForFunction(redrawn, drawn, { timeout: 60_000 });
+  await page.click("text=Last day");
+  await page.waitForSelector("a[aria-current=true]:has-text('Last day')");
+  await audit(page, "last day");
+
+  await page.keyboard.press("p");
+  await page.waitForSelector("text=Nothing needs you.");
+  await page.waitForSelector("[data-says=live]:not([hidden])");
+  await audit(page, "no problems");
+  await failBalance();
+  await page.waitForSelector("section.problem", { timeout: 60_000 });
+  check((await page.textContent("nav .number")) === "1", "the navigation counts no problem");
+  await audit(page, "problems");
+  await page.click("text=In the runbook");
+  await page.waitForSelector("#books-unbalanced:target");
+  await audit(page, "runbook");
+
+  await page.goto(`${task.base}/problems`);
+  await page.waitForSelector("[data-says=live]:not([hidden])");
+  const other = await page.context().newPage();
+  await other.goto(`${task.base}/help`);
+  await other.click("button:has-text('Sign out')");
+  await page.waitForSelector("[data-says=ended]:not([hidden])");
+}
+
+async function watchingByKeyboard(page) {
+  await signIn(page);
+  await page.keyboard.press("Escape");
+  await page.locator("body").press("n");
+  await page.waitForSelector(".charts svg");
+  await tabTo(page, ".chart summary");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector(".chart details[open] table");
+  await tabTo(page, ".chart details[open] .scroll");
+  await page.keyboard.press("p");
+  await page.waitForSelector("section.problem");
+  await tabTo(page, "section.problem a");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#books-unbalanced:target");
+}
+
+// Without a script, a page shows the same, and is updated by a link.
+async function watchingWithoutScript(page) {
+  await signIn(page);
+  const deadline = Date.now() + 60_000;
+  await page.goto(`${task.base}/now`);
+  while ((await page.locator(".charts svg[role=img]").count()) !== 9) {
+    check(Date.now() < deadline, "no charts without a script");
+    await page.click("main .live a");
+  }
+  check((await page.locator(".live button:visible").count()) === 0, "a button without a script");
+  check((await page.locator(".live p > :visible").count()) === 1, "a state without a script");
+  await page.click("button:has-text('Norsk')");
+  await page.waitForSelector("html[lang=nb]");
+  await page.click("button:has-text('Mørkt')");
+  await page.waitForSelector("html[data-theme=dark]");
+  check((await page.textContent("main")).includes("Treffandel"), "the page is not Norwegian");
+  await page.goto(`${task.base}/problems`);
+  check((await page.textContent("main")).includes("Ingenting trenger deg."), "no empty state");
+  await page.goto(`${task.base}/runbook`);
+  await page.click("text=ends-overdue");
 }
 
 // A support person finds a refused reader, reads why, and ends a loan.
@@ -245,10 +358,38 @@ async function withoutScript(page) {
   await page.waitForSelector("#token");
 }
 
+// The empty states, of which there is one only before something has happened.
+async function beforeProblems(themes, widths) {
+  for (const colorScheme of themes) {
+    for (const width of widths) {
+      const page = await open({ colorScheme, viewport: { width, height: 800 } });
+      await signIn(page);
+      await page.goto(`${task.base}/problems`);
+      await page.waitForSelector("text=Nothing needs you.");
+      await audit(page, "no-problems");
+      const path = join(task.shots, `no-problems-${width}-${colorScheme}.png`);
+      await page.screenshot({ path, fullPage: true });
+      await page.context().close();
+    }
+  }
+  await failBalance();
+  const page = await open();
+  await signIn(page);
+  // The charts have a line after some time.
+  for (let second = 0; second < 100; second += 1) {
+    await read(1 + (second * 7) % 23);
+    await new Promise((done) => setTimeout(done, 1000));
+  }
+  await page.goto(`${task.base}/problems`);
+  await page.waitForSelector("section.problem", { timeout: 60_000 });
+  await page.context().close();
+}
+
 async function screenshots() {
   const themes = ["light", "dark"];
   const widths = [390, 1280];
   mkdirSync(task.shots, { recursive: true });
+  await beforeProblems(themes, widths);
   for (const colorScheme of themes) {
     for (const width of widths) {
       const viewport = { width, height: 800 };
@@ -261,6 +402,13 @@ async function screenshots() {
       await page.goto(`${task.base}/`);
       await shot("sign-in");
       await signIn(page);
+      await page.goto(`${task.base}/now`);
+      await page.waitForSelector("[data-says=live]:not([hidden])");
+      await shot("now");
+      await page.goto(`${task.base}/problems`);
+      await shot("problems");
+      await page.goto(`${task.base}/runbook`);
+      await shot("runbook");
       await page.goto(`${task.base}/loans/${task.loan}`);
       await shot("purpose");
       await page.goto(`${task.base}/`);
@@ -287,6 +435,8 @@ async function screenshots() {
       await page.click("button:has-text('Spør Bokbasen om disse titlene')");
       await page.waitForSelector("table[aria-labelledby=titles]");
       await shot("library-norwegian");
+      await page.goto(`${task.base}/problems`);
+      await shot("problems-norwegian");
       await page.goto(`${task.base}/help`);
       await page.click("button:has-text('English')");
       await page.waitForSelector("html[lang=en]");
@@ -303,11 +453,17 @@ async function screenshots() {
 try {
   if (task.shots) {
     await screenshots();
+  } else if (task.watches) {
+    await watchingWithoutScript(await open({ javaScriptEnabled: false }));
+    await watching(await open());
+    await watchingByKeyboard(await open());
+    await phone(390, ["/now", "/problems", "/runbook"]);
   } else {
     const page = await open();
     await story(page);
     await library(page);
-    await phone(390);
+    const paths = ["/", "/why", "/help", `/loans?isbn=${task.isbn}`, `/why/${task.refused}`];
+    await phone(390, [...paths, "/library", `/library?library=${task.library}`]);
     await keyboardOnly(await open());
     await withoutScript(await open({ javaScriptEnabled: false }));
   }
@@ -319,12 +475,10 @@ try {
 }
 
 // The pages on a phone.
-async function phone(width) {
+async function phone(width, paths) {
   const page = await open({ viewport: { width, height: 800 }, locale: "nb-NO" });
   await signIn(page);
-  const ofLibrary = `/library?library=${task.library}`;
-  const listed = [`/loans?isbn=${task.isbn}`, `/why/${task.refused}`, "/library", ofLibrary];
-  for (const path of ["/", "/why", "/help", ...listed]) {
+  for (const path of paths) {
     await page.goto(`${task.base}${path}`);
     if (await page.locator("form[action='/purpose']").count()) {
       await page.fill("#purpose", "sak 4711");

@@ -5,10 +5,14 @@ mod english;
 mod library;
 mod names;
 mod norwegian;
+mod now;
+mod problems;
 
 use crate::language::Language;
 pub(super) use library::Library;
 pub(super) use names::{cause, end_reason, role, state, state_meaning, step};
+pub(super) use now::{Now, level, live, now};
+pub(super) use problems::{advice, problem_name, problems, severity};
 
 /// All texts of one language.
 pub(super) struct Texts {

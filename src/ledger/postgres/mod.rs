@@ -36,6 +36,7 @@
 //! | `members_table` | the statements on the table `members` |
 //! | `buckets` | divides the background work among the members |
 //! | `queries`, `worklist`, `listing`, `details`, `sql`, `row` | queries and their rows |
+//! | `bulletins` | what the gates share for their operators |
 //! | `late_begins` | the query for begins that may still be sent |
 //! | `closed`, `barrier` | the change feed, and how far all processes have read it |
 
@@ -43,6 +44,7 @@ mod accesses;
 mod anchors;
 mod barrier;
 mod buckets;
+mod bulletins;
 mod chain;
 mod chain_seals;
 mod chain_walk;

@@ -31,7 +31,9 @@ pub(super) const SCHEMA: &str = concat!(
     "\n",
     include_str!("migrations/0002_reports.sql"),
     "\n",
-    include_str!("migrations/0003_examinations.sql")
+    include_str!("migrations/0003_examinations.sql"),
+    "\n",
+    include_str!("migrations/0004_bulletins.sql")
 );
 
 /// This process, under a name that a test chooses.

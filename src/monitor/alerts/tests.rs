@@ -149,16 +149,8 @@ async fn read_request(stream: &mut TcpStream) -> Option<Received> {
 }
 
 fn change(code: Code, resolved: Option<Timestamp>) -> Change {
-    let problem = Problem {
-        code: code.name(),
-        subject: None,
-        severity: Severity::Critical,
-        node: "gate:8443".to_owned(),
-        since: Timestamp::UNIX_EPOCH,
-        what: "It is so.".to_owned(),
-        advice: code.advice(),
-        runbook: String::new(),
-    };
+    let (severity, since, what) = (Severity::Critical, Timestamp::UNIX_EPOCH, "It is so.");
+    let problem = Problem::new(code, None, severity, "gate:8443", since, what.to_owned());
     Change { code, problem, resolved }
 }
 

@@ -16,7 +16,7 @@ use metrics_exporter_prometheus::{
 use super::label::{Label, LabelEnum, LabelValues};
 
 /// Upper bounds of the histogram buckets, in seconds.
-const DURATION_BUCKETS: [f64; 12] =
+pub(super) const DURATION_BUCKETS: [f64; 12] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
 const METADATA: Metadata<'static> = Metadata::new("loangate", Level::INFO, None);
 

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::Metrics;
-use super::family::{Family, Labels};
+use super::family::{DURATION_BUCKETS, Family, Labels};
 use super::{balance, ledger, lending, loans, origins, requests, tasks};
 
 /// Counts since the start, and current values.
@@ -231,6 +231,20 @@ fn labels_of(text: &str) -> LabelSet {
 }
 
 impl Durations {
+    /// Returns durations by their counts in each bucket of the metrics; none if there are not as
+    /// many.
+    pub fn of_counts(counts: &[u64]) -> Option<Durations> {
+        let bounds = DURATION_BUCKETS.into_iter().chain([f64::INFINITY]);
+        let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
+        let is_complete = counts.len() == DURATION_BUCKETS.len() + 1;
+        (is_complete || counts.is_empty()).then_some(Durations { buckets })
+    }
+
+    /// Returns the counts of the buckets.
+    pub fn counts(&self) -> Vec<u64> {
+        self.buckets.iter().map(|(_, count)| *count).collect()
+    }
+
     /// Returns the durations since an earlier reading.
     pub fn since(&self, earlier: &Durations) -> Durations {
         let before = earlier.buckets.iter().map(|(_, count)| *count);
@@ -243,10 +257,27 @@ impl Durations {
         }
     }
 
+    /// Adds other durations. Those with other buckets cannot be added, and are left out.
+    pub fn add(&mut self, other: &Durations) {
+        if self.buckets.is_empty() {
+            self.buckets.clone_from(&other.buckets);
+            return;
+        }
+        let bounds = |durations: &Durations| -> Vec<f64> {
+            durations.buckets.iter().map(|(bound, _)| *bound).collect()
+        };
+        if bounds(self) == bounds(other) {
+            for ((_, count), (_, more)) in self.buckets.iter_mut().zip(&other.buckets) {
+                *count = count.saturating_add(*more);
+            }
+        }
+    }
+
     /// Returns an estimate of a quantile, in seconds: it is interpolated in its bucket. Returns
     /// none if there are no durations.
     pub fn quantile(&self, quantile: f64) -> Option<f64> {
-        let total: u64 = self.buckets.iter().map(|(_, count)| *count).sum();
+        let counts = self.buckets.iter().map(|(_, count)| *count);
+        let total = counts.fold(0_u64, u64::saturating_add);
         let wanted = quantile * total as f64;
         let (mut seen, mut lower) = (0.0, 0.0);
         for (bound, count) in self.buckets.iter().filter(|_| total > 0) {
@@ -316,6 +347,8 @@ mod tests {
         );
         let calls = Calls { answered: 1, failed: 1 };
         assert_eq!(read.origins.get("a \"quoted\\ name"), Some(&calls), "{:?}", read.origins);
+        assert_eq!(Durations::of_counts(&read.head.counts()), Some(read.head.clone()));
+        assert_eq!(Durations::of_counts(&[1]), None);
         let counted: u64 = read.head.buckets.iter().map(|(_, count)| count).sum();
         assert_eq!(counted, 4);
         let median = read.head.quantile(0.5).unwrap();

@@ -15,3 +15,4 @@ mod outage;
 mod registrations;
 mod rounds;
 mod upgrade;
+mod watch;

@@ -140,11 +140,26 @@ impl ClusterGate {
         }
     }
 
-    async fn admin(&self, path: &str) -> reqwest::Result<reqwest::Response> {
+    /// Requests a path of the admin listener, with the token.
+    pub(crate) async fn admin(&self, path: &str) -> reqwest::Result<reqwest::Response> {
+        let request = self.client.get(format!("{}{path}", self.admin_url()));
+        request.bearer_auth(self.token()).send().await?.error_for_status()
+    }
+
+    /// Sends a POST without a body to the admin listener.
+    pub(crate) async fn post(&self, path: &str) {
+        let request = self.client.post(format!("{}{path}", self.admin_url()));
+        request.bearer_auth(self.token()).send().await.unwrap().error_for_status().unwrap();
+    }
+
+    /// Returns the URL of the admin listener. A restart changes it.
+    pub(crate) fn admin_url(&self) -> String {
+        self.state.lock().unwrap().admin.clone()
+    }
+
+    fn token(&self) -> String {
         let token = self.config.with_file_name("../certs/admin.token");
-        let token = std::fs::read_to_string(token).unwrap();
-        let url = format!("{}{path}", self.state.lock().unwrap().admin);
-        self.client.get(url).bearer_auth(token).send().await?.error_for_status()
+        std::fs::read_to_string(token).unwrap()
     }
 }
 
