@@ -1,14 +1,14 @@
 //! Cost of a gate whose ledger has a million loans, three hundred thousand of them live.
 //!
 //! `cargo bench --profile dist --bench million`; add `-- 10` for windows of ten seconds instead of
-//! thirty. The first run builds the ledger under the target directory, which takes minutes; each
-//! run uses a copy. The gate is the built program. The sandbox, the origin and the clients are in
-//! this process, on the same cores.
+//! thirty, and `-- console` for the pages of the console alone. The first run builds the ledger
+//! under the target directory, which takes minutes; each run uses a copy. The gate is the built
+//! program. The sandbox, the origin and the clients are in this process, on the same cores.
 //!
 //! The bench prints the time until the gate is ready, with a warm and a cold page cache, and its
-//! memory. It times look-ups and first requests. It compares the rate of cache hits while ten
-//! thousand loans expire at once with quiet windows. Everything runs on loopback and is bounded in
-//! count and time.
+//! memory. It times look-ups, the pages of the console (those also on PostgreSQL, where it is
+//! installed) and first requests. It compares the rate of cache hits while ten thousand loans
+//! expire at once with quiet windows. Everything runs on loopback and is bounded in count and time.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,6 +18,8 @@
 )]
 #![allow(dead_code, unused_imports)] // uses only a part of the shared support
 
+#[path = "shared/console_pages.rs"]
+mod console_pages;
 #[path = "shared/million_ledger.rs"]
 mod million_ledger;
 mod shared;
@@ -30,11 +32,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use console_pages::Subject;
+use loangate::loan::LoanKey;
 use serde_json::{Value, json};
 use shared::{Waits, cpu_without_children};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
-use support::console::Browser;
 use support::{BOOK, File, Process, Scene, Setting, metric};
 use tokio::time::Instant;
 
@@ -44,8 +47,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Number of timed look-ups, and of timed first requests.
 const LOOK_UPS: u64 = 20_000;
 const FIRST_REQUESTS: u64 = 5_000;
-/// Number of loans whose pages of the console are timed.
-const PAGES: u64 = 200;
 /// Number of concurrent support queries.
 const SUPPORT_QUERIES: usize = 12;
 /// Number of connections that request cached content.
@@ -57,6 +58,12 @@ async fn main() {
     let window = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(30);
     let window = Duration::from_secs(window);
     let scene = scene().await;
+    if std::env::args().any(|argument| argument == "console") {
+        let gate = start(scene, false).await;
+        pages_of_console(&gate).await;
+        gate.stopped().await.stop_sandbox().await;
+        return console_pages::on_postgresql().await;
+    }
     let mut gate = start(scene, true).await;
     gate.print("ready, file not in the page cache");
     gate = start(gate.stopped().await, false).await;
@@ -73,6 +80,7 @@ async fn main() {
     println!("{:<52} {most:>8.1} MiB", "memory at most");
     let mut scene = gate.stopped().await;
     scene.stop_sandbox().await;
+    console_pages::on_postgresql().await;
 }
 
 /// Starts everything around a gate, with a copy of the ledger and its keys.
@@ -204,37 +212,16 @@ async fn first_requests(gate: &Gate, what: &str, from: u64) {
     print_waits(what, waits);
 }
 
-/// Times pages of the console: lists, loans and searches all over the ledger.
+/// Times the pages of the console, with loans from all over the ledger.
 async fn pages_of_console(gate: &Gate) {
     let readers = million_ledger::readers(gate.scene.dir.path());
-    let mut browser = Browser::sign_in(&gate.scene).await;
-    browser.find(&million_ledger::isbn_of(0).to_string(), "").await;
-    let mut waits = Vec::new();
-    for turn in 0..PAGES {
-        let number = anywhere(turn, million_ledger::LOANS);
-        let key = million_ledger::key_of(&readers, number);
-        let mut paths = vec![
-            "/".to_owned(),
-            format!("/loans?borrower={}", key.borrower),
-            format!("/loans?isbn={}", key.isbn),
-            format!("/loans?isbn={}&library={}", key.isbn, key.library),
-        ];
-        while let Some(path) = paths.pop() {
-            let began = Instant::now();
-            let page = browser.get(&path).await;
-            waits.push(began.elapsed());
-            assert_eq!(page.status, 200, "{path}");
-            let next = page.body.split('"').find(|part| part.starts_with("/loans/"));
-            if path.contains("borrower=") {
-                paths.push(next.unwrap().to_owned());
-            }
-        }
-        let lending_id = million_ledger::lending_id_of(number);
-        let began = Instant::now();
-        browser.find(&lending_id, "").await;
-        waits.push(began.elapsed() / 2); // it requests the page of the form first
-    }
-    print_waits("pages of the console, one after the other", waits);
+    let subject = |round: u64| {
+        let number = anywhere(round, million_ledger::LOANS);
+        let LoanKey { borrower, isbn, .. } = million_ledger::key_of(&readers, number);
+        Subject { borrower, isbn, lending_id: million_ledger::lending_id_of(number) }
+    };
+    let (admin, token) = (&gate.scene.admin, gate.scene.admin_token());
+    console_pages::measure("SQLite", admin, &token, subject).await;
 }
 
 /// Times first requests during support queries over all loans, as many as in a busy office.
