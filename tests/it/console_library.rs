@@ -127,7 +127,7 @@ async fn library_shows_loans_costs_refusals_and_the_brake() {
     let page = page_with(&scene, &mut browser, &of_library("/library"), "47.00").await;
     assert_eq!(row_of(&page, "titles", BOOK)[1..6], ["PAY_PER_LOAN", "2", "0", "0", "47.00"]);
     assert_eq!(row_of(&page, "types", FORMULA), [FORMULA, "1", "0", "0", "0.00"]);
-    assert_eq!(row_of(&page, "brake", "library_per_hour")[1..], ["3", "500"]);
+    assert_eq!(row_of(&page, "brake", "Loans in an hour")[1..], ["3", "500"]);
     let today = date_in_oslo(Clock::system().now()).to_string();
     assert_eq!(row_of(&page, "days", &today), [&*today, "3", "1", "1", "47.00"]);
     // The refused title has no licence type, so a row of its own.
