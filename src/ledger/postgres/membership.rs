@@ -2,7 +2,8 @@
 //!
 //! `open` joins, and a task of this process keeps the lease until it leaves. Each round renews the
 //! own lease first, then reads the members, divides the work among them, and fences at most one
-//! whose lease has expired: no round may delay the next renewal for long.
+//! whose lease has expired: no round may delay the next renewal for long. If others have expired,
+//! too, the next round follows at once.
 //!
 //! If the task panics, it is started again, and renews at once.
 //!
@@ -113,6 +114,15 @@ struct Keeper<T> {
     rounds: u32,
 }
 
+/// The members whose leases a round found expired.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Expired {
+    None,
+    One,
+    /// One was fenced, and the others were not.
+    OthersLeft,
+}
+
 impl<T: MemberTable> Keeper<T> {
     fn new(
         table: T,
@@ -153,7 +163,7 @@ impl<T: MemberTable> Keeper<T> {
             // In case the round panics.
             self.wait = FIRST_RETRY;
             match self.round().await {
-                Ok(()) => (retry, self.wait) = (FIRST_RETRY, self.interval),
+                Ok(next) => (retry, self.wait) = (FIRST_RETRY, next),
                 Err(error) => {
                     self.log_failure(&error);
                     self.wait = retry.min(self.interval);
@@ -163,8 +173,8 @@ impl<T: MemberTable> Keeper<T> {
         }
     }
 
-    /// Renews the lease, and observes the other members.
-    async fn round(&mut self) -> Result<(), sqlx::Error> {
+    /// Renews the lease, and observes the other members. Returns the wait for the next round.
+    async fn round(&mut self) -> Result<Duration, sqlx::Error> {
         if self.is_joined {
             self.renew().await?;
         }
@@ -172,13 +182,16 @@ impl<T: MemberTable> Keeper<T> {
             self.join().await?;
         }
         self.rounds = self.rounds.wrapping_add(1);
-        let has_fenced = self.observe().await?;
+        let expired = self.observe().await?;
         let is_time = self.rounds % ROUNDS_BETWEEN_DELETIONS == 1;
         // By a clock that is ahead, rows would be deleted that other gates look for.
-        if !has_fenced && is_time && self.standing.clocks_agree() {
+        if expired == Expired::None && is_time && self.standing.clocks_agree() {
             self.table.delete_old().await?;
         }
-        Ok(())
+        // After the loss of many gates at once, the work of the last one must not wait for as many
+        // intervals.
+        let is_urgent = expired == Expired::OthersLeft;
+        Ok(if is_urgent { FIRST_RETRY.min(self.interval) } else { self.interval })
     }
 
     /// Renews the lease, unless another process has fenced this one.
@@ -224,8 +237,7 @@ impl<T: MemberTable> Keeper<T> {
     }
 
     /// Reads the members, divides the work among them, and fences one whose lease has expired.
-    /// Returns whether there was one.
-    async fn observe(&mut self) -> Result<bool, sqlx::Error> {
+    async fn observe(&mut self) -> Result<Expired, sqlx::Error> {
         let mut members = self.table.read(&self.detector.members()).await?;
         self.detector.compare(&members);
         self.close_begins().await;
@@ -236,13 +248,17 @@ impl<T: MemberTable> Keeper<T> {
         self.share(&members);
         // Another one in each round, so that a row which cannot be written does not block the rest.
         let turn = usize::try_from(self.rounds).unwrap_or(0).checked_rem(expired.len());
-        let Some(expired) = turn.and_then(|turn| expired.get(turn)) else { return Ok(false) };
-        if self.fence(*expired).await {
-            members.live.retain(|live| live.member.id != expired.id);
-            members.fenced.push(expired.id);
-            self.share(&members);
+        let Some(next) = turn.and_then(|turn| expired.get(turn)) else {
+            return Ok(Expired::None);
+        };
+        // A row that cannot be written must not make the rounds more frequent.
+        if !self.fence(*next).await {
+            return Ok(Expired::One);
         }
-        Ok(true)
+        members.live.retain(|live| live.member.id != next.id);
+        members.fenced.push(next.id);
+        self.share(&members);
+        Ok(if expired.len() > 1 { Expired::OthersLeft } else { Expired::One })
     }
 
     fn share(&self, members: &Members) {

@@ -171,7 +171,7 @@ impl Process {
     }
 
     /// Lets one interval pass, and runs a round.
-    async fn round(&mut self) -> Result<(), sqlx::Error> {
+    async fn round(&mut self) -> Result<Duration, sqlx::Error> {
         self.pass(6);
         self.keeper.round().await
     }
@@ -377,8 +377,10 @@ async fn round_fences_one_member_only() {
     let count_dead =
         |alive: &Process| names.iter().filter(|name| alive.standing().is_dead(name)).count();
     for fenced in [0, 0, 0, 0, 0, 0, 0, 1, 2] {
-        alive.round().await.unwrap();
+        let wait = alive.round().await.unwrap();
         assert_eq!(count_dead(&alive), fenced);
+        // The next one must not wait for another interval.
+        assert_eq!(wait < alive.keeper.interval, fenced == 1, "{fenced} are fenced: {wait:?}");
     }
 }
 
