@@ -9,6 +9,8 @@ use std::path::{Component, Path, PathBuf};
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
+use super::built_route::encode_path;
+
 /// An origin, with the locations of its files.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Storage {
@@ -65,6 +67,20 @@ impl Location {
         let base = segments.flat_map(|segment| [segment, "/"]).collect();
         Location { server, base }
     }
+}
+
+/// Returns the place of each storage's files: the first location of the first storage that shares
+/// one with it, encoded, with a trailing slash.
+pub(super) fn places(storages: &[Storage]) -> Vec<String> {
+    let shares = |one: &Storage, other: &Storage| {
+        one.locations.iter().any(|location| other.locations.contains(location))
+    };
+    let place = |storage: &Storage| {
+        let first = storages.iter().find(|other| shares(other, storage)).unwrap_or(storage);
+        let at = first.locations.first();
+        at.map(|at| format!("{}/{}", at.server, encode_path(&at.base))).unwrap_or_default()
+    };
+    storages.iter().map(place).collect()
 }
 
 fn host(url: &Url) -> String {

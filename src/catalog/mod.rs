@@ -35,6 +35,8 @@ pub use titles::{TableError, Titles};
 pub struct Catalog {
     router: Router<usize>,
     routes: Vec<BuiltRoute>,
+    /// The place of each origin's files, encoded. Origins that share a location have one place.
+    places: Vec<String>,
 }
 
 impl Catalog {
@@ -44,7 +46,8 @@ impl Catalog {
     /// Returns every mistake in every route.
     pub fn new(settings: &Settings) -> Result<Catalog, Vec<RouteError>> {
         let origins = &settings.origins;
-        let mut catalog = Catalog { router: Router::new(), routes: Vec::new() };
+        let places = location::places(origins);
+        let mut catalog = Catalog { router: Router::new(), routes: Vec::new(), places };
         let mut mistakes = Vec::new();
         for (route, written) in settings.routes.iter().enumerate() {
             match build(route, written, origins) {
@@ -152,6 +155,16 @@ impl Catalog {
         };
         let titles = titles.ok_or(Problem::TitleNotFound)?;
         Ok(Target::Loanable { titles, file, explicit: built.settings.explicit })
+    }
+
+    /// Returns the stored file of a decoded path: the same for all paths that lead to the file.
+    /// None if no route matches.
+    pub fn stored_file(&self, path: &str) -> Option<String> {
+        let found = self.router.at(path).ok()?;
+        let built = self.routes.get(*found.value)?;
+        let file = built.to.fill(&found.params)?;
+        let place = self.places.get(built.origin)?;
+        Some(format!("{place}{}", file.as_str()))
     }
 
     /// Reads the tables of all routes, and returns the number of lines of each. A table with a
