@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use super::service::licence_type;
 use super::table::Table;
-use super::values::{boolean, confidential_url, list, nonzero_duration, one_of, text};
+use super::values::{boolean, confidential_url, is_loopback, list, nonzero_duration, one_of, text};
 use crate::circulation::{EvidenceRule, ReportSettings, start_of_day};
 use crate::lending::ReportingSettings;
 use crate::loan::Progress;
@@ -16,6 +16,10 @@ use crate::loan::Progress;
 /// How long after its end a loan may still become due. Deliveries are counted within seconds, but
 /// the ledger may be out for hours.
 const GRACE: Duration = Duration::from_secs(86_400);
+
+/// The shortest time between two runs, which is also the first wait after a report that was not
+/// recorded. A shorter one would burden Bokbasen and the ledger.
+const MIN_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Returns none if reports are off, or if a key that they need is missing or wrong.
 pub(super) fn reports(root: &mut Table<'_>) -> Option<ReportSettings> {
@@ -40,6 +44,13 @@ pub(super) fn reports(root: &mut Table<'_>) -> Option<ReportSettings> {
     ];
     let evidence = table.or("evidence", EvidenceRule::ProgressElseCoverage, one_of(&rules));
     let interval = table.or("interval", Duration::from_secs(300), nonzero_duration);
+    // The sandbox runs on this machine.
+    let is_sandbox = url.as_ref().and_then(Option::as_ref).is_some_and(is_loopback);
+    if interval < MIN_INTERVAL && !is_sandbox {
+        let sentence = "it is shorter than 30 s. Write one like \"5m\"; a shorter one is for a \
+            sandbox on this machine only";
+        table.mistake("interval", sentence.to_owned());
+    }
     if let Some(both) = packages.iter().find(|name| pay_per_loan.contains(name)) {
         let sentence = format!("{both} is also a package. Write it in one of the two lists");
         table.mistake("pay_per_loan", sentence);

@@ -808,6 +808,12 @@ fn every_mistake_about_reports_is_listed() {
         assert!(errors.contains(expected), "{errors}");
     }
     assert!(errors.contains("38: reports.read: write the percentage of a title"), "{errors}");
+    for (url, is_short) in [("https://api.bokbasen.io", true), ("http://127.0.0.1:9", false)] {
+        let keys = format!("url = \"{url}\"\nsince = \"2026-10-01\"\ninterval = \"29s\"");
+        let (good, _, errors) = check(directory.path(), &text(&keys));
+        let short = "39: reports.interval: it is shorter than 30 s. Write one like \"5m\"";
+        assert_eq!((good, errors.contains(short)), (!is_short, is_short), "{url}: {errors}");
+    }
     let keys = "enabled = true\nurl = \"https://api.bokbasen.io\"\nsince = \"2026-10-01\"\n\
                 prices = \"prices.csv\"\nsizes = \"sizes.csv\"";
     let (_, _, errors) = check(directory.path(), &text(keys));
