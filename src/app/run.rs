@@ -66,12 +66,14 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartErr
     let monitor = parts.monitor(&config, server.address);
     monitor.start(&stopping);
     let for_admin = parts.for_admin(server.address, services, monitor, &stopping)?;
-    let ConnectedParts { handles, readers, meter, ledger, circulation, reporting, .. } = parts;
+    let ConnectedParts { handles, readers, catalog, meter, ledger, circulation, reporting, .. } =
+        parts;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
     let admin = Admin::start(&config.admin, for_admin).await?;
     circulation.start();
     if let Some((settings, client)) = config.reports.clone().zip(reporting) {
-        circulation.start_reports(settings, client);
+        let stored_file = Arc::new(move |path: &str| catalog.stored_file(path));
+        circulation.start_reports(settings, client, stored_file);
     }
     Ok(Running {
         public: server.address,

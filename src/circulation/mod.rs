@@ -65,7 +65,9 @@ pub use feed::RunningStreams;
 pub use feed_status::FeedStatus;
 pub use licences::Licences;
 pub use outcome::LoanOutcome;
-pub use reports::{EvidenceRule, ListMistake, Lists, ReportSettings, date_in_oslo, start_of_day};
+pub use reports::{
+    EvidenceRule, ListMistake, Lists, ReportSettings, StoredFile, date_in_oslo, start_of_day,
+};
 pub use wait::OutcomeWait;
 
 /// Times and limits of the life of a loan.

@@ -55,8 +55,9 @@ pub(super) enum Command {
         #[arg(long, default_value = "config.toml")]
         config: PathBuf,
     },
-    /// Open the begins of all gates after the database lost steps, once the ledger is compared with
-    /// Bokbasen. Works while gates run.
+    /// Use a ledger again that lost its newest steps. Passes usage reports that are not sent yet to
+    /// a person. Opens the begins of all gates on PostgreSQL, once the ledger is compared with
+    /// Bokbasen, while gates run.
     Reconcile(reconcile::Args),
 }
 

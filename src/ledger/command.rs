@@ -86,8 +86,9 @@ pub(super) struct Examination {
 
 /// A change of the books of reports, with the steps of its loans.
 pub(super) enum ReportWrite {
-    /// Add reports of one library, and mark loans as assessed. Returns the number of new reports.
-    Add { library: LibraryId, reports: Vec<Report>, assessed: Vec<LoanId> },
+    /// Add reports of one library, and mark loans as assessed. A package of a loan that was
+    /// accepted before `since` is not reported. Returns the number of new reports.
+    Add { library: LibraryId, reports: Vec<Report>, assessed: Vec<LoanId>, since: Timestamp },
     /// Change the state of a report. Returns the number of changed reports.
     Step(Box<ReportStep>),
 }

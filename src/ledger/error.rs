@@ -24,8 +24,8 @@ pub enum LedgerError {
     /// The ledger does not have the step in the head file of the audit trail.
     #[error(
         "the ledger {file} does not have the step that {head_file} names: its last steps were \
-         removed, or an older copy replaced it; restore the newest copy, or remove {head_file} to \
-         use this one"
+         removed, or an older copy replaced it; restore the newest copy. If it is lost, run \
+         `loangate ledger reconcile` to use this one"
     )]
     HeadMissing {
         /// The path of the ledger's file.

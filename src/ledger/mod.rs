@@ -98,9 +98,10 @@ pub use postgres::{
 };
 use queries::{Queries, ToForget};
 pub use reports::{
-    Evidence, Measure, Report, ReportFilter, ReportModel, ReportPosition, ReportState, ReportStep,
+    Attempt, Evidence, LONGEST_BEGIN, Measure, Report, ReportFilter, ReportModel, ReportPosition,
+    ReportState, ReportStep, first_loan_id,
 };
-pub use sqlite::{backup, probe};
+pub use sqlite::{backup, probe, reconcile_file};
 pub use types::{
     Cause, Delivered, Doubts, EndPosition, Ends, Filter, HistoryRow, Intended, Prunable, Pruned,
     Settings, StoreSettings,

@@ -102,6 +102,8 @@ delegate! {
     fn count_begun(
         library: LibraryId, since: Timestamp, counted: Counted, maximum: u32
     ) -> u64;
+    fn count_late_reports(before: Timestamp) -> u64;
+    fn reconciled() -> Option<Timestamp>;
     fn ended_by_balance(library: Option<LibraryId>, after: Timestamp) -> u64;
 }
 

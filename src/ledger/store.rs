@@ -224,6 +224,14 @@ pub(super) trait StoreTransaction: Send {
         now: Timestamp,
     ) -> impl Future<Output = Result<Forgotten, sqlx::Error>> + Send;
 
+    /// Returns whether a report is that of a new package, although a loan under its licence was
+    /// accepted before `since` and is not assessed yet, so that its row is missing.
+    fn is_package_known(
+        &mut self,
+        report: &Report,
+        since: Timestamp,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
     /// Inserts a report. Returns false if what it reports, or its loan, is in the books.
     fn add_report(
         &mut self,
@@ -231,8 +239,8 @@ pub(super) trait StoreTransaction: Send {
         now: Timestamp,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// Changes the state of a report, if its state and its owner are those of the step. Returns the
-    /// changed report.
+    /// Changes the state of a report, if its state, its owner and its number of claims are those of
+    /// the step. Returns the changed report.
     ///
     /// # Errors
     /// Rejects the call if the row is damaged.

@@ -308,3 +308,177 @@ async fn damaged_loan_does_not_keep_others_from_being_reported() {
     scene.stop_gate().await;
     scene.stop_sandbox().await;
 }
+
+async fn problem(scene: &Scene, code: &str) -> Option<Value> {
+    let list: Value = scene.admin("/api/v1/problems").await.json().await.unwrap();
+    list["problems"].as_array().unwrap().iter().find(|problem| problem["code"] == code).cloned()
+}
+
+#[tokio::test]
+async fn report_for_a_person_is_a_problem_until_it_is_settled() {
+    let scene = scene(PRICES, SIZES, "").await;
+    scene.fault(&json!({ "call": "report", "times": 1, "effect": "cut_before" })).await;
+    read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+    let report = until_state(&scene, BOOK, "unknown").await;
+    let code = "reports-for-a-person";
+    scene.until("the problem is listed", async || problem(&scene, code).await.is_some()).await;
+    let listed = problem(&scene, code).await.unwrap();
+    assert_eq!(listed["what"], "A usage report waits for a person.");
+    assert_eq!(listed["runbook"], "docs/runbook.md#reports-for-a-person");
+    assert!(problem(&scene, "reports-late").await.is_none());
+    let loan = report["loan"].as_str().unwrap();
+    let resolve = ["resolve", loan, "--as", "not-reported", "--reason", "invoiced by hand"];
+    assert!(loangate(&scene, &resolve).await.status.success());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn due_report_that_is_not_sent_for_a_day_is_a_problem() {
+    let clock = crate::support::scene::movable_clock();
+    let setting = Setting { clock: clock.clone(), ..Setting::default() };
+    let scene = scene_of(setting, PRICES, SIZES, "").await;
+    scene.fault(&json!({ "call": "report", "effect": { "status": { "status": 429 } } })).await;
+    read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+    until_state(&scene, BOOK, "due").await;
+    assert!(problem(&scene, "reports-late").await.is_none());
+    clock.advance(std::time::Duration::from_secs(25 * 3600));
+    let is_listed = async || problem(&scene, "reports-late").await.is_some();
+    scene.until("the problem is listed", is_listed).await;
+    let listed = problem(&scene, "reports-late").await.unwrap();
+    assert_eq!(listed["what"], "A usage report has been due for more than a day.");
+    assert!(problem(&scene, "reports-for-a-person").await.is_none());
+    scene.end().await;
+}
+
+/// Otherwise 5 % by each of two routes would make the loan due.
+#[tokio::test]
+async fn file_of_two_routes_is_counted_once() {
+    let mut scene = Scene::without_gate(Setting::default()).await;
+    scene.report_usage(PRICES, SIZES, "");
+    let routes = "[[routes]]\npath = \"/again/{isbn}/{*file}\"\norigin = \"files\"\n\
+                  to = \"{isbn}/{file}\"\n\n[[routes]]";
+    scene.replace_in_config("[[routes]]", routes);
+    for isbn in [BOOK, AUDIO] {
+        scene.origin.put(&format!("{isbn}/book.epub"), File::of(SIZE));
+    }
+    scene.start_gate().await;
+    read(&scene, "kari", BOOK, "bytes=0-299", 300).await;
+    let path = format!("/again/{BOOK}/book.epub");
+    let request = scene.get(&scene.http1(), &path, &scene.token("kari"));
+    let answer = request.header("range", "bytes=0-299").send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
+    answer.bytes().await.unwrap();
+    let is_counted = async || {
+        let loans = scene.ledger().await;
+        loans.iter().any(|loan| loan["delivered"].get(&path).is_some())
+    };
+    scene.until("the delivered bytes are counted", is_counted).await;
+    // The book's loan is older, so it is assessed before.
+    read(&scene, "kari", AUDIO, "bytes=0-4999", 5000).await;
+    until_state(&scene, AUDIO, "reported").await;
+    assert_eq!(scene.reports().await.len(), 1, "300 of 5000 bytes are less than a tenth");
+    scene.end().await;
+}
+
+/// A report without a measure is measured again each time, which must not make it a new one.
+#[tokio::test]
+async fn unmeasured_report_of_before_since_is_not_sent() {
+    let clock = crate::support::scene::movable_clock();
+    let setting = Setting { clock: clock.clone(), ..Setting::default() };
+    let mut scene = scene_of(setting, PRICES, "# none\n", "").await;
+    let token = scene.token("kari");
+    read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+    let (status, _) = scene.call_api("DELETE", &format!("/loans/{BOOK}"), &token, "").await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    let ended = async || scene.ledger().await[0]["state"] == "ended";
+    scene.until("the loan is over", ended).await;
+    clock.advance(std::time::Duration::from_secs(25 * 3600));
+    until_state(&scene, BOOK, "unmeasured").await;
+    scene.stop_gate().await;
+    // As after a restore from a backup, in whose lost time the size was known.
+    let tomorrow = loangate::circulation::date_in_oslo(clock.now()).tomorrow().unwrap();
+    let since = format!("since = \"{tomorrow}\"");
+    scene.replace_in_config("since = \"2020-01-01\"", &since);
+    clock.advance(std::time::Duration::from_secs(48 * 3600));
+    std::fs::write(scene.dir.path().join("sizes.csv"), SIZES).unwrap();
+    scene.start_gate().await;
+    let report = until_state(&scene, BOOK, "unknown").await;
+    assert!(report["note"].as_str().unwrap().contains("before [reports] since"), "{report}");
+    assert_eq!(scene.booked_reports().await.len(), 0);
+    scene.end().await;
+}
+
+/// Waits until the gate has worked through the books once from now on. It marks the report of this
+/// title as one of a dead process twice, which the first step of a run passes to a person.
+async fn until_worked_through(scene: &Scene, isbn: &str) {
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{ConnectOptions, Connection};
+    let file = scene.dir.path().join("data/loangate.db");
+    for _ in 0..2 {
+        let mut ledger = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
+        let mark = "UPDATE reports SET state = 'sending', owner = 'dead', sent = 1, \
+             price = coalesce(price, 1) WHERE isbn = ?";
+        let isbn_number: i64 = isbn.parse().unwrap();
+        sqlx::query(mark).bind(isbn_number).execute(&mut ledger).await.unwrap();
+        ledger.close().await.unwrap();
+        until_state(scene, isbn, "unknown").await;
+    }
+}
+
+#[tokio::test]
+async fn wrong_clock_makes_nothing_due() {
+    let clock = crate::support::scene::movable_clock();
+    let scene = scene_of(Setting { clock, ..Setting::default() }, PRICES, SIZES, "").await;
+    scene.fault(&json!({ "call": "report", "times": 1, "effect": "cut_before" })).await;
+    read(&scene, "kari", AUDIO, "bytes=0-4999", 5000).await;
+    until_state(&scene, AUDIO, "unknown").await;
+    read(&scene, "kari", BOOK, "bytes=0-298", 299).await;
+    let set_ahead = async |seconds: i64| {
+        let settings = json!({ "clock_skew_seconds": seconds });
+        scene.control("PUT", "/sandbox/settings", &settings).await;
+    };
+    set_ahead(3600).await;
+    let alarm = async || {
+        // Each response of Bokbasen carries its time.
+        let path = format!("/files/{BOOK}/book.epub");
+        let reader = scene.token(&format!("somebody {}", fastrand::u64(..)));
+        let request = scene.get(&scene.http1(), &path, &reader).header("range", "bytes=0-0");
+        request.send().await.unwrap().bytes().await.unwrap();
+        crate::support::metric(&scene.metrics().await, "loangate_lending_clock_alarm", "")
+    };
+    scene.until("the difference is measured", async || alarm().await == 2.0).await;
+    read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+    until_worked_through(&scene, AUDIO).await;
+    assert_eq!(scene.reports().await.len(), 1, "assessed by a wrong clock");
+    set_ahead(0).await;
+    until_state(&scene, BOOK, "reported").await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn package_from_before_since_is_not_reported_as_new() {
+    let clock = crate::support::scene::movable_clock();
+    let licences = vec![Licence::new("P-1", "PACKAGE", None)];
+    let title = Title { isbn: BOOK.parse().unwrap(), licences, loan_days: 21, refuse: None };
+    let library = Library { isil: LIBRARY.parse().unwrap(), refuse: None };
+    let world = World { libraries: vec![library], titles: vec![title], ..World::default() };
+    let mut scene =
+        Scene::without_gate(Setting { world, clock: clock.clone(), ..Setting::default() }).await;
+    scene.report_usage(PRICES, SIZES, "");
+    let tomorrow = loangate::circulation::date_in_oslo(clock.now()).tomorrow().unwrap();
+    scene.replace_in_config("since = \"2020-01-01\"", &format!("since = \"{tomorrow}\""));
+    scene.start_gate().await;
+    let borrow = async |borrower: &str| {
+        let token = scene.token(borrower);
+        let (status, _) = scene.call_api("PUT", &format!("/loans/{BOOK}"), &token, "").await;
+        assert_eq!(status, StatusCode::CREATED);
+    };
+    borrow("kari").await;
+    clock.advance(std::time::Duration::from_secs(48 * 3600));
+    until_state(&scene, BOOK, "not-reported").await;
+    borrow("ola").await;
+    until_worked_through(&scene, BOOK).await;
+    assert_eq!(scene.reports().await.len(), 1);
+    assert_eq!(scene.booked_reports().await.len(), 0);
+    scene.end().await;
+}

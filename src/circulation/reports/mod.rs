@@ -8,30 +8,35 @@
 //! 3. Accepted loans that were not assessed are assessed by the rule (`rule`, `assess`).
 //! 4. Due reports are claimed and sent, one after the other (`send`).
 //!
-//! While this machine's clock may be wrong, only the first step is done.
+//! While this machine's clock may be wrong, or begins are closed since the ledger lost steps, only
+//! the first step is done. `boundary` says what may have been sent before such a loss.
 //!
 //! The ledger makes each report unique and each claim exclusive, so several gates may do this at
 //! once. `lists` reads the prices and sizes again in each run.
 
 mod assess;
+mod boundary;
+mod entry;
 mod lists;
 mod oslo;
 mod rule;
 mod send;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Circulation, log_ledger_failure};
+use super::{Circulation, Inner, log_ledger_failure};
 use crate::ledger::LedgerError;
 use crate::lending::{Reporting, ReportingSettings};
 use crate::loan::Progress;
 use crate::telemetry::Task;
 
+use boundary::Boundary;
 pub use lists::{ListMistake, Lists};
 pub use oslo::{date_in_oslo, start_of_day};
 pub use rule::EvidenceRule;
@@ -64,11 +69,23 @@ pub struct ReportSettings {
     pub grace: Duration,
 }
 
+/// Identifies the stored file of the path of a request; none if no route leads to it. Several paths
+/// may lead to one file.
+pub type StoredFile = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// What one run of the task works with.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    lists: &'a Lists,
+    boundary: Boundary,
+}
+
 /// What the task works with.
 struct Reporter {
     circulation: Circulation,
     settings: ReportSettings,
     client: Reporting,
+    stored_file: StoredFile,
 }
 
 /// Until when no report is sent, since the last one was not recorded.
@@ -100,10 +117,15 @@ impl Hold {
 
 impl Circulation {
     /// Starts the task that sends usage reports.
-    pub fn start_reports(&self, settings: ReportSettings, client: Reporting) {
+    pub fn start_reports(
+        &self,
+        settings: ReportSettings,
+        client: Reporting,
+        stored_file: StoredFile,
+    ) {
         self.supervised(Task::ReportUsage, move |circulation| {
             let (settings, client) = (settings.clone(), client.clone());
-            Reporter { circulation, settings, client }.run()
+            Reporter { circulation, settings, client, stored_file: stored_file.clone() }.run()
         });
     }
 }
@@ -135,10 +157,13 @@ impl Reporter {
                 }
             }
         }
-        self.assess_again(lists).await?;
-        self.assess_loans(lists).await?;
+        let reconciled = self.circulation.inner.ledger.reconciled().await?;
+        let boundary = Boundary { since: self.settings.since, reconciled };
+        let run = Run { lists, boundary };
+        self.assess_again(&run).await?;
+        self.assess_loans(&run).await?;
         if hold.is_over() {
-            self.send_due(hold).await?;
+            self.send_due(&run, hold).await?;
         }
         Ok(())
     }
@@ -156,9 +181,12 @@ impl Reporter {
     }
 
     /// Returns whether reports may be assessed and sent. A wrong clock would give them wrong days,
-    /// and compare them wrongly with `since`.
+    /// and compare them wrongly with `since`. A ledger that lost steps is reconciled first.
     fn may_work(&self) -> bool {
-        !self.circulation.inner.stopping.is_cancelled() && self.circulation.clocks_can_end_loans()
+        let Inner { stopping, ledger, .. } = &*self.circulation.inner;
+        !stopping.is_cancelled()
+            && self.circulation.clocks_can_end_loans()
+            && !ledger.begins_are_closed()
     }
 }
 

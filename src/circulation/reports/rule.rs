@@ -1,9 +1,11 @@
 //! The rule that says whether a loan that is paid by use is due. A pure function.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use crate::ledger::{Evidence, Measure};
-use crate::loan::{Loan, Progress};
+use crate::loan::{Loan, Progress, Ranges, Tally};
 
 /// What shows how far a title was read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -43,6 +45,21 @@ pub(super) fn measure(
     Measure { evidence: Evidence::Coverage, progress: part, ..none }
 }
 
+/// Returns the number of bytes that were delivered of all files of a title, each byte counted once.
+/// `stored_file` identifies the file of a path: several routes may lead to one file.
+pub(super) fn covered(
+    tallies: &BTreeMap<String, Tally>,
+    stored_file: impl Fn(&str) -> Option<String>,
+) -> u64 {
+    let mut files: BTreeMap<String, Ranges> = BTreeMap::new();
+    for (path, tally) in tallies {
+        // A path that no route leads to any more is a file of its own.
+        let file = stored_file(path).unwrap_or_else(|| path.clone());
+        files.entry(file).or_default().merge(&tally.ranges);
+    }
+    files.values().fold(0, |sum, ranges| sum.saturating_add(ranges.length()))
+}
+
 /// Returns whether a measure reaches the limit.
 pub(super) fn is_due(measure: &Measure, limit: Progress) -> bool {
     measure.progress.is_some_and(|progress| progress >= limit)
@@ -53,6 +70,26 @@ mod tests {
     use super::EvidenceRule::{Coverage, Progress as App, ProgressElseCoverage};
     use super::*;
     use crate::loan::{Borrower, LoanKey};
+
+    #[test]
+    fn file_of_two_routes_counts_once() {
+        let tally = |first, next| {
+            let mut ranges = Ranges::default();
+            ranges.insert(first..next);
+            Tally { bytes: next - first, ranges }
+        };
+        let files = BTreeMap::from([
+            ("/files/1/book".to_owned(), tally(0, 300)),
+            ("/old/1/book".to_owned(), tally(200, 400)),
+            ("/removed/1/book".to_owned(), tally(0, 50)),
+        ]);
+        let stored_file = |path: &str| {
+            let route = ["/files/", "/old/"].into_iter().find_map(|route| path.strip_prefix(route));
+            route.map(|file| format!("storage/{file}"))
+        };
+        assert_eq!(covered(&files, stored_file), 400 + 50);
+        assert_eq!(covered(&files, |_| None), 550, "each path is a file of its own");
+    }
 
     fn loan() -> Loan {
         let key = LoanKey {

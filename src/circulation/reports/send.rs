@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Hold, Reporter, log_ledger_failure};
-use crate::ledger::{Lease, LedgerError, Report, ReportState, ReportStep};
+use super::{Hold, Reporter, Run, log_ledger_failure};
+use crate::ledger::{Attempt, Lease, LedgerError, Report, ReportState, ReportStep};
 use crate::lending::{ReportOutcome, UsageReport};
 use crate::loan::LoanId;
 
@@ -43,7 +43,7 @@ impl Reporter {
 
     /// Sends the due reports of this process's share, one after the other, until one is not
     /// recorded. The next run resumes behind that one.
-    pub(super) async fn send_due(&self, hold: &mut Hold) -> Result<(), LedgerError> {
+    pub(super) async fn send_due(&self, run: &Run<'_>, hold: &mut Hold) -> Result<(), LedgerError> {
         let ledger = &self.circulation.inner.ledger;
         let mut after = Some(hold.take_position());
         while let Some(position) = after {
@@ -53,15 +53,13 @@ impl Reporter {
                 if !self.may_work() || !lease.is_held() {
                     return Ok(());
                 }
-                if report.measure.at < self.settings.since {
-                    self.pass_on_before_since(report.loan).await?;
+                if let Some(doubt) = run.boundary.doubt(&report) {
+                    self.pass_on(report.loan, doubt).await?;
                     continue;
                 }
                 let claimed = ledger.claim_report(&report, &lease).await;
-                if !Reporter::changed(claimed)? {
-                    continue;
-                }
-                match self.send(&report, &lease).await {
+                let Some(attempt) = Reporter::changed(claimed)? else { continue };
+                match self.send(&report, &lease, &attempt).await {
                     ReportOutcome::Recorded => *hold = Hold::default(),
                     ReportOutcome::NotRecorded(_, asked) => {
                         hold.extend(self.settings.interval, asked);
@@ -80,10 +78,9 @@ impl Reporter {
         Ok(())
     }
 
-    /// Passes a due report from before `reports.since` to a person. After a restore from a backup,
-    /// the ledger does not know that it was sent.
-    async fn pass_on_before_since(&self, loan: LoanId) -> Result<(), LedgerError> {
-        let note = "it became due before [reports] since, so it may have been sent".to_owned();
+    /// Passes a due report to a person. After a restore from a backup, the ledger does not know
+    /// whether it was sent.
+    async fn pass_on(&self, loan: LoanId, note: String) -> Result<(), LedgerError> {
         let step = ReportStep::new(loan, &[ReportState::Due], ReportState::Unknown, "report");
         let step = ReportStep { note: Some(note), ..step };
         let stepped = self.circulation.inner.ledger.step_report(step).await;
@@ -91,7 +88,7 @@ impl Reporter {
     }
 
     /// Sends a report that this process has claimed, and records the result.
-    async fn send(&self, report: &Report, lease: &Lease) -> ReportOutcome {
+    async fn send(&self, report: &Report, lease: &Lease, attempt: &Attempt) -> ReportOutcome {
         let outcome = match report.price {
             Some(price) => {
                 let usage = UsageReport {
@@ -122,17 +119,17 @@ impl Reporter {
                 "a person must look at a usage report"
             ),
         }
-        self.record(loan, lease, to, note).await;
+        self.record(loan, attempt, to, note).await;
         outcome
     }
 
     /// Writes a result, and retries until the ledger accepts it. If the process ends before, the
     /// report stays in `sending`, and goes to a person.
-    async fn record(&self, loan: LoanId, lease: &Lease, to: ReportState, note: String) {
+    async fn record(&self, loan: LoanId, attempt: &Attempt, to: ReportState, note: String) {
         let ledger = &self.circulation.inner.ledger;
         let mut wait = FIRST_RETRY;
         loop {
-            let error = match ledger.record_report(loan, lease, to, note.clone()).await {
+            let error = match ledger.record_report(attempt, to, note.clone()).await {
                 Ok(true) => return,
                 Ok(false) => {
                     return tracing::warn!(%loan, to = to.name(), "a report was resolved before");

@@ -150,6 +150,7 @@ fn report_row(
         covered: row.optional_number("covered")?,
         size: row.optional_number("size")?,
         measured: row.number("measured")?,
+        due_since: row.optional_number("due_since")?,
         price: row.optional_number("price")?,
         state: row.text("state")?,
         owner: owner.map_err(|error| sqlx::Error::Decode(Box::new(error)))?,

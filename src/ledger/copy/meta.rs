@@ -9,6 +9,7 @@ use super::mark::Mark;
 use super::origin::{self, Origin};
 use crate::ledger::copy_mark::{BEING_COPIED, COPIED_FROM, IN_PROGRESS, MOVED};
 use crate::ledger::postgres::lock_to_mark;
+use crate::ledger::reports::RECONCILED;
 use crate::ledger::{LedgerError, sqlite};
 
 /// SQLite also reads parameters of this form.
@@ -181,16 +182,21 @@ impl ExclusiveLedger {
         remove.await.map(drop)
     }
 
-    /// Replaces the mark by the origins of this ledger: gates may open it. Returns false if another
-    /// copy has replaced the mark.
+    /// Replaces the mark by the origins of this ledger: gates may open it. `reconciled` is the row
+    /// of that name in the source. Returns false if another copy has replaced the mark.
     pub(super) async fn complete(
         &mut self,
         mark: &Mark,
         origins: &[Origin],
+        reconciled: Option<&[u8]>,
     ) -> Result<bool, LedgerError> {
         self.change_meta(async |meta| {
             if !meta.remove(IN_PROGRESS, &mark.to_bytes()).await? {
                 return Ok(false);
+            }
+            meta.take(RECONCILED).await?;
+            if let Some(reconciled) = reconciled {
+                meta.insert(RECONCILED, reconciled).await?;
             }
             for (name, origin) in numbered(origins) {
                 meta.insert(&name, &origin.to_bytes()).await?;

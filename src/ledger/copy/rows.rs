@@ -210,6 +210,7 @@ pub(super) struct ReportRow {
     pub(super) covered: Option<i64>,
     pub(super) size: Option<i64>,
     pub(super) measured: i64,
+    pub(super) due_since: Option<i64>,
     pub(super) price: Option<i64>,
     pub(super) state: String,
     /// The process that sent it. SQLite stores it without hyphens.

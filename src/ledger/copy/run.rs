@@ -15,6 +15,7 @@ use super::start::Start;
 use super::summary::Summary;
 use super::write::OTHER_COPY;
 use super::{Copied, CopyError, CopyProgress, Deadlines, Keys};
+use crate::ledger::reports::RECONCILED;
 use crate::ledger::{LedgerError, StoreSettings};
 
 /// A complete destination has newer loans as soon as a gate has used it.
@@ -106,7 +107,9 @@ impl Copy<'_> {
         // Again: a gate that was suspended may have joined before the mark was there.
         self.require_alone(source, "--from").await?;
         self.wait_for_silence(source).await?;
-        if !destination.complete(&mark, &origins).await? {
+        // What may have been reported before is not sent from the copy either.
+        let reconciled = source.find_meta(RECONCILED).await?;
+        if !destination.complete(&mark, &origins, reconciled.as_deref()).await? {
             return Err(CopyError::Refused(OTHER_COPY.to_owned()));
         }
         if !source.is_moved_by(&mark.chain).await? {

@@ -129,6 +129,7 @@ async fn report(ledger: &Ledger, loan: LoanId) {
         licence_id: Some("K1".to_owned()),
         licence_type: "PACKAGE".to_owned(),
         date: "2026-10-31".parse().unwrap(),
+        due_since: at,
         measure,
         price: Some(2990),
         state: ReportState::Due,
@@ -138,9 +139,10 @@ async fn report(ledger: &Ledger, loan: LoanId) {
         note: None,
         changed: at,
     };
-    let added = ledger.add_reports(loan.library(), vec![report.clone()], vec![loan]).await;
+    let added = ledger.add_reports(loan.library(), vec![report.clone()], vec![loan], second(0));
+    let added = added.await;
     assert_eq!(added.unwrap(), 1);
-    assert!(ledger.claim_report(&report, &ledger.lease()).await.unwrap());
+    assert!(ledger.claim_report(&report, &ledger.lease()).await.unwrap().is_some());
     let note = Some("nei «æ»".to_owned());
     let step = ReportStep {
         note,
@@ -227,6 +229,8 @@ async fn stores() -> Option<(TestStore, TestStore, TestStore)> {
 async fn ledger_of_every_state_is_the_same_there_and_back() {
     let Some((first, there, back)) = stores().await else { return };
     write_ledger(&first).await;
+    let reconciled = "INSERT INTO meta (name, value) VALUES ('reconciled', x'0000000000001388')";
+    first.execute(reconciled, "").await;
     let copied = copy_all(&first, &there).await.unwrap();
     for state in LoanState::ALL {
         let count = copied.counts.get(&format!("loans in state {state}"));
@@ -251,6 +255,9 @@ async fn ledger_of_every_state_is_the_same_there_and_back() {
     release(&there).await;
     let (first, there) = (first.open().await, there.open().await);
     assert_eq!(all_loans(&first).await, all_loans(&there).await);
+    for ledger in [&first, &there] {
+        assert_eq!(ledger.reconciled().await.unwrap(), Some(second(5)));
+    }
     for loan in all_loans(&first).await {
         let histories = (first.history(loan.id).await, there.history(loan.id).await);
         assert_eq!(histories.0.unwrap(), histories.1.unwrap());

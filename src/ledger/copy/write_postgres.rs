@@ -45,11 +45,11 @@ const INSERT_DOUBTS: &str = "INSERT INTO doubts (library, loan, since, run) \
      SELECT * FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::bigint[])";
 const INSERT_REPORTS: &str = "INSERT INTO reports (library, model, subject, loan, bucket, isbn, \
      licence_id, licence_type, date, evidence, progress, covered, size, measured, price, state, \
-     owner, attempts, sent, note, changed) \
+     owner, attempts, sent, note, changed, due_since) \
      SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::smallint[], \
      $6::bigint[], $7::text[], $8::text[], $9::text[], $10::text[], $11::smallint[], \
      $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::text[], $17::uuid[], \
-     $18::bigint[], $19::bigint[], $20::text[], $21::bigint[])";
+     $18::bigint[], $19::bigint[], $20::text[], $21::bigint[], $22::bigint[])";
 
 /// Inserts rows of one table. Steps extend the chains with this name.
 ///
@@ -239,6 +239,7 @@ async fn insert_reports(connection: &mut PgConnection, rows: &[Row]) -> Result<(
         .bind(column(&reports, |row| row.attempts))
         .bind(column(&reports, |row| row.sent))
         .bind(column(&reports, |row| row.note.as_deref()))
-        .bind(column(&reports, |row| row.changed));
+        .bind(column(&reports, |row| row.changed))
+        .bind(column(&reports, |row| row.due_since));
     query.persistent(false).execute(connection).await.map(drop)
 }

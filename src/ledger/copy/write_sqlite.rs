@@ -147,6 +147,7 @@ fn reports(rows: &[Row]) -> QueryBuilder<Sqlite> {
         row.push_bind(report.owner.map(|owner| owner.simple().to_string()));
         row.push_bind(report.attempts).push_bind(report.sent);
         row.push_bind(report.note.clone()).push_bind(report.changed);
+        row.push_bind(report.due_since);
     });
     query
 }

@@ -2,6 +2,8 @@
 //!
 //! Like `verify`, it reads pages beside running gates. What it compares is in one statement.
 
+use std::sync::LazyLock;
+
 use futures_util::future::try_join3;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -15,6 +17,7 @@ use crate::ledger::accesses::ACCESS;
 use crate::ledger::audit::AuditKey;
 use crate::ledger::audit::head_record::NO_LOAN;
 use crate::ledger::findings::{self, Findings};
+use crate::ledger::reports;
 use crate::ledger::stored_row::{history_of, tally_of};
 use crate::loan::{LibraryId, LoanId};
 
@@ -27,7 +30,16 @@ pub(super) const STEPS: &str = "SELECT *, NOT EXISTS ( \
      AS has_no_loan FROM history \
      WHERE library = $1 AND (chain, number) > ($2, $3) ORDER BY chain, number LIMIT $4";
 
-/// Checks every loan, every delivered row and every step. Returns the problems as sentences.
+pub(super) static REPORTS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT {} FROM reports WHERE (library, loan) > ($1, $2) \
+         ORDER BY library, loan LIMIT $3",
+        reports::COLUMNS
+    )
+});
+
+/// Checks every loan, every delivered row, every step and every usage report. Returns the problems
+/// as sentences.
 ///
 /// # Errors
 /// [`LedgerError`] if the ledger cannot be read.
@@ -61,7 +73,26 @@ async fn check_ledger(ledger: &WholeLedger, key: &AuditKey) -> Result<Vec<String
             found.report(finding);
         }
     }
+    check_reports(ledger, &mut found).await?;
     Ok(found.into_sentences())
+}
+
+/// Checks the usage reports of all libraries.
+async fn check_reports(ledger: &WholeLedger, found: &mut Findings) -> Result<(), LedgerError> {
+    let mut position = Some((String::new(), Uuid::nil()));
+    while let Some((library, loan)) = position.take() {
+        let rows = ledger.snapshot(async |connection| {
+            let query = sqlx::query(REPORTS.as_str()).bind(library.as_str()).bind(loan);
+            query.bind(ledger.page).persistent(false).fetch_all(connection).await
+        });
+        let rows = rows.await?;
+        rows.iter().filter_map(reports::check_row).for_each(|sentence| found.report(sentence));
+        if let Some(last) = rows.last().filter(|_| ledger.is_full(&rows)) {
+            let last = || Ok((last.try_get("library")?, last.try_get("loan")?));
+            position = Some(last().map_err(LedgerError::Server)?);
+        }
+    }
+    Ok(())
 }
 
 async fn check_delivered(
@@ -134,6 +165,7 @@ mod tests {
     use super::super::test_support::support::Postgres;
     use super::super::test_support::{Node, settings};
     use super::*;
+    use crate::ledger::reports::tests::add_due_report;
     use crate::ledger::test_support::{accepted, audit_key};
     use crate::ledger::{Delivered, Ledger};
     use crate::loan::{Ranges, Tally};
@@ -153,13 +185,14 @@ mod tests {
             let id = accepted(&node.ledger, borrower).await;
             deliver(&node.ledger, id, "/a").await;
             deliver(&node.ledger, id, "/b").await;
+            add_due_report(&node.ledger, id).await;
         }
         node.close().await;
         let mut connection = database.connect().await;
         let mut execute = async |sql: String| {
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
         };
-        const TABLES: [&str; 3] = ["delivered", "history", "loans"];
+        const TABLES: [&str; 4] = ["delivered", "history", "loans", "reports"];
         for table in TABLES {
             execute(format!("CREATE TABLE saved_{table} AS SELECT * FROM {table}")).await;
         }
@@ -180,6 +213,11 @@ mod tests {
             ),
             ("UPDATE loans SET due = due + 1 WHERE id = $third", &["not as its last step"]),
             ("UPDATE loans SET isbn = 7 WHERE id = $third", &["is damaged"]),
+            (
+                "UPDATE reports SET state = 'sold' WHERE loan = $third",
+                &["(its report) in the ledger is damaged"],
+            ),
+            ("UPDATE reports SET subject = 'K2' WHERE loan = $third", &["as that of K2"]),
             ("UPDATE delivered SET ranges = '\\x01' WHERE loan = $third", &["is damaged"]),
             (
                 "UPDATE history SET cause = 'x', from_state = 'x' \

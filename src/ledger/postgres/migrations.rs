@@ -51,6 +51,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration::Expansion { sql: include_str!("migrations/0003_examinations.sql") },
     Migration::Index { name: "loans_to_examine", sql: LOANS_TO_EXAMINE },
     Migration::Expansion { sql: include_str!("migrations/0004_bulletins.sql") },
+    Migration::Expansion { sql: include_str!("migrations/0005_report_facts.sql") },
 ];
 
 /// Finds loans that may have to be reported, of a licence type, in the order of their ids.

@@ -189,6 +189,8 @@ fn statements() -> Vec<(String, Reach, String)> {
         (&usage::LENT, One, format!("{LIBRARY}, {LATE}, 100")),
         (&usage::DECIDED, One, format!("{LIBRARY}, {LATE}, 100")),
         (&usage::FAILED, One, format!("{LIBRARY}, {LATE}, 100")),
+        (reports::LATE, All, LATE.to_string()),
+        (&check::REPORTS, All, format!("{id}, 2000")),
         (worklist::COUNT_ENDS, All, format!("{LATE}, {buckets}")),
         (&worklist::UNDECIDED_IDS_OF, All, "md5('owner1')::uuid".into()),
         (&worklist::ORPHANS, All, format!("{buckets}, {ID}, 500")),
@@ -297,10 +299,11 @@ fn writes() -> Vec<(String, Reach, String)> {
             &reports::STEP,
             format!(
                 "'due', false, NULL, 1, 1, 'x', false, NULL, NULL, NULL, NULL, NULL, {ID}, \
-                 {LIBRARY}, ARRAY['sending']"
+                 {LIBRARY}, ARRAY['sending'], 1"
             ),
         ),
         (reports::ASSESS, format!("{ids}, {LATE}")),
+        (reports::IS_PACKAGE_KNOWN, format!("{LIBRARY}, 'PACKAGE', 'K1', {LATE}, {ID}")),
         (&retention::FORGET, format!("{LIBRARY}, {LATE}, {LATE}, 500")),
         (retention::ERASE, ids),
         (&chain::LOCK, format!("{chain}, '', {ID}")),

@@ -33,7 +33,9 @@ pub(super) const SCHEMA: &str = concat!(
     "\n",
     include_str!("migrations/0003_examinations.sql"),
     "\n",
-    include_str!("migrations/0004_bulletins.sql")
+    include_str!("migrations/0004_bulletins.sql"),
+    "\n",
+    include_str!("migrations/0005_report_facts.sql")
 );
 
 /// This process, under a name that a test chooses.

@@ -4,6 +4,9 @@
 //! and their files have seen before proves nothing any more. Each gate notices the epoch with its
 //! next renewal.
 //!
+//! The books of usage reports do not know what was sent in the lost time, so the command passes
+//! what is not sent yet to a person, and records the time.
+//!
 //! Gates record each balance of all libraries here, so that no operator forgets it.
 
 use std::time::Duration;
@@ -23,6 +26,7 @@ use super::settings::PostgresSettings;
 use super::sql::statement;
 use crate::clock::{self, Clock};
 use crate::ledger::audit::AuditKey;
+use crate::ledger::reports::{PASS_ON, RECONCILED, RECORD};
 use crate::ledger::{Keys, LedgerError};
 
 /// The deadline of all statements.
@@ -77,7 +81,8 @@ impl From<sqlx::Error> for ReconcileError {
     }
 }
 
-/// Opens the begins of all gates, and begins a new epoch. `since` is the start of the balance that
+/// Opens the begins of all gates, begins a new epoch, and passes the usage reports that are not
+/// sent yet to a person. `since` is the start of the balance that
 /// an operator has settled with Bokbasen. Returns when begins were closed.
 ///
 /// A gate that does not know yet that begins are closed may have a begin under way. `settling` is
@@ -140,7 +145,10 @@ async fn open_begins(
         return Err(ReconcileError::NotBalanced { since, closed, earliest });
     }
     compare_clocks(&mut transaction).await?;
-    begin_epoch(&mut transaction, &epoch, &keys.audit).await?;
+    let now = AssertSqlSafe(format!("SELECT {DATABASE_NOW}"));
+    let now: i64 = sqlx::query_scalar(now).persistent(false).fetch_one(&mut *transaction).await?;
+    begin_epoch(&mut transaction, (&epoch, now), &keys.audit).await?;
+    pass_reports_on(&mut transaction, now).await?;
     transaction.commit().await?;
     Ok(closed)
 }
@@ -158,10 +166,10 @@ async fn compare_clocks(connection: &mut PgConnection) -> Result<(), ReconcileEr
     }
 }
 
-/// Begins the epoch after the one with this value.
+/// Begins the epoch after the one with this value. `now` is the time of the database.
 async fn begin_epoch(
     connection: &mut PgConnection,
-    former: &[u8],
+    (former, now): (&[u8], i64),
     key: &AuditKey,
 ) -> Result<(), ReconcileError> {
     const LEDGER: &str = "SELECT value FROM meta WHERE name = 'ledger'";
@@ -170,14 +178,19 @@ async fn begin_epoch(
     let ledger = value(connection, LEDGER).await?.unwrap_or_default();
     let ledger = Uuid::from_slice(&ledger)
         .map_err(|error| LedgerError::damaged("? (the id of the ledger)", &error))?;
-    let now = AssertSqlSafe(format!("SELECT {DATABASE_NOW}"));
-    let now: i64 = sqlx::query_scalar(now).persistent(false).fetch_one(&mut *connection).await?;
     let seals = EpochSeals::new(key.clone(), ledger);
     // A time, so that it exceeds epochs that a restored database has forgotten. A forged epoch is
     // the lowest.
     let next = seals.read(former).saturating_add(1).max(now);
     statement(BEGIN_EPOCH).bind(seals.to_bytes(next)).execute(connection).await?;
     Ok(())
+}
+
+/// Passes the usage reports that are not sent yet to a person.
+async fn pass_reports_on(connection: &mut PgConnection, now: i64) -> Result<(), sqlx::Error> {
+    statement(PASS_ON).bind(now).execute(&mut *connection).await?;
+    let record = statement(RECORD).bind(RECONCILED).bind(now.to_be_bytes().to_vec());
+    record.execute(connection).await.map(drop)
 }
 
 impl Queries {

@@ -14,10 +14,11 @@ use super::queries::Queries;
 use super::row::{count_of, first};
 use super::session::prepares;
 use super::sql::{loans, statement};
+use crate::clock;
 use crate::ledger::membership::Membership;
 use crate::ledger::reports::{
-    COLUMNS, Report, ReportFilter, ReportPosition, ReportState, ReportStep, end_of_page, millis,
-    next_of, report_of,
+    COLUMNS, LONGEST_BEGIN, RECONCILED, Report, ReportFilter, ReportPosition, ReportState,
+    ReportStep, end_of_page, first_loan_id, millis, next_of, reconciled_at, report_of,
 };
 use crate::ledger::states::isbn_column;
 use crate::ledger::store::WorkError;
@@ -41,15 +42,26 @@ pub(super) static IN_STATE: LazyLock<String> = LazyLock::new(|| {
 pub(super) static OF_LOAN: LazyLock<String> =
     LazyLock::new(|| format!("SELECT {COLUMNS} FROM reports WHERE loan = $1"));
 pub(super) const COUNT: &str = "SELECT count(*) FROM reports WHERE state = $1";
+pub(super) const LATE: &str = "SELECT count(*) FROM reports WHERE state = 'due' \
+     AND coalesce(due_since, measured) < $1 AND (attempts > 0 OR changed < $1)";
+const RECONCILED_AT: &str = "SELECT value FROM meta WHERE name = $1";
+/// Searches only for a licence that is not in the books. The conditions are those of the index.
+pub(super) const IS_PACKAGE_KNOWN: &str = "SELECT CASE WHEN EXISTS (SELECT 1 FROM reports \
+     WHERE library = $1 AND model = 'PACKAGE' AND subject = $3) THEN false \
+     ELSE EXISTS (SELECT 1 FROM loans \
+     WHERE library = $1 AND licence_type = $2 AND licence_id = $3 AND accepted < $4 AND id < $5 \
+     AND assessed IS NULL AND accepted IS NOT NULL) END";
 const IS_DEAD: &str =
     "SELECT NOT EXISTS (SELECT 1 FROM members WHERE member = $1 AND fenced IS NULL)";
 const INSERT: &str = "INSERT INTO reports (library, model, subject, loan, bucket, isbn, \
      licence_id, licence_type, date, evidence, progress, covered, size, measured, price, state, \
-     note, changed) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
+     note, changed, due_since) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) \
      ON CONFLICT DO NOTHING";
 pub(super) const ASSESS: &str =
     "UPDATE loans SET assessed = $3 WHERE library = $1 AND id = ANY($2)";
+/// A claim also fails if the report became due before the ledger was reconciled, also where this
+/// process has not noticed that yet. The bytes of times are in the order of the times.
 pub(super) static STEP: LazyLock<String> = LazyLock::new(|| {
     format!(
         "UPDATE reports SET state = $1, \
@@ -57,13 +69,17 @@ pub(super) static STEP: LazyLock<String> = LazyLock::new(|| {
          attempts = attempts + CASE WHEN $2::boolean THEN 1 ELSE 0 END, \
          sent = CASE WHEN $2::boolean THEN $4::bigint ELSE sent END, \
          price = coalesce($5::bigint, price), note = $6, \
-         changed = $4::bigint, evidence = CASE WHEN $7::boolean THEN $8 ELSE evidence END, \
+         changed = $4::bigint, due_since = coalesce(due_since, measured), \
+         evidence = CASE WHEN $7::boolean THEN $8 ELSE evidence END, \
          progress = CASE WHEN $7::boolean THEN $9::smallint ELSE progress END, \
          covered = CASE WHEN $7::boolean THEN $10::bigint ELSE covered END, \
          size = CASE WHEN $7::boolean THEN $11::bigint ELSE size END, \
          measured = CASE WHEN $7::boolean THEN $12::bigint ELSE measured END \
          WHERE loan = $13 AND library = $14 AND state = ANY($15) \
-         AND ($2 OR $3::uuid IS NULL OR owner = $3::uuid) RETURNING {COLUMNS}"
+         AND ($2 OR $3::uuid IS NULL OR owner = $3::uuid) \
+         AND ($16::bigint IS NULL OR attempts = $16::bigint) \
+         AND NOT ($2::boolean AND EXISTS (SELECT 1 FROM meta WHERE name = '{RECONCILED}' \
+         AND value > int8send(coalesce(due_since, measured)))) RETURNING {COLUMNS}"
     )
 });
 
@@ -92,8 +108,25 @@ pub(super) async fn add(
         .bind(report.price.map(reports::count))
         .bind(report.state.name())
         .bind(&report.note)
-        .bind(millis(now));
+        .bind(millis(now))
+        .bind(millis(report.due_since));
     Ok(query.persistent(prepares(connection)).execute(connection).await?.rows_affected() == 1)
+}
+
+/// Returns whether a new package was in use before `since`. See the trait.
+pub(super) async fn is_package_known(
+    connection: &mut PgConnection,
+    report: &Report,
+    since: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let Some(licence) = report.new_package() else { return Ok(false) };
+    let query = sqlx::query_scalar(IS_PACKAGE_KNOWN)
+        .bind(report.loan.library().as_str().to_owned())
+        .bind(&report.licence_type)
+        .bind(licence)
+        .bind(millis(since))
+        .bind(first_loan_id(clock::after(since, LONGEST_BEGIN)));
+    query.persistent(prepares(connection)).fetch_one(connection).await
 }
 
 /// Marks loans of a library as assessed.
@@ -134,7 +167,8 @@ pub(super) async fn step(
         .bind(measure.map(|measure| millis(measure.at)))
         .bind(step.loan.uuid())
         .bind(step.loan.library().as_str().to_owned())
-        .bind(from);
+        .bind(from)
+        .bind(step.attempts.map(reports::count));
     let rows = query.persistent(prepares(connection)).fetch_all(connection).await?;
     Ok(rows.first().map(report_of).transpose()?)
 }
@@ -208,6 +242,19 @@ impl Queries {
             counts.push((*state, count_of(row)?));
         }
         Ok(counts)
+    }
+
+    pub(in crate::ledger) async fn count_late_reports(
+        &self,
+        before: Timestamp,
+    ) -> Result<u64, LedgerError> {
+        count_of(self.background_row(statement(LATE).bind(millis(before))).await?)
+    }
+
+    pub(in crate::ledger) async fn reconciled(&self) -> Result<Option<Timestamp>, LedgerError> {
+        let row = self.background_row(statement(RECONCILED_AT).bind(RECONCILED)).await?;
+        let value: Option<Vec<u8>> = first(row)?;
+        value.as_deref().map(reconciled_at).transpose()
     }
 }
 

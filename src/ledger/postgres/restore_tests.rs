@@ -12,13 +12,14 @@ use super::test_support::support::{Database, Postgres};
 use super::test_support::{Node, settings, until};
 use super::{PostgresSettings, ReconcileError, reconcile};
 use crate::clock::Clock;
-use crate::ledger::test_support::{KEY, audit_key, by, key, loan};
-use crate::ledger::{Brake, Intended, Keys, Ledger, LedgerError};
+use crate::ledger::reports::tests::add_due_report;
+use crate::ledger::test_support::{KEY, accepted, audit_key, by, key, loan};
+use crate::ledger::{Brake, Intended, Keys, Ledger, LedgerError, ReportState};
 use crate::loan::{Loan, LoanKey};
 
 /// A lease that a busy machine renews in time.
 const LEASE: Duration = Duration::from_secs(4);
-const TABLES: [&str; 6] = ["meta", "members", "loans", "chains", "history", "delivered"];
+const TABLES: [&str; 7] = ["meta", "members", "loans", "chains", "history", "delivered", "reports"];
 
 /// Sets the clock of the database a month back, for new connections.
 const CLOCK_BEHIND: &str = "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz \
@@ -175,6 +176,46 @@ async fn quiet_gate_notices_a_restore_that_lost_the_steps_of_another() {
     new.close().await;
     let heads = quiet.close().await;
     restart(&database, &heads).await.unwrap().close().await;
+}
+
+/// What was sent in the lost time is due again in the restored database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn report_that_was_sent_in_the_lost_time_is_not_sent_again() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    let node = start(&database).await;
+    let loans = [accepted(&node.ledger, 1).await, accepted(&node.ledger, 2).await];
+    add_due_report(&node.ledger, loans[0]).await;
+    back_up(&mut connection).await;
+    add_due_report(&node.ledger, loans[1]).await;
+    let mut due = Vec::new();
+    for loan in loans {
+        let report = node.ledger.report_of_loan(loan.uuid()).await.unwrap().unwrap();
+        let attempt =
+            node.ledger.claim_report(&report, &node.ledger.lease()).await.unwrap().unwrap();
+        let sent = node.ledger.record_report(&attempt, ReportState::Reported, String::new());
+        assert!(sent.await.unwrap());
+        due.push(report);
+    }
+    let heads = node.close().await;
+    restore(&mut connection).await;
+    restart(&database, &heads).await.unwrap_err();
+    let ledger = restart(&database, &heads).await.unwrap();
+    assert!(ledger.begins_are_closed() && !ledger.lease().is_held());
+    let before = now();
+    reconcile_with_balance(&ledger, &database).await;
+    assert_open(&[&ledger], &mut connection).await;
+    let report = ledger.report_of_loan(loans[0].uuid()).await.unwrap().unwrap();
+    assert_eq!(report.state, ReportState::Unknown);
+    assert!(report.note.is_some_and(|note| note.contains("it was due when")));
+    let reconciled = ledger.reconciled().await.unwrap().unwrap();
+    assert!(reconciled.duration_since(before).abs().as_secs() < 60, "{reconciled}");
+    // The row of the other one was lost. It is written again, and cannot be claimed.
+    add_due_report(&ledger, loans[1]).await;
+    let claimed = ledger.claim_report(&due[1], &ledger.lease()).await.unwrap();
+    assert!(claimed.is_none(), "it became due before the ledger was reconciled");
+    ledger.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,13 +4,17 @@
 //! Bokbasen documents no idempotency key, so a report is sent at most once. Its row is unique in
 //! what it reports: a package in its library and licence, a loan that is paid by use in its loan. A
 //! process claims the row durably before it sends the report. A row whose report may have arrived
-//! is never claimed again: a person resolves it.
+//! is never claimed again: a person resolves it. So are those that became due before the ledger
+//! lost its newest steps (`reconcile`).
 //!
 //! Each change is also a step of the loan in the audit trail. [`Ledger`] has the methods for
 //! circulation and for support; the stores implement them in their `reports` modules.
 
+mod reconcile;
 mod row;
 mod types;
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -20,11 +24,15 @@ use super::membership::Lease;
 use super::{Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId};
 
-pub(super) use row::{COLUMNS, end_of_page, next_of, report_of};
+pub(super) use reconcile::{PASS_ON, RECONCILED, RECORD, reconciled_at};
+pub(super) use row::{COLUMNS, check_row, end_of_page, next_of, report_of};
 pub use types::{
-    Evidence, Measure, Report, ReportFilter, ReportModel, ReportPosition, ReportState, ReportStep,
+    Attempt, Evidence, Measure, Report, ReportFilter, ReportModel, ReportPosition, ReportState,
+    ReportStep,
 };
 
+/// A loan is accepted at most this long after its id was made, by a wide margin.
+pub const LONGEST_BEGIN: Duration = Duration::from_secs(86_400);
 /// The states of a report that was or may have been sent by a process that has ended.
 const SENDING: &[ReportState] = &[ReportState::Sending];
 /// The states from which the process that sent a report may record its result. Another process may
@@ -33,7 +41,9 @@ const SENT: &[ReportState] = &[ReportState::Sending, ReportState::Unknown];
 
 impl Ledger {
     /// Writes reports of one library, and marks the loans as assessed. What is already in the books
-    /// is skipped. Returns the number of new reports.
+    /// is skipped. A package is not reported if a loan under its licence was accepted before
+    /// `since`, also if another process has not assessed that loan yet. Returns the number of new
+    /// reports.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be written, or if the row of a loan is damaged.
@@ -42,42 +52,51 @@ impl Ledger {
         library: LibraryId,
         reports: Vec<Report>,
         assessed: Vec<LoanId>,
+        since: Timestamp,
     ) -> Result<u64, LedgerError> {
-        self.write_report(ReportWrite::Add { library, reports, assessed }).await
+        self.write_report(ReportWrite::Add { library, reports, assessed, since }).await
     }
 
-    /// Claims a due report for this process, before it sends the report. Returns false if another
-    /// process has claimed it, or if this one has lost the lease.
+    /// Claims a due report for this process, before it sends the report. Returns none if another
+    /// process has claimed it since it was read, or if it became due before the ledger was
+    /// reconciled.
     ///
     /// # Errors
     /// [`LedgerError`]; the report must not be sent. If the claim is durable all the same, the
     /// report goes to a person.
-    pub async fn claim_report(&self, report: &Report, lease: &Lease) -> Result<bool, LedgerError> {
+    pub async fn claim_report(
+        &self,
+        report: &Report,
+        lease: &Lease,
+    ) -> Result<Option<Attempt>, LedgerError> {
+        let (loan, owner) = (report.loan, lease.name());
         let step = ReportStep {
             claims: true,
-            owner: Some(lease.name()),
-            ..ReportStep::new(report.loan, &[ReportState::Due], ReportState::Sending, "report")
+            owner: Some(owner.clone()),
+            attempts: Some(report.attempts),
+            ..ReportStep::new(loan, &[ReportState::Due], ReportState::Sending, "report")
         };
-        self.step_report(step).await
+        let attempt = Attempt { loan, number: report.attempts.saturating_add(1), owner };
+        Ok(self.step_report(step).await?.then_some(attempt))
     }
 
-    /// Records the result of a report that this process has claimed with this lease. Returns false
-    /// if a person has resolved it.
+    /// Records the result of an attempt. Returns false if a person has resolved the report, or if
+    /// there was a later attempt.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be written.
     pub async fn record_report(
         &self,
-        loan: LoanId,
-        lease: &Lease,
+        attempt: &Attempt,
         to: ReportState,
         note: String,
     ) -> Result<bool, LedgerError> {
         let from = if to == ReportState::Reported { SENT } else { SENDING };
         let step = ReportStep {
-            owner: Some(lease.name()),
+            owner: Some(attempt.owner.clone()),
+            attempts: Some(attempt.number),
             note: Some(note),
-            ..ReportStep::new(loan, from, to, "report")
+            ..ReportStep::new(attempt.loan, from, to, "report")
         };
         self.step_report(step).await
     }
@@ -90,6 +109,7 @@ impl Ledger {
     pub async fn lose_report(&self, report: &Report, note: String) -> Result<bool, LedgerError> {
         let step = ReportStep {
             owner: report.owner.clone(),
+            attempts: Some(report.attempts),
             note: Some(note),
             ..ReportStep::new(report.loan, SENDING, ReportState::Unknown, "report")
         };
@@ -180,6 +200,30 @@ impl Ledger {
     pub async fn count_reports(&self) -> Result<Vec<(ReportState, u64)>, LedgerError> {
         self.queries.count_reports().await
     }
+
+    /// Returns the number of due reports whose fact occurred before this time, and which were not
+    /// sent. Those that waited for something else until later do not count before an attempt.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn count_late_reports(&self, before: Timestamp) -> Result<u64, LedgerError> {
+        self.queries.count_late_reports(before).await
+    }
+
+    /// Returns when an operator last reconciled the ledger after it had lost its newest steps. What
+    /// became due before may have been reported in the lost time.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be read.
+    pub async fn reconciled(&self) -> Result<Option<Timestamp>, LedgerError> {
+        self.queries.reconciled().await
+    }
+}
+
+/// Returns the first id that a loan could have got at this time: ids begin with their time.
+pub fn first_loan_id(at: Timestamp) -> Uuid {
+    let millis = u128::try_from(at.as_millisecond()).unwrap_or_default();
+    Uuid::from_u128(millis << 80)
 }
 
 /// Returns the number of milliseconds, for a column.
@@ -198,4 +242,4 @@ pub(super) fn list(states: &[ReportState]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

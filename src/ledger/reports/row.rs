@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::types::{Measure, Report, ReportPosition};
+use super::types::{Measure, Report, ReportModel, ReportPosition};
 use crate::ledger::LedgerError;
 use crate::ledger::states::timestamp;
 use crate::ledger::stored_row::StoredRow;
@@ -14,12 +14,27 @@ use crate::loan::{LoanId, Progress};
 /// The columns of a report, without the bucket of PostgreSQL.
 pub(in crate::ledger) const COLUMNS: &str = "library, model, subject, loan, isbn, licence_id, \
      licence_type, date, evidence, progress, covered, size, measured, price, state, owner, \
-     attempts, sent, note, changed";
+     attempts, sent, note, changed, due_since";
 
 /// Converts a row to a report.
 pub(in crate::ledger) fn report_of(row: &impl StoredRow) -> Result<Report, LedgerError> {
     let id = row.id("loan").map_err(|error| LedgerError::damaged("?", &error))?;
     read(row, &id).map_err(|why| LedgerError::damaged(&format!("{id} (its report)"), &why))
+}
+
+/// Returns what is wrong with a row, as a sentence.
+pub(in crate::ledger) fn check_row(row: &impl StoredRow) -> Option<String> {
+    let report = match report_of(row) {
+        Ok(report) => report,
+        Err(error) => return Some(error.to_string()),
+    };
+    let id = report.loan.to_string();
+    let expected = match (report.model, &report.licence_id) {
+        (ReportModel::Package, Some(licence)) => licence,
+        (ReportModel::Package, None) | (ReportModel::PayPerLoan, _) => &id,
+    };
+    (report.subject != *expected)
+        .then(|| format!("the report of loan {id} is in the books as that of {}", report.subject))
 }
 
 /// Returns the position after a page of a listing; none after the last page. A damaged row counts
@@ -60,6 +75,7 @@ fn read(row: &impl StoredRow, id: &str) -> Result<Report, String> {
     let uuid = id.parse().map_err(said)?;
     let isbn = row.number("isbn").map_err(said)?.to_string().parse().map_err(said)?;
     let attempts = row.number("attempts").map_err(said)?.unsigned_abs();
+    let measured = time(row, "measured")?.ok_or("the time of its measure is missing")?;
     Ok(Report {
         loan: LoanId::new(library, uuid),
         model: text("model")?.parse().map_err(said)?,
@@ -73,8 +89,10 @@ fn read(row: &impl StoredRow, id: &str) -> Result<Report, String> {
             progress: progress(row)?,
             covered: count(row, "covered")?,
             size: count(row, "size")?,
-            at: time(row, "measured")?.ok_or("the time of its measure is missing")?,
+            at: measured,
         },
+        // A gate of an older version wrote no other.
+        due_since: time(row, "due_since")?.unwrap_or(measured),
         price: count(row, "price")?,
         state: text("state")?.parse().map_err(said)?,
         owner: row.optional_id("owner").map_err(said)?.map(Into::into),

@@ -1,5 +1,7 @@
 //! Tests of the books of reports, on both stores.
 
+use std::time::Duration;
+
 use super::super::test_store::{TestStore, on_each_store};
 use super::super::test_support::{acceptance, by, end, forget, loan, second};
 use super::super::{Prunable, prune};
@@ -28,6 +30,7 @@ fn report(loan: &Loan, model: ReportModel, subject: &str) -> Report {
         licence_id: Some("K1".to_owned()),
         licence_type: "PACKAGE".to_owned(),
         date: "2026-10-31".parse().unwrap(),
+        due_since: at,
         measure: Measure {
             evidence: Evidence::Coverage,
             progress,
@@ -47,7 +50,19 @@ fn report(loan: &Loan, model: ReportModel, subject: &str) -> Report {
 
 async fn add(ledger: &Ledger, report: Report) -> u64 {
     let loan = report.loan;
-    ledger.add_reports(loan.library(), vec![report], vec![loan]).await.unwrap()
+    ledger.add_reports(loan.library(), vec![report], vec![loan], second(0)).await.unwrap()
+}
+
+/// Writes a due report of an accepted loan.
+pub(in crate::ledger) async fn add_due_report(ledger: &Ledger, id: LoanId) {
+    let loan = ledger.loan(id).await.unwrap().unwrap();
+    assert_eq!(add(ledger, report(&loan, ReportModel::PayPerLoan, &id.to_string())).await, 1);
+}
+
+/// Claims a report as it is stored.
+async fn claim(ledger: &Ledger, report: &Report) -> Option<Attempt> {
+    let stored = ledger.report_of_loan(report.loan.uuid()).await.unwrap().unwrap();
+    ledger.claim_report(&stored, &ledger.lease()).await.unwrap()
 }
 
 /// Writes a loan with a due report.
@@ -62,6 +77,15 @@ async fn state(ledger: &Ledger, report: &Report) -> ReportState {
     ledger.report_of_loan(report.loan.uuid()).await.unwrap().unwrap().state
 }
 
+#[test]
+fn ids_after_a_time_follow_the_first_id() {
+    let id = LoanId::generate("NO-0301000".parse().unwrap());
+    let at = id.created_at();
+    assert!(first_loan_id(at) <= id.uuid());
+    assert!(first_loan_id(crate::clock::after(at, Duration::from_millis(1))) > id.uuid());
+    assert_eq!(first_loan_id(Timestamp::MIN), Uuid::nil());
+}
+
 on_each_store! {
     report_is_stored_with_its_evidence_and_a_step
     what_is_reported_is_in_the_books_once
@@ -69,6 +93,11 @@ on_each_store! {
     result_of_another_process_is_not_recorded
     report_of_a_dead_process_is_lost_and_never_due_again
     late_result_is_recorded_unless_a_person_resolved_it
+    late_result_does_not_settle_the_next_attempt
+    fact_of_a_report_never_changes
+    reconciled_ledger_sends_no_report_of_before
+    package_of_an_older_loan_elsewhere_is_not_new
+    due_report_is_late_after_an_attempt_or_a_wait
     assessed_loans_are_not_searched_again
     listing_has_pages_and_filters
     listing_goes_on_behind_a_damaged_row
@@ -116,8 +145,8 @@ async fn report_is_claimed_once_among_processes(store: &TestStore) {
         ours.claim_report(&report, &our_lease),
         other.claim_report(&report, &other_lease)
     );
-    assert_eq!(u8::from(first.unwrap()) + u8::from(second.unwrap()), 1);
-    assert!(!ours.claim_report(&report, &our_lease).await.unwrap(), "nor again");
+    assert_eq!([first, second].iter().filter(|one| one.as_ref().unwrap().is_some()).count(), 1);
+    assert!(claim(&ours, &report).await.is_none(), "nor again");
     let stored = ours.report_of_loan(report.loan.uuid()).await.unwrap().unwrap();
     assert_eq!((stored.state, stored.attempts), (ReportState::Sending, 1));
     assert!(stored.sent.is_some() && (ours.owns_report(&stored) ^ other.owns_report(&stored)));
@@ -130,15 +159,14 @@ async fn report_is_claimed_once_among_processes(store: &TestStore) {
 async fn result_of_another_process_is_not_recorded(store: &TestStore) {
     let (ours, other) = (store.open().await, store.open().await);
     let report = due(&ours, 1).await;
-    let lease = ours.lease();
-    assert!(ours.claim_report(&report, &lease).await.unwrap());
+    let attempt = claim(&ours, &report).await.unwrap();
+    let foreign = Attempt { owner: other.lease().name(), ..attempt.clone() };
     for to in [ReportState::Reported, ReportState::Due, ReportState::Unknown] {
-        let note = String::new();
-        assert!(!other.record_report(report.loan, &other.lease(), to, note).await.unwrap());
+        assert!(!other.record_report(&foreign, to, String::new()).await.unwrap());
     }
     let not_sent = "the call was not sent".to_owned();
-    assert!(ours.record_report(report.loan, &lease, ReportState::Due, not_sent).await.unwrap());
-    assert!(other.claim_report(&report, &other.lease()).await.unwrap(), "it is due again");
+    assert!(ours.record_report(&attempt, ReportState::Due, not_sent).await.unwrap());
+    assert!(claim(&other, &report).await.is_some(), "it is due again");
     let stored = ours.report_of_loan(report.loan.uuid()).await.unwrap().unwrap();
     assert_eq!((stored.attempts, stored.note), (2, None));
     ours.close().await;
@@ -149,7 +177,7 @@ async fn report_of_a_dead_process_is_lost_and_never_due_again(store: &TestStore)
     let (ours, other) = (store.open().await, store.open().await);
     let report = due(&ours, 1).await;
     let lease = ours.lease();
-    assert!(ours.claim_report(&report, &lease).await.unwrap());
+    assert!(claim(&ours, &report).await.is_some());
     let (sending, _) = other.reports_in_state(ReportState::Sending, Uuid::nil(), 10).await.unwrap();
     // In PostgreSQL, one of two processes has the bucket of the loan.
     let stored = other.report_of_loan(report.loan.uuid()).await.unwrap().unwrap();
@@ -161,7 +189,7 @@ async fn report_of_a_dead_process_is_lost_and_never_due_again(store: &TestStore)
     assert!(other.is_report_abandoned(&stored).await.unwrap());
     assert!(other.lose_report(&stored, "its process ended".to_owned()).await.unwrap());
     assert_eq!(state(&other, &report).await, ReportState::Unknown);
-    assert!(!other.claim_report(&report, &other.lease()).await.unwrap(), "it is sent again");
+    assert!(claim(&other, &report).await.is_none(), "it is sent again");
     assert!(!other.lose_report(&stored, String::new()).await.unwrap());
     other.close().await;
     store.assert_sound().await;
@@ -171,8 +199,7 @@ async fn late_result_is_recorded_unless_a_person_resolved_it(store: &TestStore) 
     let ledger = store.open().await;
     for (borrower, is_resolved) in [(1, false), (2, true)] {
         let report = due(&ledger, borrower).await;
-        let lease = ledger.lease();
-        assert!(ledger.claim_report(&report, &lease).await.unwrap());
+        let attempt = claim(&ledger, &report).await.unwrap();
         let stored = ledger.report_of_loan(report.loan.uuid()).await.unwrap().unwrap();
         assert!(ledger.lose_report(&stored, "?".to_owned()).await.unwrap());
         if is_resolved {
@@ -181,13 +208,119 @@ async fn late_result_is_recorded_unless_a_person_resolved_it(store: &TestStore) 
             assert!(ledger.step_report(step).await.unwrap());
         }
         let note = || "Bokbasen acknowledged it".to_owned();
-        let due_again = ledger.record_report(report.loan, &lease, ReportState::Due, note()).await;
+        let due_again = ledger.record_report(&attempt, ReportState::Due, note()).await;
         assert!(!due_again.unwrap(), "an unknown report became due");
-        let recorded = ledger.record_report(report.loan, &lease, ReportState::Reported, note());
+        let recorded = ledger.record_report(&attempt, ReportState::Reported, note());
         assert_eq!(recorded.await.unwrap(), !is_resolved);
         let expected = if is_resolved { ReportState::NotReported } else { ReportState::Reported };
         assert_eq!(state(&ledger, &report).await, expected);
     }
+    ledger.close().await;
+}
+
+async fn late_result_does_not_settle_the_next_attempt(store: &TestStore) {
+    let ledger = store.open().await;
+    let report = due(&ledger, 1).await;
+    let first = claim(&ledger, &report).await.unwrap();
+    let note = || "?".to_owned();
+    assert!(ledger.record_report(&first, ReportState::Due, note()).await.unwrap());
+    let second = claim(&ledger, &report).await.unwrap();
+    for to in [ReportState::Reported, ReportState::Due, ReportState::Unknown] {
+        assert!(!ledger.record_report(&first, to, note()).await.unwrap(), "{to}");
+    }
+    assert_eq!(state(&ledger, &report).await, ReportState::Sending);
+    assert!(ledger.record_report(&second, ReportState::Due, note()).await.unwrap());
+    // The report as it was before both attempts.
+    let stale = ledger.claim_report(&report, &ledger.lease()).await.unwrap();
+    assert!(stale.is_none(), "claimed by what was read before another claim");
+    ledger.close().await;
+    store.assert_sound().await;
+}
+
+async fn fact_of_a_report_never_changes(store: &TestStore) {
+    let ledger = store.open().await;
+    for (borrower, is_of_an_older_gate) in [(1, false), (2, true)] {
+        let loan = lent(&ledger, borrower).await;
+        let unmeasured = Report {
+            state: ReportState::Unmeasured,
+            ..report(&loan, ReportModel::PayPerLoan, &loan.id.to_string())
+        };
+        add(&ledger, unmeasured.clone()).await;
+        if is_of_an_older_gate {
+            let older = format!("UPDATE reports SET due_since = NULL WHERE loan = '{}'", loan.id);
+            store.execute(&older, &older).await;
+        }
+        let from = &[ReportState::Unmeasured];
+        let step = ReportStep::new(loan.id, from, ReportState::Due, "report");
+        let measure = Measure { at: second(9000), ..unmeasured.measure };
+        let step = ReportStep { measure: Some(measure), ..step };
+        assert!(ledger.step_report(step).await.unwrap());
+        let stored = ledger.report_of_loan(loan.id.uuid()).await.unwrap().unwrap();
+        assert_eq!((stored.measure.at, stored.due_since), (second(9000), second(5000)));
+    }
+    ledger.close().await;
+}
+
+async fn reconciled_ledger_sends_no_report_of_before(store: &TestStore) {
+    let ledger = store.open().await;
+    let report = due(&ledger, 1).await;
+    assert_eq!(ledger.reconciled().await.unwrap(), None);
+    let reconcile = |millis: i64| {
+        let bytes = format!("{millis:016x}");
+        let row = |value: String| {
+            format!(
+                "DELETE FROM meta WHERE name = 'reconciled'; \
+                 INSERT INTO meta (name, value) VALUES ('reconciled', {value})"
+            )
+        };
+        (row(format!("x'{bytes}'")), row(format!("'\\x{bytes}'")))
+    };
+    let after = reconcile(5_000_001);
+    store.execute(&after.0, &after.1).await;
+    assert_eq!(ledger.reconciled().await.unwrap().unwrap().as_millisecond(), 5_000_001);
+    assert!(claim(&ledger, &report).await.is_none(), "it may have been sent before");
+    let at = reconcile(5_000_000);
+    store.execute(&at.0, &at.1).await;
+    assert!(claim(&ledger, &report).await.is_some(), "it became due since");
+    ledger.close().await;
+}
+
+/// Each gate assesses its share of the loans, so the older loan may be assessed later.
+async fn package_of_an_older_loan_elsewhere_is_not_new(store: &TestStore) {
+    let ledger = store.open().await;
+    let (older, newer) = (lent(&ledger, 1).await, lent(&ledger, 2).await);
+    let since = crate::clock::after(older.accepted.unwrap(), Duration::from_millis(1));
+    let add_since = async |report: Report| {
+        let loan = report.loan;
+        let added = ledger.add_reports(loan.library(), vec![report], vec![loan], since).await;
+        added.unwrap()
+    };
+    assert_eq!(add_since(report(&newer, ReportModel::Package, "K1")).await, 1);
+    let stored = ledger.report_of_loan(newer.id.uuid()).await.unwrap().unwrap();
+    assert_eq!(stored.state, ReportState::NotReported);
+    assert!(stored.note.is_some_and(|note| note.contains("since")));
+    // Its own loan proves nothing of a licence, and other licences are new.
+    let other = lent(&ledger, 3).await;
+    let licence_id = Some("K2".to_owned());
+    let new = Report { licence_id, ..report(&other, ReportModel::Package, "K2") };
+    assert_eq!(add_since(new.clone()).await, 1);
+    assert_eq!(state(&ledger, &new).await, ReportState::Due);
+    ledger.close().await;
+    store.assert_sound().await;
+}
+
+async fn due_report_is_late_after_an_attempt_or_a_wait(store: &TestStore) {
+    let ledger = store.open().await;
+    let report = due(&ledger, 1).await;
+    // Its fact is old, but it has just been written.
+    assert_eq!(ledger.count_late_reports(second(5001)).await.unwrap(), 0);
+    assert_eq!(ledger.count_late_reports(Timestamp::MAX).await.unwrap(), 1, "it waited");
+    let attempt = claim(&ledger, &report).await.unwrap();
+    assert_eq!(ledger.count_late_reports(Timestamp::MAX).await.unwrap(), 0, "it is being sent");
+    let note = "no connection".to_owned();
+    assert!(ledger.record_report(&attempt, ReportState::Due, note).await.unwrap());
+    assert_eq!(ledger.count_late_reports(second(5000)).await.unwrap(), 0);
+    assert_eq!(ledger.count_late_reports(second(5001)).await.unwrap(), 1);
     ledger.close().await;
 }
 
@@ -212,7 +345,8 @@ async fn assessed_loans_are_not_searched_again(store: &TestStore) {
     };
     assert_eq!(all().await, loans);
     let assessed = vec![loans[1], loans[3]];
-    ledger.add_reports(loans[1].library(), Vec::new(), assessed).await.unwrap();
+    let library = loans[1].library();
+    ledger.add_reports(library, Vec::new(), assessed, second(0)).await.unwrap();
     assert_eq!(all().await, [loans[0], loans[2], loans[4]]);
     assert!(ledger.loans_to_assess("OTHER", Uuid::nil(), 9).await.unwrap().0.is_empty());
     ledger.close().await;
@@ -283,10 +417,9 @@ async fn report_outlives_its_pruned_loan(store: &TestStore) {
     let ended = Prunable::Ended { before: Timestamp::MAX };
     let audit_key = super::super::test_support::audit_key();
     assert_eq!(prune(&store.settings(), &audit_key, ended).await.unwrap().loans, 1);
-    let lease = ledger.lease();
-    assert!(ledger.claim_report(&report, &lease).await.unwrap());
+    let attempt = claim(&ledger, &report).await.unwrap();
     let note = "Bokbasen acknowledged it".to_owned();
-    assert!(ledger.record_report(report.loan, &lease, ReportState::Reported, note).await.unwrap());
+    assert!(ledger.record_report(&attempt, ReportState::Reported, note).await.unwrap());
     assert_eq!(state(&ledger, &report).await, ReportState::Reported);
     ledger.close().await;
     store.assert_sound().await;

@@ -146,8 +146,15 @@ pub struct Report {
     pub licence_id: Option<String>,
     /// The type of the licence.
     pub licence_type: String,
-    /// The day on which it became due, in Europe/Oslo.
+    /// The day of `due_since` in Europe/Oslo. Bokbasen documents no more than that a report has a
+    /// day. So a report that is sent late keeps the day of its use: a later one would claim a use
+    /// that did not occur then, and could move it to another invoice. If Bokbasen refuses a day
+    /// as too old, it answers 400, and a person decides.
     pub date: Date,
+    /// When the fact occurred that made it due, as far as it is known: the acceptance of the loan
+    /// for a package, or else the measure that first showed it, but no later than the loan's end.
+    /// It never changes, so it shows what became due before the ledger was restored.
+    pub due_since: Timestamp,
     /// The evidence.
     pub measure: Measure,
     /// The price, in øre.
@@ -179,6 +186,8 @@ pub struct ReportStep {
     pub claims: bool,
     /// The process that sends or has sent the report; none if that does not matter.
     pub owner: Option<Arc<str>>,
+    /// The number of claims before the step; none if that does not matter.
+    pub attempts: Option<u64>,
     /// The price, in øre, if it is now known.
     pub price: Option<u64>,
     /// The evidence, if there is a new one.
@@ -197,8 +206,8 @@ impl ReportStep {
         to: ReportState,
         by: &'static str,
     ) -> ReportStep {
-        let (owner, price, measure, note) = (None, None, None, None);
-        ReportStep { loan, from, to, claims: false, owner, price, measure, note, by }
+        let (owner, attempts, price, measure, note) = (None, None, None, None, None);
+        ReportStep { loan, from, to, claims: false, owner, attempts, price, measure, note, by }
     }
 }
 
@@ -230,7 +239,30 @@ pub struct ReportPosition {
     pub loan: Uuid,
 }
 
+/// An attempt to send a report, which a process has claimed.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub(super) loan: LoanId,
+    /// The number of claims, this one included.
+    pub(super) number: u64,
+    pub(super) owner: Arc<str>,
+}
+
 impl Report {
+    /// Returns the report of a package that was in use before `[reports] since`: it is never sent,
+    /// and its row keeps a later loan from making the package due.
+    #[must_use]
+    pub fn of_known_package(self) -> Report {
+        let note = Some("the package was in use before [reports] since".to_owned());
+        Report { state: ReportState::NotReported, note, ..self }
+    }
+
+    /// Returns the licence of a package that will be sent, if Bokbasen named it.
+    pub(in crate::ledger) fn new_package(&self) -> Option<&str> {
+        let is_new = self.model == ReportModel::Package && !self.state.is_settled();
+        self.licence_id.as_deref().filter(|_| is_new)
+    }
+
     /// Describes the report for the audit trail, without a line break.
     pub(in crate::ledger) fn describe(&self) -> String {
         let mut text = format!("{} {}", self.model, self.state);

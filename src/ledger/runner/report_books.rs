@@ -18,9 +18,18 @@ impl<T: StoreTransaction> CommandRunner<'_, T> {
         }
         let mut changed = 0;
         match write {
-            ReportWrite::Add { reports, assessed, .. } => {
+            ReportWrite::Add { reports, assessed, since, .. } => {
                 for report in reports {
-                    if self.batch.transaction().await?.add_report(report, now).await? {
+                    let known;
+                    let transaction = self.batch.transaction().await?;
+                    let report = match transaction.is_package_known(report, *since).await? {
+                        true => {
+                            known = report.clone().of_known_package();
+                            &known
+                        }
+                        false => report,
+                    };
+                    if transaction.add_report(report, now).await? {
                         self.record_report(report, "report").await?;
                         changed += 1;
                     }

@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 use super::connection::write_options;
 use crate::ledger::LedgerError;
 use crate::ledger::findings::{self, Findings};
+use crate::ledger::reports;
 use crate::ledger::stored_row::{COLUMNS, loan_of, tally_of};
 
 /// How long emptying the log waits for other connections.
@@ -48,8 +49,8 @@ pub async fn backup(ledger: &Path, to: &Path) -> Result<(), LedgerError> {
     copied.map_err(|source| LedgerError::Database { file: ledger.to_owned(), source })
 }
 
-/// Checks the structure of the file, every loan and every history. Returns the problems as
-/// sentences.
+/// Checks the structure of the file, every loan, every history and every usage report. Returns the
+/// problems as sentences.
 ///
 /// # Errors
 /// [`LedgerError`] if the ledger cannot be read.
@@ -78,6 +79,12 @@ pub(in crate::ledger) async fn check(ledger: &Path) -> Result<Vec<String>, Ledge
         if let Err(error) = tally_of(&row) {
             found.report(error.to_string());
         }
+    }
+    drop(rows);
+    let sql = format!("SELECT {} FROM reports", reports::COLUMNS);
+    let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(&mut *reading);
+    while let Some(row) = rows.try_next().await.map_err(failed)? {
+        reports::check_row(&row).into_iter().for_each(|sentence| found.report(sentence));
     }
     drop(rows);
     let inconsistent: Vec<String> =
@@ -117,7 +124,8 @@ pub(in crate::ledger) async fn open(ledger: &Path) -> Result<SqliteConnection, L
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Ledger, test_support};
+    use crate::ledger::reports::tests::add_due_report;
+    use crate::ledger::{Filter, Ledger, test_support};
     use crate::loan::Event;
 
     async fn with_loans(file: &Path, count: u8) -> Ledger {
@@ -154,11 +162,7 @@ mod tests {
         ledger.close().await;
         let restored = with_loans(&copy, 0).await;
         assert_eq!(
-            restored
-                .page(&crate::ledger::Filter { limit: 50, ..Default::default() })
-                .await
-                .unwrap()
-                .len(),
+            restored.page(&Filter { limit: 50, ..Default::default() }).await.unwrap().len(),
             20
         );
         restored.close().await;
@@ -175,10 +179,15 @@ mod tests {
             ("DELETE FROM history WHERE to_state = 'intended'", "does not lead to"),
             ("UPDATE loans SET reference = 'x' || id, isbn = 7", "is damaged"),
             ("DELETE FROM loans", "is missing"),
+            ("UPDATE reports SET state = 'sold'", "(its report) in the ledger is damaged"),
+            ("UPDATE reports SET subject = 'K2'", "as that of K2"),
         ] {
             let directory = tempfile::tempdir().unwrap();
             let file = directory.path().join("loans.db");
-            with_loans(&file, 1).await.close().await;
+            let ledger = with_loans(&file, 1).await;
+            let id = ledger.page(&Filter { limit: 1, ..Filter::default() }).await.unwrap()[0].id;
+            add_due_report(&ledger, id).await;
+            ledger.close().await;
             run(&file, damage).await;
             let found = check(&file).await.unwrap().join("\n");
             assert!(

@@ -21,6 +21,7 @@ mod open_check;
 mod process;
 mod prune;
 mod queries;
+mod reconcile;
 mod reports;
 mod retention;
 mod row;
@@ -40,6 +41,7 @@ pub(super) use open::{Opened, open};
 pub use open_check::probe;
 pub(super) use prune::prune;
 pub(super) use queries::Queries;
+pub use reconcile::reconcile_file;
 pub(super) use verify::{check_loans, verify};
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use sqlx::{Connection, SqlSafeStr, SqliteConnection};
 use super::connection::{SqliteStore, WriteHandle, write_options};
 use super::process::{OpeningLock, Process};
 use super::queries::Queries;
+use super::reconcile::reconcile_without_head;
 use super::{chain, copy_marks};
+use crate::clock::Clock;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::{AuditKey, Head, head_file};
 use crate::ledger::damaged_rows::DamagedRows;
@@ -34,6 +36,7 @@ const MIGRATIONS: [(i64, &str, &str); 13] = [
     (11, "accesses", include_str!("migrations/0011_accesses.sql")),
     (12, "reports", include_str!("migrations/0012_reports.sql")),
     (13, "examinations", include_str!("migrations/0013_examinations.sql")),
+    (14, "report facts", include_str!("migrations/0014_report_facts.sql")),
 ];
 
 /// A ledger file that is ready to use.
@@ -65,6 +68,8 @@ pub(in crate::ledger) async fn open(
         copy_marks::give_up_copy(&mut connection).await.map_err(failed)?;
     }
     chain::fill_in_hashes(&mut connection, audit_key).await.map_err(failed)?;
+    let now = Clock::system().machine_now();
+    reconcile_without_head(&mut connection, file, now).await?;
     let head = chain::check_head_file(&mut connection, file).await?;
     let damaged = DamagedRows::new(metrics.clone());
     let (queries, support) = Queries::open(file, damaged).await.map_err(failed)?;

@@ -8,13 +8,14 @@ use uuid::Uuid;
 
 use super::queries::{Queries, loans};
 use super::sql::isbn_column;
+use crate::clock;
 use crate::ledger::membership::Membership;
 use crate::ledger::reports::{
-    COLUMNS, Report, ReportFilter, ReportPosition, ReportState, ReportStep, end_of_page, millis,
-    next_of, report_of,
+    COLUMNS, LONGEST_BEGIN, RECONCILED, Report, ReportFilter, ReportPosition, ReportState,
+    ReportStep, end_of_page, first_loan_id, millis, next_of, reconciled_at, report_of,
 };
 use crate::ledger::store::WorkError;
-use crate::ledger::stored_row::loan_of;
+use crate::ledger::stored_row::{StoredRow, loan_of};
 use crate::ledger::{LedgerError, reports};
 use crate::loan::{Loan, LoanId, Progress};
 
@@ -30,18 +31,30 @@ static IN_STATE: LazyLock<String> = LazyLock::new(|| {
 });
 static OF_LOAN: LazyLock<String> =
     LazyLock::new(|| format!("SELECT {COLUMNS} FROM reports WHERE loan = ?"));
+const RECONCILED_AT: &str = "SELECT value FROM meta WHERE name = ?";
+const LATE: &str = "SELECT count(*) FROM reports WHERE state = 'due' \
+     AND coalesce(due_since, measured) < ?1 AND (attempts > 0 OR changed < ?1)";
+/// Searches only for a licence that is not in the books. The conditions are those of the index.
+const IS_PACKAGE_KNOWN: &str = "SELECT CASE WHEN EXISTS (SELECT 1 FROM reports \
+     WHERE library = ?1 AND model = 'PACKAGE' AND subject = ?3) THEN false \
+     ELSE EXISTS (SELECT 1 FROM loans \
+     WHERE library = ?1 AND licence_type = ?2 AND licence_id = ?3 AND accepted < ?4 AND id < ?5 \
+     AND assessed IS NULL AND accepted IS NOT NULL) END";
+/// A claim also fails if the report became due before the ledger was reconciled.
 static STEP: LazyLock<String> = LazyLock::new(|| {
     format!(
         "UPDATE reports SET state = ?1, owner = CASE WHEN ?2 THEN ?3 ELSE owner END, \
          attempts = attempts + ?2, sent = CASE WHEN ?2 THEN ?4 ELSE sent END, \
          price = coalesce(?5, price), note = ?6, changed = ?4, \
+         due_since = coalesce(due_since, measured), \
          evidence = CASE WHEN ?7 THEN ?8 ELSE evidence END, \
          progress = CASE WHEN ?7 THEN ?9 ELSE progress END, \
          covered = CASE WHEN ?7 THEN ?10 ELSE covered END, \
          size = CASE WHEN ?7 THEN ?11 ELSE size END, \
          measured = CASE WHEN ?7 THEN ?12 ELSE measured END \
          WHERE loan = ?13 AND library = ?14 AND instr(?15, ' ' || state || ' ') > 0 \
-         AND (?2 OR ?3 IS NULL OR owner = ?3) RETURNING {COLUMNS}"
+         AND (?2 OR ?3 IS NULL OR owner = ?3) AND (?16 IS NULL OR attempts = ?16) \
+         AND NOT (?2 AND ?17 > coalesce(due_since, measured)) RETURNING {COLUMNS}"
     )
 });
 
@@ -66,9 +79,26 @@ pub(super) async fn add(
         row.push_bind(report.state.name()).push_bind(None::<String>);
         row.push_bind(0_i64).push_bind(None::<i64>);
         row.push_bind(report.note.clone()).push_bind(millis(now));
+        row.push_bind(millis(report.due_since));
     });
     query.push(" ON CONFLICT DO NOTHING");
     Ok(query.build().persistent(true).execute(connection).await?.rows_affected() == 1)
+}
+
+/// Returns whether a new package was in use before `since`. See the trait.
+pub(super) async fn is_package_known(
+    connection: &mut SqliteConnection,
+    report: &Report,
+    since: Timestamp,
+) -> Result<bool, sqlx::Error> {
+    let Some(licence) = report.new_package() else { return Ok(false) };
+    let query = sqlx::query_scalar(IS_PACKAGE_KNOWN)
+        .bind(report.loan.library().as_str().to_owned())
+        .bind(&report.licence_type)
+        .bind(licence)
+        .bind(millis(since))
+        .bind(first_loan_id(clock::after(since, LONGEST_BEGIN)).to_string());
+    query.fetch_one(connection).await
 }
 
 /// Marks loans as assessed.
@@ -96,6 +126,9 @@ pub(super) async fn step(
     now: Timestamp,
 ) -> Result<Option<Report>, WorkError> {
     let measure = step.measure.as_ref();
+    let query = sqlx::query_scalar(RECONCILED_AT).bind(RECONCILED);
+    let reconciled: Option<Vec<u8>> = query.fetch_optional(&mut *connection).await?;
+    let reconciled = reconciled.as_deref().map(reconciled_at).transpose()?;
     let from: String = step.from.iter().map(|state| format!(" {state} ")).collect();
     let query = sqlx::query(STEP.as_str())
         .bind(step.to.name())
@@ -112,7 +145,9 @@ pub(super) async fn step(
         .bind(measure.map(|measure| millis(measure.at)))
         .bind(step.loan.to_string())
         .bind(step.loan.library().as_str().to_owned())
-        .bind(from);
+        .bind(from)
+        .bind(step.attempts.map(reports::count))
+        .bind(reconciled.map_or(i64::MIN, millis));
     let rows = query.fetch_all(connection).await?;
     Ok(rows.first().map(report_of).transpose()?)
 }
@@ -197,5 +232,19 @@ impl Queries {
             counts.push((*state, self.count(count.bind(state.name())).await?));
         }
         Ok(counts)
+    }
+
+    pub(in crate::ledger) async fn count_late_reports(
+        &self,
+        before: Timestamp,
+    ) -> Result<u64, LedgerError> {
+        self.count(sqlx::query(LATE).bind(millis(before))).await
+    }
+
+    pub(in crate::ledger) async fn reconciled(&self) -> Result<Option<Timestamp>, LedgerError> {
+        let rows = self.rows(sqlx::query(RECONCILED_AT).bind(RECONCILED)).await?;
+        let value = rows.first().map(|row| row.bytes("value")).transpose();
+        let value = value.map_err(|error| LedgerError::damaged("? (meta)", &error))?;
+        value.as_deref().map(reconciled_at).transpose()
     }
 }

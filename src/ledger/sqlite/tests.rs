@@ -4,9 +4,15 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::{backup, check, check_loans, verify};
-use crate::ledger::test_support::{KEY, acceptance, audit_key, by, key, try_open, written};
-use crate::ledger::{AuditKey, Cause, Filter, HistoryRow, Ledger, LedgerError};
+use super::{backup, check, check_loans, reconcile_file, verify};
+use crate::clock::Clock;
+use crate::ledger::reports::tests::add_due_report;
+use crate::ledger::test_support::{
+    KEY, acceptance, accepted, audit_key, by, key, try_open, written,
+};
+use crate::ledger::{
+    AuditKey, Cause, Filter, HistoryRow, Keys, Ledger, LedgerError, ReportState, ReportStep,
+};
 use crate::loan::{EndReason, Event, LoanId, LoanState};
 
 async fn open(directory: &Path) -> Result<Ledger, LedgerError> {
@@ -242,13 +248,72 @@ async fn older_copy_of_a_ledger_is_not_opened() {
     let refused = open(directory.path()).await.unwrap_err();
     assert!(
         matches!(refused, LedgerError::HeadMissing { .. })
-            && refused.to_string().contains("remove"),
+            && refused.to_string().contains("loangate ledger reconcile"),
         "{refused}"
     );
-    // Removing the head file accepts the older copy.
-    std::fs::remove_file(directory.path().join("data/loans.db.head")).unwrap();
-    open(directory.path()).await.unwrap().close().await;
+    let keys = Keys { fingerprint: KEY, audit: audit_key() };
+    let now = Clock::system().machine_now();
+    assert_eq!(reconcile_file(&file, &keys, now).await.unwrap(), 0);
+    let ledger = open(directory.path()).await.unwrap();
+    assert_eq!(ledger.reconciled().await.unwrap().map(|at| at.as_second()), Some(now.as_second()));
+    ledger.close().await;
     assert!(verify(&file, &audit_key()).await.unwrap().findings.is_empty());
+    let missing = directory.path().join("none.db");
+    assert!(reconcile_file(&missing, &keys, now).await.is_err() && !missing.exists());
+}
+
+/// The older copy may have as due what the newer ledger has sent.
+#[tokio::test]
+async fn reports_of_an_older_copy_go_to_a_person() {
+    for has_head in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let file = closed_ledger(directory.path()).await;
+        let ledger = open(directory.path()).await.unwrap();
+        let mut reports = Vec::new();
+        for (borrower, state) in [
+            (11, ReportState::Due),
+            (12, ReportState::Unpriced),
+            (13, ReportState::Unmeasured),
+            (14, ReportState::Rejected),
+        ] {
+            let id = accepted(&ledger, borrower).await;
+            add_due_report(&ledger, id).await;
+            let step = ReportStep::new(id, &[ReportState::Due], state, "report");
+            assert!(ledger.step_report(step).await.unwrap());
+            reports.push(id);
+        }
+        let older = directory.path().join("older.db");
+        backup(&file, &older).await.unwrap();
+        let due = ledger.report_of_loan(reports[0].uuid()).await.unwrap().unwrap();
+        let attempt = ledger.claim_report(&due, &ledger.lease()).await.unwrap().unwrap();
+        let sent = ledger.record_report(&attempt, ReportState::Reported, String::new());
+        assert!(sent.await.unwrap());
+        ledger.close().await;
+        std::fs::copy(&older, &file).unwrap();
+        if has_head {
+            let keys = Keys { fingerprint: KEY, audit: audit_key() };
+            let now = Clock::system().machine_now();
+            assert_eq!(reconcile_file(&file, &keys, now).await.unwrap(), 3);
+        } else {
+            std::fs::remove_file(directory.path().join("data/loans.db.head")).unwrap();
+        }
+        let ledger = open(directory.path()).await.unwrap();
+        let mut states = Vec::new();
+        for id in &reports {
+            let report = ledger.report_of_loan(id.uuid()).await.unwrap().unwrap();
+            assert!(report.note.is_some() || report.state == ReportState::Rejected, "{report:?}");
+            states.push(report.state);
+        }
+        let unknown = ReportState::Unknown;
+        assert_eq!(states, [unknown, unknown, unknown, ReportState::Rejected], "{has_head}");
+        assert!(ledger.reconciled().await.unwrap().is_some());
+        ledger.close().await;
+        // The head file is there again.
+        let ledger = open(directory.path()).await.unwrap();
+        assert!(directory.path().join("data/loans.db.head").exists());
+        ledger.close().await;
+        assert!(verify(&file, &audit_key()).await.unwrap().findings.is_empty());
+    }
 }
 
 #[tokio::test]

@@ -170,6 +170,14 @@ impl StoreTransaction for SqliteTransaction<'_> {
         retention::forget(&mut self.transaction, before, limit, now).await
     }
 
+    async fn is_package_known(
+        &mut self,
+        report: &Report,
+        since: Timestamp,
+    ) -> Result<bool, sqlx::Error> {
+        reports::is_package_known(&mut self.transaction, report, since).await
+    }
+
     async fn add_report(&mut self, report: &Report, now: Timestamp) -> Result<bool, sqlx::Error> {
         reports::add(&mut self.transaction, report, now).await
     }
