@@ -136,6 +136,10 @@ codes! {
         "Find out why the gate stopped, and start it again.";
     OriginFailing = "origin-failing", 60 s, Node,
         "Check the storage, and the network to it.";
+    ReportsForAPerson = "reports-for-a-person", 0 s, Cluster,
+        "List them with `loangate report`, and settle each with `loangate report resolve`.";
+    ReportsLate = "reports-late", 0 s, Cluster,
+        "Read in the log why usage reports are not sent, and check Bokbasen's Reporting API.";
     TaskRestarted = "task-restarted", 0 s, Node,
         "Report the panic, with the log, as an error of loangate.";
 }

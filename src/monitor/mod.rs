@@ -6,7 +6,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `codes` | the kinds of problems |
-//! | `observe`, `machine` | what is wrong at this moment |
+//! | `observe`, `machine`, `report_books` | what is wrong at this moment |
 //! | `events` | what a single moment does not show |
 //! | `tracker` | which conditions have lasted long enough to be problems |
 //! | `status` | how well readers are served, for everybody |
@@ -26,6 +26,7 @@ mod machine;
 mod observe;
 mod overview;
 mod peers;
+mod report_books;
 mod series;
 mod status;
 mod tracker;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::codes::{Code, Severity};
 use super::events::{Nodes, Rising};
 use super::machine::{self, CertificateProbe};
+use super::report_books::ReportBooks;
 use super::tracker::Observation;
 use crate::circulation::Circulation;
 use crate::clock;
@@ -20,7 +21,7 @@ use crate::lending::Bokbasen;
 use crate::telemetry::Readings;
 
 /// How long a query may take. One that takes longer is a problem itself.
-const QUERY_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const QUERY_DEADLINE: Duration = Duration::from_secs(5);
 /// The time between two counts of ends and undecided loans.
 const COUNT_INTERVAL: Duration = Duration::from_secs(30);
 /// The age from which a waiting end is delayed.
@@ -45,6 +46,7 @@ pub(crate) struct Probes {
 pub(super) struct Observer {
     probes: Probes,
     counts: Option<(Instant, Counts)>,
+    report_books: ReportBooks,
     /// The readings of the last minute, the oldest first.
     recent: Vec<(Instant, Readings)>,
     late_begins: Rising,
@@ -71,6 +73,7 @@ impl Observer {
         Observer {
             probes,
             counts: None,
+            report_books: ReportBooks::default(),
             recent: Vec::new(),
             late_begins: Rising::default(),
             breaches: Rising::default(),
@@ -101,6 +104,7 @@ impl Observer {
         let mut found = Vec::new();
         self.ledger(read, &mut found).await;
         self.counts(now, &mut found).await;
+        self.report_books.observe(&self.probes.ledger, now, &mut found).await;
         self.lending(now.0, read, &mut found);
         self.cluster(now.0, read, &mut found);
         self.origins(now.0, read, &mut found);

@@ -22,7 +22,7 @@ use crate::telemetry::Metrics;
 
 /// The migrations: number, name and SQL. sqlx has a macro that lists them, but it would compile
 /// SQLite a second time.
-const MIGRATIONS: [(i64, &str, &str); 13] = [
+const MIGRATIONS: [(i64, &str, &str); 14] = [
     (1, "loans", include_str!("migrations/0001_loans.sql")),
     (2, "brake", include_str!("migrations/0002_brake.sql")),
     (3, "audit", include_str!("migrations/0003_audit.sql")),
