@@ -1,9 +1,10 @@
 //! Cost of a gate whose ledger has a million loans, three hundred thousand of them live.
 //!
 //! `cargo bench --profile dist --bench million`; add `-- 10` for windows of ten seconds instead of
-//! thirty, and `-- console` for the pages of the console alone. The first run builds the ledger
-//! under the target directory, which takes minutes; each run uses a copy. The gate is the built
-//! program. The sandbox, the origin and the clients are in this process, on the same cores.
+//! thirty, `-- console` for the pages of the console alone, and `-- console-postgresql` for those
+//! on PostgreSQL. The first run builds the ledger under the target directory, which takes minutes;
+//! each run uses a copy. The gate is the built program. The sandbox, the origin and the clients are
+//! in this process, on the same cores.
 //!
 //! The bench prints the time until the gate is ready, with a warm and a cold page cache, and its
 //! memory. It times look-ups, the pages of the console (those also on PostgreSQL, where it is
@@ -57,6 +58,9 @@ const FILE: &str = "1KiB";
 async fn main() {
     let window = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(30);
     let window = Duration::from_secs(window);
+    if std::env::args().any(|argument| argument == "console-postgresql") {
+        return console_pages::on_postgresql().await;
+    }
     let scene = scene().await;
     if std::env::args().any(|argument| argument == "console") {
         let gate = start(scene, false).await;
