@@ -108,6 +108,7 @@ async fn costs_of_a_day_are_those_that_are_reported(store: &TestStore) {
             licence_id: None,
             licence_type: "PAY_PER_LOAN".to_owned(),
             date: date.parse().unwrap(),
+            due_since: at(0),
             measure,
             price: Some(2990),
             state: ReportState::Due,
@@ -117,7 +118,7 @@ async fn costs_of_a_day_are_those_that_are_reported(store: &TestStore) {
             note: None,
             changed: at(0),
         };
-        ledger.add_reports(loan.id.library(), vec![report], vec![loan.id]).await.unwrap();
+        ledger.add_reports(loan.id.library(), vec![report], vec![loan.id], at(0)).await.unwrap();
         if state != ReportState::Due {
             let step = ReportStep::new(loan.id, &[ReportState::Due], state, "admin");
             assert!(ledger.step_report(step).await.unwrap());
