@@ -117,6 +117,10 @@ pub(in crate::console) fn problem_name(code: Code, language: Language) -> &'stat
         Code::LoansUndecided => ["Many loans are undecided", "Mange lån er ikke avgjort"],
         Code::NodeMissing => ["A gate is missing", "En port mangler"],
         Code::OriginFailing => ["A storage fails", "Et lager svikter"],
+        Code::ReportsForAPerson => {
+            ["Usage reports need a person", "Bruksrapporter trenger et menneske"]
+        }
+        Code::ReportsLate => ["Usage reports are late", "Bruksrapporter er forsinket"],
         Code::TaskRestarted => {
             ["A background task was restarted", "En bakgrunnsoppgave er omstartet"]
         }
@@ -163,6 +167,12 @@ pub(in crate::console) fn advice(code: Code, language: Language) -> &'static str
         }
         Code::NodeMissing => "Finn ut hvorfor porten stanset, og start den igjen.",
         Code::OriginFailing => "Undersøk lageret og nettet dit.",
+        Code::ReportsForAPerson => {
+            "List dem opp med `loangate report`, og avgjør hver med `loangate report resolve`."
+        }
+        Code::ReportsLate => {
+            "Les i loggen hvorfor rapportene ikke sendes, og undersøk Bokbasens rapport-API."
+        }
         Code::TaskRestarted => "Meld feilen til loangate, med loggen.",
     };
     Sentence { english: code.advice(), norwegian }.text(language)
