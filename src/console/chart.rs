@@ -12,8 +12,9 @@ use crate::monitor::{Overview, Window};
 
 /// The number of rows of a table.
 const ROWS: usize = 12;
-/// The classes of lines, in their order.
+/// The classes of lines, in their order, and that of failures.
 const LINES: [&str; 4] = ["line-a", "line-b", "line-c", "line-d"];
+const FAILURES: &str = "line-failed";
 
 /// A line of a chart.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub(super) struct Line {
     pub(super) name: String,
     /// The value of each slot; none if there is none.
     pub(super) values: Vec<Option<f64>>,
+    /// Whether it shows what fails.
+    pub(super) is_of_failures: bool,
 }
 
 /// A chart.
@@ -64,7 +67,8 @@ pub(super) fn card(
             }
             details {
                 summary { (texts.as_table) span.hidden { ": " (chart.title) } }
-                div.scroll role="region" tabindex="0" aria-label={ (texts.as_table) ": " (chart.title) } {
+                div.scroll role="region" tabindex="0"
+                    aria-label={ (texts.as_table) ": " (chart.title) } {
                     table.plain.narrow-cells data-live={ (id) "-table" } {
                         (table(visit, (overview, window), chart))
                     }
@@ -77,7 +81,7 @@ pub(super) fn card(
 fn legend(visit: &Visit, chart: &Chart<'_>) -> Markup {
     html! {
         ul.legend {
-            @for (line, class) in chart.lines.iter().zip(LINES) {
+            @for (line, class) in with_classes(&chart.lines) {
                 li {
                     svg.swatch viewBox="0 0 24 8" aria-hidden="true" {
                         path class={ "line " (class) } d="M1 4H23" {}
@@ -118,11 +122,17 @@ fn svg(visit: &Visit, (overview, window): (&Overview, Window), chart: &Chart<'_>
                 path.area d=(plot::area(&only.values, &scale)) {}
             }
             // The first line is the last one drawn, so that no other one covers it.
-            @for (line, class) in lines.iter().zip(LINES).rev() {
+            @for (line, class) in with_classes(lines).into_iter().rev() {
                 path class={ "line " (class) } d=(plot::line(&line.values, &scale)) {}
             }
         }
     }
+}
+
+/// Returns the lines with their classes.
+fn with_classes(lines: &[Line]) -> Vec<(&Line, &'static str)> {
+    let class = |line: &Line, of_place| if line.is_of_failures { FAILURES } else { of_place };
+    lines.iter().zip(LINES).map(|(line, of_place)| (line, class(line, of_place))).collect()
 }
 
 fn known(lines: &[Line]) -> impl Iterator<Item = f64> {
@@ -165,7 +175,8 @@ fn times(overview: &Overview, window: Window) -> Vec<(f64, String, &'static str)
     let is_round = |at: Timestamp| match window {
         Window::Hour => at.as_second() % 900 == 0,
         Window::Day => {
-            at.as_second() % 3600 == 0 && local(at, "%H").parse().is_ok_and(|h: u8| h % 6 == 0)
+            at.as_second() % 3600 == 0
+                && local(at, "%H").parse().is_ok_and(|hour: u8| hour.is_multiple_of(6))
         }
     };
     let round = (0..count).map(|slot| (slot, start_of(overview, slot)));

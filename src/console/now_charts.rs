@@ -46,7 +46,7 @@ impl<'a> Source<'a> {
     pub(super) fn line(&self, name: &str, value: impl Fn(&Activity) -> Option<f64>) -> Line {
         let slots = self.overview.slots.iter();
         let values = slots.map(|slot| slot.as_ref().and_then(&value)).collect();
-        Line { name: name.to_owned(), values }
+        Line { name: name.to_owned(), values, is_of_failures: false }
     }
 
     /// Returns the value of the last minute, with words after it.
@@ -175,10 +175,10 @@ impl<'a> Source<'a> {
         let age = |activity: &Activity| Some(activity.oldest_end as f64);
         Chart {
             hint: texts.outbox_hint,
-            value: self.value(Unit::Seconds, &(texts.waiting)(waiting), age),
+            value: self.value(Unit::Age, &(texts.waiting)(waiting), age),
             lines: vec![self.line(texts.outbox, age)],
             has_highest: true,
-            ..self.chart("outbox", texts.outbox, Unit::Seconds)
+            ..self.chart("outbox", texts.outbox, Unit::Age)
         }
     }
 

@@ -37,9 +37,10 @@ impl<'a> Source<'a> {
     }
 
     fn calls(&self, calls: impl Fn(&Activity) -> CallRates) -> Vec<Line> {
+        let failed = self.line(self.texts.failed, |activity| Some(calls(activity).failed));
         vec![
             self.line(self.texts.answered, |activity| Some(calls(activity).answered)),
-            self.line(self.texts.failed, |activity| Some(calls(activity).failed)),
+            Line { is_of_failures: true, ..failed },
         ]
     }
 

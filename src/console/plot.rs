@@ -31,8 +31,10 @@ pub(super) enum Unit {
     Share,
     /// Bytes for each second.
     BytesPerSecond,
-    /// A time in seconds.
+    /// A short time in seconds.
     Seconds,
+    /// An age in seconds, of which minutes matter.
+    Age,
 }
 
 /// The ticks of an axis, from zero to the top.
@@ -48,6 +50,7 @@ impl Scale {
             Unit::Count => decimal_step(highest).max(1.0),
             Unit::BytesPerSecond => decimal_step(highest).max(1000.0),
             Unit::Seconds => time_step(highest),
+            Unit::Age => time_step(highest).max(60.0),
         };
         let count = (highest / step).ceil().clamp(1.0, MAX_STEPS) as u32;
         Scale((0..=count).map(|number| f64::from(number) * step).collect())
@@ -141,6 +144,8 @@ impl Unit {
     /// Returns a value as people read it.
     pub(super) fn text(self, value: f64, language: Language) -> String {
         let value = if value.is_finite() { value.clamp(0.0, MAX_VALUE) } else { MAX_VALUE };
+        // Negative zero becomes zero.
+        let value = value + 0.0;
         match self {
             Unit::Count => scaled(value, 10_000.0, &["", "k", "M", "G", "T", "P"], language),
             Unit::Share => {
@@ -152,6 +157,8 @@ impl Unit {
                 scaled(value, 1000.0, &units, language)
             }
             Unit::Seconds => duration(value, language),
+            Unit::Age if value < 1.0 => "0 min".to_owned(),
+            Unit::Age => duration(value, language),
         }
     }
 }
@@ -175,7 +182,7 @@ fn duration(seconds: f64, language: Language) -> String {
         s if s < 60.0 => (s, "s"),
         s if s < 3600.0 => (s / 60.0, "min"),
         s if s < 2.0 * DAY => (s / 3600.0, hours),
-        s => (s / DAY, days),
+        s => ((s / DAY).min(99_999.0), days),
     };
     format!("{} {unit}", number(value, language))
 }
@@ -221,6 +228,8 @@ mod tests {
             (Unit::Seconds, 0.07, &["0 ms", "20 ms", "40 ms", "60 ms", "80 ms"]),
             (Unit::Seconds, 100.0, &["0 ms", "30 s", "1 min", "1.5 min", "2 min"]),
             (Unit::Seconds, 20_000.0, &["0 ms", "2 h", "4 h", "6 h"]),
+            (Unit::Age, 0.0, &["0 min", "1 min"]),
+            (Unit::Age, 90.0, &["0 min", "1 min", "2 min"]),
             (Unit::Seconds, 500_000.0, &["0 ms", "2 d", "4 d", "6 d"]),
         ] {
             assert_eq!(labels(unit, highest), ticks, "{unit:?} {highest}");
@@ -229,7 +238,7 @@ mod tests {
 
     #[test]
     fn every_value_has_a_bounded_scale_and_text() {
-        for unit in [Unit::Count, Unit::Share, Unit::BytesPerSecond, Unit::Seconds] {
+        for unit in [Unit::Count, Unit::Share, Unit::BytesPerSecond, Unit::Seconds, Unit::Age] {
             for value in [-1.0, 1e-300, 0.0499, 0.96, 999.96, 1e17, 1e300, f64::INFINITY, f64::NAN]
             {
                 let scale = Scale::new(unit, value);
@@ -239,6 +248,7 @@ mod tests {
                 assert!(text.chars().count() <= 16, "{text}");
             }
         }
+        assert_eq!(Unit::Count.text(-0.0, Language::English), "0");
         assert_eq!(Unit::Count.text(1.25, Language::Norwegian), "1,2");
         assert_eq!(Unit::Share.text(0.999, Language::Norwegian), "99 %", "all is not quite all");
     }

@@ -224,7 +224,8 @@ impl Activity {
 
     /// Returns all refusals, for each minute.
     pub(crate) fn refused(&self) -> f64 {
-        self.refusals.values().sum()
+        // A sum of nothing would be negative zero.
+        self.refusals.values().fold(0.0, |sum, rate| sum + rate)
     }
 }
 

@@ -22,6 +22,7 @@ const LONGEST_LIFE: u64 = 300;
 /// How long the last gate may take: in PostgreSQL, until the leases of the killed ones have
 /// expired, which are declared dead one after the other. Each round adds two seconds.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a round waits for its crash point.
 const POINT_REACHED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -144,12 +145,14 @@ async fn settle(scene: &Scene, rounds: usize) {
         state == "reported" || report["for_a_person"] == true
     };
     let due = async || {
+        let reports = scene.reports().await;
+        if !reports.iter().all(is_settled) {
+            return false;
+        }
         let loans = scene.ledger().await;
         let is_due = |loan: &&Value| covered(loan) * 10 >= SIZE;
         let due: Vec<_> = loans.iter().filter(is_due).map(|loan| loan["id"].clone()).collect();
-        let reports = scene.reports().await;
         due.iter().all(|id| reports.iter().any(|one| one["loan"] == *id))
-            && reports.iter().all(is_settled)
     };
     let deadline = Instant::now() + SETTLED_WITHIN + Duration::from_secs(2 * rounds as u64);
     while !due().await {
@@ -158,7 +161,8 @@ async fn settle(scene: &Scene, rounds: usize) {
                 scene.reports().await.into_iter().filter(|one| !is_settled(one)).collect();
             panic!("not settled, or reports are missing: {open:#?}");
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // The listings of many rounds take most of the machine, which the gate needs to settle.
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

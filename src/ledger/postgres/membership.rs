@@ -114,15 +114,6 @@ struct Keeper<T> {
     rounds: u32,
 }
 
-/// The members whose leases a round found expired.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Expired {
-    None,
-    One,
-    /// One was fenced, and the others were not.
-    OthersLeft,
-}
-
 impl<T: MemberTable> Keeper<T> {
     fn new(
         table: T,
@@ -185,13 +176,13 @@ impl<T: MemberTable> Keeper<T> {
         let expired = self.observe().await?;
         let is_time = self.rounds % ROUNDS_BETWEEN_DELETIONS == 1;
         // By a clock that is ahead, rows would be deleted that other gates look for.
-        if expired == Expired::None && is_time && self.standing.clocks_agree() {
+        if expired.is_none() && is_time && self.standing.clocks_agree() {
             self.table.delete_old().await?;
         }
         // After the loss of many gates at once, the work of the last one must not wait for as many
         // intervals.
-        let is_urgent = expired == Expired::OthersLeft;
-        Ok(if is_urgent { FIRST_RETRY.min(self.interval) } else { self.interval })
+        let wait = if expired == Some(true) { FIRST_RETRY } else { self.interval };
+        Ok(wait.min(self.interval))
     }
 
     /// Renews the lease, unless another process has fenced this one.
@@ -237,7 +228,8 @@ impl<T: MemberTable> Keeper<T> {
     }
 
     /// Reads the members, divides the work among them, and fences one whose lease has expired.
-    async fn observe(&mut self) -> Result<Expired, sqlx::Error> {
+    /// Returns whether others are left after that; none if no lease has expired.
+    async fn observe(&mut self) -> Result<Option<bool>, sqlx::Error> {
         let mut members = self.table.read(&self.detector.members()).await?;
         self.detector.compare(&members);
         self.close_begins().await;
@@ -248,17 +240,15 @@ impl<T: MemberTable> Keeper<T> {
         self.share(&members);
         // Another one in each round, so that a row which cannot be written does not block the rest.
         let turn = usize::try_from(self.rounds).unwrap_or(0).checked_rem(expired.len());
-        let Some(next) = turn.and_then(|turn| expired.get(turn)) else {
-            return Ok(Expired::None);
-        };
+        let Some(next) = turn.and_then(|turn| expired.get(turn)) else { return Ok(None) };
         // A row that cannot be written must not make the rounds more frequent.
         if !self.fence(*next).await {
-            return Ok(Expired::One);
+            return Ok(Some(false));
         }
         members.live.retain(|live| live.member.id != next.id);
         members.fenced.push(next.id);
         self.share(&members);
-        Ok(if expired.len() > 1 { Expired::OthersLeft } else { Expired::One })
+        Ok(Some(expired.len() > 1))
     }
 
     fn share(&self, members: &Members) {
