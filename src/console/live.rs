@@ -74,7 +74,7 @@ impl Streams {
         if open.streams.iter().filter(|stream| of_session(stream)).count() >= MAX_OF_SESSION
             && let Some(oldest) = open.streams.iter().position(of_session)
         {
-            let _ = oldest;
+            open.streams.remove(oldest).end.cancel();
         }
         if open.streams.len() >= MAX_STREAMS {
             return None;
@@ -156,7 +156,7 @@ impl Running {
                 return None;
             }
             let has_session = self.console.sessions.peek(&self.visit.secret).is_some();
-            if self.admitted.end.is_cancelled() {
+            if !has_session || self.admitted.end.is_cancelled() {
                 self.is_over = true;
                 return Some(Event::default().event("end").data("over"));
             }

@@ -106,7 +106,7 @@ pub(crate) struct Console {
     sessions: Sessions,
     counts: library::Counts,
     /// The download that is being written.
-    downloads: Semaphore,
+    downloads: Arc<Semaphore>,
     streams: Streams,
 }
 
@@ -120,7 +120,7 @@ impl fmt::Debug for Console {
 pub(crate) fn router<S: Clone + Send + Sync + 'static>(parts: Parts) -> Router<S> {
     let sessions = Sessions::new(parts.clock.clone());
     let counts = library::Counts::new(parts.ledger.clone(), parts.clock.clone(), parts.has_prices);
-    let (downloads, streams) = (Semaphore::new(1), Streams::default());
+    let (downloads, streams) = (Arc::new(Semaphore::new(1)), Streams::default());
     let console = Arc::new(Console { parts, sessions, counts, downloads, streams });
     let with_session = Router::new()
         .route("/", get(find::form))

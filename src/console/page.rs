@@ -146,7 +146,7 @@ fn header(visit: &Visit, place: Option<Place>) -> Markup {
 pub(super) fn count(problems: usize) -> Markup {
     html! {
         span.count data-live="count" {
-            @if problems > 0 { " " span.number { (problems) } }
+            @if problems > 0 { " " span.tally { (problems) } }
         }
     }
 }

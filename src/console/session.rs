@@ -172,7 +172,7 @@ impl Sessions {
     pub(super) fn peek(&self, secret: &Secret) -> Option<Session> {
         let now = self.clock.now();
         let session = lock(&self.sessions).get(&secret.hash()).cloned();
-        session.filter(|_| now >= Timestamp::MIN)
+        session.filter(|session| !session.is_over(now))
     }
 
     /// Stores why the person looks at loans.

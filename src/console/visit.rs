@@ -36,7 +36,7 @@ pub(super) const STREAM: &str = "/stream";
 pub(super) const TOKEN_FIELD: &str = "form-token";
 
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; \
-                      form-action 'self'; frame-ancestors 'none'; \
+                      connect-src 'self'; form-action 'self'; frame-ancestors 'none'; \
                       base-uri 'none'";
 
 /// A request to the console, without its form.

@@ -16,8 +16,10 @@ use crate::telemetry::BrakeLimit;
 
 /// The most titles of a day. Further ones are left out.
 pub(super) const MAX_TITLES: u32 = 20_000;
-/// The most loans that count in one window of the brake.
+/// The most loans that count in one window of the brake, unless its limit is higher.
 const MAX_USE: u32 = 20_000;
+/// The most loans that count in any window.
+const MAX_COUNT: u32 = 200_000;
 /// The refusal code of Bokbasen for a budget that is used up.
 pub(super) const BUDGET_EXCEEDED: &str = "BUDGET_EXCEEDED";
 
@@ -106,8 +108,9 @@ impl Ledger {
         let mut uses = Vec::new();
         for (limit, maximum, window, counted) in brake.of_library() {
             let since = clock::before(now, window);
-            let used = self.queries.count_begun(library, since, counted, MAX_USE).await?;
-            let is_capped = used >= u64::from(MAX_USE);
+            let most = maximum.clamp(MAX_USE, MAX_COUNT);
+            let used = self.queries.count_begun(library, since, counted, most).await?;
+            let is_capped = used >= u64::from(most);
             uses.push(BrakeUse { limit, maximum, used, is_capped });
         }
         Ok(uses)

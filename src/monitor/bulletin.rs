@@ -206,6 +206,7 @@ impl WireFigures {
         let is_valid = self.seconds > 0.0
             && self.seconds <= MAX_SECONDS
             && self.refusals.len() <= MAX_REFUSALS
+            && self.refusals.keys().all(|kind| is_slug(kind))
             && self.origins.len() <= MAX_ORIGINS
             && self.origins.keys().all(|name| is_text(name, MAX_NODE));
         let at = Timestamp::from_second(self.at).ok().filter(|_| is_valid)?;

@@ -36,7 +36,7 @@ impl ClusterSpeaker {
         changes: Vec<Change>,
         open: &[(Code, Problem)],
     ) -> Vec<Change> {
-        let begins_to_speak = speaks && !self.speaks && false;
+        let begins_to_speak = speaks && !self.speaks;
         self.speaks = speaks;
         let (of_cluster, mut sent): (Vec<_>, Vec<_>) =
             changes.into_iter().partition(|change| change.code.is_of_cluster());

@@ -60,6 +60,9 @@ impl Grid {
     fn add(&mut self, figures: &Figures, window: Window) {
         let (slot, (_, capacity)) = (window.slot(figures.at), window.grid());
         // The clock was set back: what was in the future is no longer true.
+        while self.0.back().is_some_and(|(last, _)| *last > slot) {
+            self.0.pop_back();
+        }
         match self.0.back_mut() {
             Some((last, sum)) if *last == slot => sum.add(figures),
             _ => self.0.push_back((slot, figures.clone())),

@@ -80,7 +80,7 @@ impl Peers {
             last: Timestamp::MIN,
             history: History::default(),
         });
-        for newer in figures.iter() {
+        for newer in figures.iter().filter(|figures| figures.at > peer.last) {
             peer.history.add(newer);
         }
         peer.last = figures.iter().map(|figures| figures.at).fold(peer.last, Timestamp::max);
@@ -102,7 +102,7 @@ impl Peers {
 
     /// Returns the gates that are alive, with their ids.
     pub(super) fn live(&self, now: Instant) -> impl Iterator<Item = (&str, &Peer)> {
-        let is_live = move |peer: &Peer| now.duration_since(peer.heard) < SILENCE;
+        let is_live = move |peer: &Peer| peer.is_listed && now.duration_since(peer.heard) < SILENCE;
         self.all().filter(move |(_, peer)| is_live(peer))
     }
 

@@ -11,15 +11,17 @@ use super::tracker::Observation;
 use crate::clock;
 use crate::ledger::{Ledger, LedgerError};
 
-/// The time between two counts.
+/// The time between two counts, which is also this many times as long as the last one took: many
+/// reports may wait for a person.
 const COUNT_INTERVAL: Duration = Duration::from_secs(10);
+const COUNT_FACTOR: u32 = 200;
 /// The age from which a due report is late.
 const LATE: Duration = Duration::from_secs(86_400);
 
 /// The counts of the books, as of the last time.
 #[derive(Debug, Default)]
 pub(super) struct ReportBooks {
-    counted: Option<Instant>,
+    next: Option<Instant>,
     for_a_person: u64,
     late: u64,
 }
@@ -32,9 +34,10 @@ impl ReportBooks {
         now: (Instant, Timestamp),
         found: &mut Vec<Observation>,
     ) {
-        if self.counted.is_none_or(|at| now.0.duration_since(at) >= COUNT_INTERVAL) {
-            self.counted = Some(now.0);
+        if self.next.is_none_or(|next| now.0 >= next) {
+            let began = Instant::now();
             let counts = timeout(QUERY_DEADLINE, count(ledger, clock::before(now.1, LATE))).await;
+            self.next = Some(now.0 + COUNT_INTERVAL.max(began.elapsed() * COUNT_FACTOR));
             if let Ok(Ok((for_a_person, late))) = counts {
                 (self.for_a_person, self.late) = (for_a_person, late);
             }

@@ -97,7 +97,7 @@ fn levels_of_all(gates: &[&[(Code, Problem)]]) -> [Level; 3] {
     }
     for (worst, best) in worst.iter_mut().zip(best) {
         if *worst == Level::Down && best != Level::Down {
-            *worst = Level::Down;
+            *worst = Level::Degraded;
         }
     }
     worst

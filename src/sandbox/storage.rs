@@ -70,10 +70,15 @@ async fn relay(
     let target = request.uri.path_and_query().map_or("", |target| target.as_str());
     // The slash before the file stays.
     let file = target.strip_prefix(PATH.trim_end_matches('/')).unwrap_or_default();
+    // A path with dots may lead out of the storage.
+    let url = Url::parse(&format!("{base}{file}")).ok();
+    let Some(url) = url.filter(|url| url.as_str().starts_with(&format!("{base}/"))) else {
+        return Err(Rejected::not_found("NO_SUCH_PATH", "There is nothing at this address."));
+    };
     let mut headers = relayed(&request.headers);
     headers.remove(CONTENT_LENGTH);
     let method = if request.method == Method::HEAD { Method::HEAD } else { Method::GET };
-    let answer = client.request(method, format!("{base}{file}")).headers(headers).send().await;
+    let answer = client.request(method, url).headers(headers).send().await;
     let answer = answer.map_err(|error| {
         let message = format!("The storage does not answer: {}.", error.without_url());
         Rejected::new(StatusCode::BAD_GATEWAY, "STORAGE_FAILED", message)

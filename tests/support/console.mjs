@@ -133,7 +133,7 @@ async function watching(page) {
   await audit(page, "no problems");
   await failBalance();
   await page.waitForSelector("section.problem", { timeout: 60_000 });
-  check((await page.textContent("nav .number")) === "1", "the navigation counts no problem");
+  check((await page.textContent("nav .tally")) === "1", "the navigation counts no problem");
   await audit(page, "problems");
   await page.click("text=In the runbook");
   await page.waitForSelector("#books-unbalanced:target");

@@ -10,13 +10,15 @@ use super::Stopped;
 use super::compare::Comparison;
 use super::findings::truncate;
 use super::report::{Done, Kind};
-use super::rows::is_live;
+use super::rows::{is_live, is_of_another};
 use crate::ledger::LedgerError;
 use crate::lending::{CallError, RemoteLoan, Standing};
 use crate::loan::{EndReason, Loan, LoanState};
 
 /// Maximum number of loans of a library that one balance examines. The others wait.
 const MAX_REQUESTED: u32 = 100;
+/// Number of failed queries after which the others wait: Bokbasen does not answer them either.
+const MAX_FAILURES: u32 = 3;
 
 /// What Bokbasen says of a loan.
 enum There {
@@ -32,6 +34,7 @@ impl Comparison<'_> {
     /// Examines the loans of this library that wait for it.
     pub(super) async fn examine_requested(&mut self) -> Result<(), Stopped> {
         let ledger = &self.circulation.inner.ledger;
+        let mut failures = 0;
         for loan in ledger.loans_to_examine(self.library, MAX_REQUESTED).await? {
             self.check_stop()?;
             if loan.changed > self.settled {
@@ -39,11 +42,16 @@ impl Comparison<'_> {
             }
             let result = match self.query(&loan).await {
                 Ok(there) => self.judge(&loan, there).await?,
-                // Bokbasen will not answer the next query otherwise.
                 Err(CallError::Rejected { status, code, .. }) => {
                     Some(format!("Bokbasen refused the query: {status} {}", truncate(&code)))
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    failures += 1;
+                    if failures == MAX_FAILURES {
+                        return Err(error.into());
+                    }
+                    continue;
+                }
             };
             let Some(result) = result else { continue };
             match ledger.record_examination(loan.id, result).await {
@@ -83,9 +91,9 @@ impl Comparison<'_> {
             return Ok(None);
         }
         let words = format!("{}; it is {} here", describe(&there), loan.state);
-        let id = loan.id.to_string();
+        let (id, kind) = (loan.id.to_string(), difference(loan, &there));
         if !self.has_finding(&id) {
-            match (&there, difference(loan, &there)) {
+            match (&there, kind) {
                 (There::Loan(remote), Some(Kind::LiveThere)) => {
                     let ended = loan.ended.unwrap_or(loan.changed);
                     let reason = loan.end_reason.unwrap_or(EndReason::Returned);
@@ -100,14 +108,16 @@ impl Comparison<'_> {
         }
         let mut findings = self.report.findings.iter().rev();
         let handled = findings.find(|finding| finding.loan.as_deref() == Some(&*id));
-        Ok(Some(match handled.map(|finding| (finding.done, &finding.detail)) {
-            None => format!("{words}; no difference"),
-            Some((Done::Reported, detail)) => {
-                format!("{words}; reported to the operator: {detail}")
-            }
-            Some((Done::EndedHere, detail)) => format!("{words}; ended here: {detail}"),
-            Some((Done::EndedThere, detail)) => format!("{words}; ended at Bokbasen: {detail}"),
-        }))
+        let Some(finding) = handled else {
+            // A report that is full has no finding of a difference: the loan stays marked.
+            return Ok(kind.is_none().then(|| format!("{words}; no difference")));
+        };
+        let done = match finding.done {
+            Done::Reported => "reported to the operator",
+            Done::EndedHere => "ended here",
+            Done::EndedThere => "ended at Bokbasen",
+        };
+        Ok(Some(format!("{words}; {done}: {}", finding.detail)))
     }
 
     fn has_finding(&self, loan: &str) -> bool {
@@ -141,6 +151,7 @@ fn difference(loan: &Loan, there: &There) -> Option<Kind> {
         There::Unknown => {
             return (loan.state == LoanState::Accepted).then_some(Kind::UnknownThere);
         }
+        There::Loan(remote) if is_of_another(loan, remote) => return Some(Kind::RowDiffers),
         There::Loan(remote) => &remote.standing,
     };
     match (loan.state, standing) {

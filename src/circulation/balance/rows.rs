@@ -80,9 +80,7 @@ impl Comparison<'_> {
 
     /// Compares a row of a loan that is in the ledger.
     fn compare_known(&mut self, loan: Loan, remote: RemoteLoan) {
-        let other_library = loan.key.library != self.library
-            || remote.library.is_some_and(|library| library != loan.key.library);
-        if other_library || remote.isbn.is_some_and(|isbn| isbn != loan.key.isbn) {
+        if loan.key.library != self.library || is_of_another(&loan, &remote) {
             let detail = "Bokbasen lists it with another library or title than it was begun for";
             return self.report_only(Kind::RowDiffers, Some(&loan), Some(&remote), detail);
         }
@@ -144,6 +142,12 @@ impl Comparison<'_> {
         };
         self.add_suspect(Suspect { loan, listed_as: Some(listed_as) });
     }
+}
+
+/// Returns whether Bokbasen has a loan under another library or title than it was begun for.
+pub(super) fn is_of_another(loan: &Loan, remote: &RemoteLoan) -> bool {
+    remote.library.is_some_and(|library| library != loan.key.library)
+        || remote.isbn.is_some_and(|isbn| isbn != loan.key.isbn)
 }
 
 /// Returns whether the loan is live at Bokbasen, decided or not.

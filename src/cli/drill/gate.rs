@@ -223,7 +223,10 @@ impl StagingGate {
 /// Returns the longest time that the gate waits for files below an address, if any are there.
 fn first_byte(config: &Config, address: &str) -> Option<Duration> {
     let is_there = |place: &Where| match place {
-        Where::Http(url) => url.as_str().trim_end_matches('/').starts_with(address),
+        Where::Http(url) => match url.as_str().strip_prefix(address) {
+            Some(rest) => rest.is_empty() || rest.starts_with('/'),
+            None => false,
+        },
         _ => false,
     };
     let relayed = config.origins.iter().filter(|origin| origin.places.iter().any(is_there));

@@ -53,10 +53,11 @@ impl StagingSandbox {
             return Err(no_sandbox("it answers otherwise than one".to_owned()));
         }
         let faults = found.read("faults").await.map_err(no_sandbox)?;
-        if settings.get("down") == Some(&true.into()) || faults != json!([]) {
+        let delay = settings.get("storage_delay_ms").and_then(Value::as_u64).unwrap_or_default();
+        if settings.get("down") == Some(&true.into()) || delay > 0 || faults != json!([]) {
             return Err(CliError::new(format!(
                 "the sandbox at {} has faults already. Remove them: DELETE /sandbox/faults, and \
-                 PUT /sandbox/settings with {{\"down\": false}}",
+                 PUT /sandbox/settings with {{\"down\": false, \"storage_delay_ms\": 0}}",
                 found.url
             )));
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
@@ -39,6 +40,11 @@ const SETTLED_USE: Duration = Duration::from_secs(3600);
 /// The number of days after which the loans of a day are all decided.
 const SETTLED_AFTER: i64 = 3;
 
+/// How long a count may take before others have their turn. The next one continues it.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the list of libraries is used.
+const LIST_LIFETIME: Duration = Duration::from_secs(60);
+
 /// The loans of a month.
 #[derive(Debug)]
 pub(super) struct Counted {
@@ -49,7 +55,6 @@ pub(super) struct Counted {
     pub(super) sums: Sums,
     finished: Instant,
     took: Duration,
-    settled: Arc<Settled>,
 }
 
 /// The sums of the days that are over.
@@ -70,12 +75,15 @@ struct Latest {
     counted: Option<Arc<Counted>>,
     is_running: bool,
     failure: Option<Failure>,
+    /// What the last count has of the days that are over, also if it failed later.
+    settled: Option<Arc<Settled>>,
 }
 
 /// The stored counts of all libraries.
 pub(in crate::console) struct Counts {
     counter: Counter,
     months: Cache<(LibraryId, Month), Arc<Entry>>,
+    libraries: Cache<(), Arc<[LibraryId]>>,
     queue: Arc<Semaphore>,
 }
 
@@ -109,10 +117,14 @@ impl Counts {
     /// Creates an empty store. `has_prices` is whether costs are counted, too.
     pub(in crate::console) fn new(ledger: Ledger, clock: Clock, has_prices: bool) -> Counts {
         let turn = Arc::new(Semaphore::new(1));
-        let months = Cache::builder().max_capacity(MAX_MONTHS).time_to_idle(IDLE_LIFETIME);
+        // By frequency, the newest month would be the first to go.
+        let months = Cache::builder().eviction_policy(EvictionPolicy::lru());
+        let months = months.max_capacity(MAX_MONTHS).time_to_idle(IDLE_LIFETIME);
+        let libraries = Cache::builder().max_capacity(1).time_to_live(LIST_LIFETIME);
         Counts {
             counter: Counter { ledger, clock, has_prices, turn },
             months: months.build(),
+            libraries: libraries.build(),
             queue: Arc::new(Semaphore::new(MAX_WAITING)),
         }
     }
@@ -145,6 +157,22 @@ impl Counts {
         }
     }
 
+    /// Returns the libraries that have loans, as of the last minute: a ledger on PostgreSQL finds
+    /// them one after the other.
+    ///
+    /// # Errors
+    /// [`Failure::Ledger`] if the ledger cannot be read.
+    pub(super) async fn libraries(&self) -> Result<Arc<[LibraryId]>, Failure> {
+        if let Some(libraries) = self.libraries.get(&()) {
+            return Ok(libraries);
+        }
+        let read = timeout(COUNT_TIMEOUT, self.counter.ledger.libraries()).await;
+        let libraries: Arc<[LibraryId]> =
+            read.map_err(|_| Failure::Ledger)?.map_err(failed)?.into();
+        self.libraries.insert((), libraries.clone());
+        Ok(libraries)
+    }
+
     /// Begins a count, unless one is running or too many wait.
     fn begin(&self, entry: &Arc<Entry>, library: LibraryId, month: Month) {
         let Ok(place) = self.queue.clone().try_acquire_owned() else { return };
@@ -161,11 +189,20 @@ impl Counts {
         let running = Running(entry.clone(), place);
         let counter = self.counter.clone();
         tokio::spawn(async move {
-            let former = running.0.0.borrow().counted.clone();
-            let counted = counter.count(library, month, former.as_deref()).await;
-            running.0.0.send_modify(|latest| match counted {
-                Ok(counted) => *latest = Latest { counted: Some(counted.into()), ..latest.clone() },
-                Err(error) => latest.failure = Some(failed(error)),
+            let Ok(_turn) = counter.turn.acquire().await else { return };
+            let mut settled = running.0.0.borrow().settled.clone();
+            let counting = counter.count(library, month, &mut settled);
+            let counted = match timeout(COUNT_TIMEOUT, counting).await {
+                Ok(Ok(counted)) => Ok(counted.into()),
+                Ok(Err(error)) => Err(failed(error)),
+                Err(_) => Err(Failure::Ledger),
+            };
+            running.0.0.send_modify(|latest| {
+                latest.settled = settled;
+                match counted {
+                    Ok(counted) => latest.counted = Some(counted),
+                    Err(failure) => latest.failure = Some(failure),
+                }
             });
         });
     }
@@ -176,34 +213,34 @@ impl Counter {
         &self,
         library: LibraryId,
         month: Month,
-        former: Option<&Counted>,
+        stored: &mut Option<Arc<Settled>>,
     ) -> Result<Counted, LedgerError> {
-        let _turn = self.turn.acquire().await.map_err(|_| LedgerError::Closed)?;
         let (began, at) = (Instant::now(), self.clock.now());
         let today = date_in_oslo(at);
         let is_settled = |day: Date| day.saturating_add(SETTLED_AFTER.days()) < today;
-        let former = former.map(|former| former.settled.clone());
-        let settled = former.filter(|settled| settled.counted.elapsed() < SETTLED_USE);
+        if stored.as_ref().is_some_and(|settled| settled.counted.elapsed() >= SETTLED_USE) {
+            *stored = None;
+        }
         let nothing = || Settled { sums: Sums::default(), until: None, counted: began }.into();
-        let mut settled: Arc<Settled> = settled.unwrap_or_else(nothing);
+        let settled: &mut Arc<Settled> = stored.get_or_insert_with(nothing);
         let next = settled.until;
         let days = month.days().filter(|day| next.is_none_or(|until| *day > until));
         let mut recent = None;
         // A clock that was wrong may have begun loans in the future.
         for day in days.take_while(|day| *day <= today.saturating_add(1.day())) {
-            let sums = if is_settled(day) {
-                let settled = Arc::make_mut(&mut settled);
+            if is_settled(day) {
+                let settled = Arc::make_mut(settled);
+                self.add(&mut settled.sums, library, day).await?;
                 settled.until = Some(day);
-                &mut settled.sums
             } else {
-                recent.get_or_insert_with(|| settled.sums.clone())
-            };
-            self.add(sums, library, day).await?;
+                let recent = recent.get_or_insert_with(|| settled.sums.clone());
+                self.add(recent, library, day).await?;
+            }
         }
         let mut sums = recent.unwrap_or_else(|| settled.sums.clone());
         let rows = sums.take_rows();
         let took = began.elapsed();
-        Ok(Counted { at, rows, sums, finished: Instant::now(), took, settled })
+        Ok(Counted { at, rows, sums, finished: Instant::now(), took })
     }
 
     async fn add(&self, sums: &mut Sums, library: LibraryId, day: Date) -> Result<(), LedgerError> {

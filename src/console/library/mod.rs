@@ -20,6 +20,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use http::HeaderValue;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use tokio::time::timeout;
 
 use super::Console;
 use super::failure::Failure;
@@ -46,7 +47,7 @@ pub(super) async fn show(
     extract::Query(query): extract::Query<Query>,
 ) -> Result<Response, Failure> {
     if query.library.is_empty() {
-        let libraries = console.parts.ledger.libraries().await.map_err(failed)?;
+        let libraries = console.counts.libraries().await?;
         return Ok(page::choice(&visit, &libraries, false));
     }
     let now = console.parts.clock.now();
@@ -99,9 +100,15 @@ async fn download(
     let counted = console.counts.get(wanted.library, wanted.month, DOWNLOAD_WAIT).await?;
     let counted = counted.ok_or(Failure::Ledger)?;
     // One at a time: a file of many titles takes memory and a processor.
-    let _turn = console.downloads.acquire().await.map_err(|_| Failure::Ledger)?;
+    let turn = timeout(DOWNLOAD_WAIT, console.downloads.clone().acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else { return Err(Failure::Ledger) };
     let has_prices = console.parts.has_prices;
-    let written = tokio::task::spawn_blocking(move || form.write(&counted, has_prices)).await;
+    let written = tokio::task::spawn_blocking(move || {
+        // Held until the end, also if nobody waits for the file any more.
+        let _turn = turn;
+        form.write(&counted, has_prices)
+    });
+    let written = written.await;
     let bytes = match written {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(error)) => {
@@ -125,6 +132,9 @@ pub(super) async fn query_availability(
     Extension(visit): Extension<Visit>,
     Extension(form): Extension<visit::Form>,
 ) -> Result<Response, Failure> {
+    if !visit.session()?.person.role.may_act() {
+        return Err(Failure::NotAllowed);
+    }
     let query = Query::of_form(&form);
     let wanted = query.wanted(Month::at(console.parts.clock.now())).ok_or(Failure::NotFound)?;
     look(&console, &visit, what::QUERY_AVAILABILITY, To::of_library(wanted.library)).await?;
@@ -141,7 +151,7 @@ pub(super) async fn query_availability(
             drop(circulation.availability(library, isbn).await);
         });
         // What is answered by then is shown.
-        let _ = tokio::time::timeout(QUERY_TIMEOUT, queries).await;
+        let _ = timeout(QUERY_TIMEOUT, queries).await;
     }
     let path = format!("{}#titles", wanted.path("/library"));
     Ok(Redirect::to(&path).into_response())

@@ -19,6 +19,7 @@ pub(super) fn titles(visit: &Visit, shown: &Shown<'_>, counted: &Counted) -> Mar
     let mut names = vec![texts.title_column, texts.licence_type];
     names.extend(sum_names(texts, shown));
     names.push(texts.availability);
+    let may_act = visit.session.as_ref().is_some_and(|session| session.person.role.may_act());
     html! {
         section aria-labelledby="titles" {
             h2 #titles { (texts.titles) }
@@ -31,15 +32,23 @@ pub(super) fn titles(visit: &Visit, shown: &Shown<'_>, counted: &Counted) -> Mar
                     @for title in &titles { (title_row(visit, shown, title)) }
                 }))
                 (paging(visit, wanted, pages))
-                form method="post" action="/library/availability" {
-                    (token(visit))
-                    @for (name, value) in wanted.fields() {
-                        input type="hidden" name=(name) value=(value);
-                    }
-                    button.quiet { (texts.query) }
-                    p.hint { (texts.query_hint) }
-                }
+                @if may_act { (query(visit, wanted)) }
             }
+        }
+    }
+}
+
+/// The form that queries Bokbasen for the titles of the page.
+fn query(visit: &Visit, wanted: &Wanted) -> Markup {
+    let texts = &visit.texts.library;
+    html! {
+        form method="post" action="/library/availability" {
+            (token(visit))
+            @for (name, value) in wanted.fields() {
+                input type="hidden" name=(name) value=(value);
+            }
+            button.quiet { (texts.query) }
+            p.hint { (texts.query_hint) }
         }
     }
 }

@@ -142,7 +142,7 @@ const ENGLISH: Now = Now {
     lending: "Bokbasen",
     storages: "Storages",
     outbox: "Oldest waiting end",
-    members: "Gates",
+    members: "Number of gates",
     refusals_hint: "By the type of the problem.",
     hit_rate_hint: "Requests under a loan that needed no look into the ledger.",
     latency_hint: "Half, 90% and 99% of the requests were faster.",

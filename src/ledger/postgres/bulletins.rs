@@ -34,7 +34,7 @@ fn write() -> String {
 fn read() -> String {
     format!(
         "SELECT {DATABASE_NOW} - written, content FROM bulletins JOIN members USING (member) \
-         WHERE member <> $1 AND octet_length(content) <= {MAX_BULLETIN} \
+         WHERE member <> $1 AND fenced IS NULL AND octet_length(content) <= {MAX_BULLETIN} \
          ORDER BY written DESC LIMIT {MAX_BULLETINS}"
     )
 }
@@ -54,7 +54,7 @@ impl Queries {
             let text = |sql: &str| sqlx::AssertSqlSafe(sql.to_owned());
             let writing = sqlx::query(text(&write)).bind(member).bind(own.to_owned());
             writing.persistent(prepared).execute(&mut *connection).await?;
-            let _ = REMOVE;
+            sqlx::query(REMOVE).persistent(prepared).execute(&mut *connection).await?;
             let reading = sqlx::query(text(&read)).bind(member).persistent(prepared);
             reading.fetch_all(&mut *connection).await
         });

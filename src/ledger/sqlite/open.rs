@@ -22,7 +22,7 @@ use crate::telemetry::Metrics;
 
 /// The migrations: number, name and SQL. sqlx has a macro that lists them, but it would compile
 /// SQLite a second time.
-const MIGRATIONS: [(i64, &str, &str); 14] = [
+const MIGRATIONS: [(i64, &str, &str); 15] = [
     (1, "loans", include_str!("migrations/0001_loans.sql")),
     (2, "brake", include_str!("migrations/0002_brake.sql")),
     (3, "audit", include_str!("migrations/0003_audit.sql")),
@@ -37,6 +37,7 @@ const MIGRATIONS: [(i64, &str, &str); 14] = [
     (12, "reports", include_str!("migrations/0012_reports.sql")),
     (13, "examinations", include_str!("migrations/0013_examinations.sql")),
     (14, "report facts", include_str!("migrations/0014_report_facts.sql")),
+    (15, "steps need no loan", include_str!("migrations/0015_steps_need_no_loan.sql")),
 ];
 
 /// A ledger file that is ready to use.
@@ -179,6 +180,6 @@ mod tests {
         assert!(format!("{error:?}").contains("history_still_refers_to_loans"), "{error:?}");
         let newest = "SELECT max(version) FROM _sqlx_migrations WHERE success";
         let newest: i64 = sqlx::query_scalar(newest).fetch_one(&mut connection).await.unwrap();
-        assert_eq!(newest, 10);
+        assert_eq!(newest, 14);
     }
 }

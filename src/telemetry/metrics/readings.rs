@@ -266,7 +266,7 @@ impl Durations {
         let bounds = |durations: &Durations| -> Vec<f64> {
             durations.buckets.iter().map(|(bound, _)| *bound).collect()
         };
-        if bounds(self) != bounds(other) {
+        if bounds(self) == bounds(other) {
             for ((_, count), (_, more)) in self.buckets.iter_mut().zip(&other.buckets) {
                 *count = count.saturating_add(*more);
             }
