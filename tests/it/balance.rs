@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::bokbasen::Answer;
 use crate::support::console::Browser;
 use crate::support::scene::{Setting, movable_clock};
-use crate::support::{BOOK, Bokbasen, File, LIBRARY, Scene, metric};
+use crate::support::{AUDIO, BOOK, Bokbasen, File, LIBRARY, Scene, metric};
 
 /// Longer than a loan counts as too recent, and far shorter than it lasts.
 const QUIET: Duration = Duration::from_secs(60);
@@ -802,8 +802,21 @@ async fn marked_loan_waits_until_bokbasen_answers() {
         _ => answer,
     });
     let report = balance(&scene).await;
-    assert!(report["libraries"][0]["failed"].is_string(), "{report:#}");
+    assert!(report["libraries"][0]["failed"].is_null(), "the others balance: {report:#}");
     assert_eq!(last_step(&scene, &loan).await.0, "examination-requested");
+    // Of another title than it was begun for, its row proves nothing.
+    front.rewrite(|path, mut answer| {
+        if is_by_id(path) {
+            answer.body["isbn"] = json!(AUDIO);
+        }
+        answer
+    });
+    clock.advance(QUIET);
+    let report = balance(&scene).await;
+    assert_eq!(report["findings"][0]["kind"], "row-differs", "{report:#}");
+    assert_eq!(report["findings"][0]["done"], "reported", "{report:#}");
+    assert_eq!(last_step(&scene, &loan).await.0, "examination");
+    mark(&scene, &loan, "another doubt").await;
     // A person decides what Bokbasen alone says.
     front.rewrite(|path, mut answer| {
         if is_by_id(path) {

@@ -182,7 +182,7 @@ async fn problem_is_shown_with_what_to_do_in_each_language() {
     let mut browser = Browser::sign_in(&scene).await;
     let page = browser.get("/problems").await;
     assert!(page.body.contains("Nothing needs you."), "{}", page.body);
-    assert!(!page.body.contains("class=\"number\""), "{}", page.body);
+    assert!(!page.body.contains("class=\"tally\""), "{}", page.body);
     let mut stream = Stream::open(&browser, "/problems/stream").await;
     fail_a_balance(&scene).await;
     stream.until("books-unbalanced").await;
@@ -196,7 +196,7 @@ async fn problem_is_shown_with_what_to_do_in_each_language() {
             let plain = page.body.replace("&#39;", "'");
             assert!(plain.contains(&words.replace("&#39;", "'")), "{words}: {}", page.body);
         }
-        assert!(page.body.contains("<span class=\"number\">1</span>"), "{}", page.body);
+        assert!(page.body.contains("<span class=\"tally\">1</span>"), "{}", page.body);
         assert!(page.body.contains("href=\"/runbook#books-unbalanced\""), "{}", page.body);
     }
     let runbook = browser.get("/runbook").await;

@@ -221,7 +221,7 @@ mod tests {
             ("UPDATE delivered SET ranges = '\\x01' WHERE loan = $third", &["is damaged"]),
             (
                 "UPDATE history SET cause = 'x', from_state = 'x' \
-                 WHERE loan = $third AND to_state = 'accepted'",
+                 WHERE loan = $third AND from_state = 'intended'",
                 &["is damaged"],
             ),
             (
