@@ -3,7 +3,7 @@
 //!
 //! `loangate ledger reconcile` calls [`reconcile_file`]. The head file of the newer ledger keeps
 //! gates from opening the older one until then. Where the head file is missing, nothing shows that
-//! the ledger is the newest, so [`super::open`] reconciles it without the command.
+//! the ledger is the newest, so [`super::open()`] reconciles it without the command.
 //!
 //! The books of usage reports do not know what was sent in the lost time, so what is not sent yet
 //! goes to a person.
