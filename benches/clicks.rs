@@ -57,10 +57,7 @@ struct Window {
 async fn main() {
     let length = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(20);
     let length = Duration::from_secs(length);
-    let config = vec![(
-        "[ledger]",
-        "[log]\nlevel = \"warn\"\n\n[limits]\nexempt_networks = [\"127.0.0.0/8\"]\n\n[ledger]",
-    )];
+    let config = vec![million_ledger::CONFIG];
     let mut scene = Scene::without_gate(Setting { config, ..Setting::default() }).await;
     million_ledger::copy_to(scene.dir.path()).await;
     scene.origin.put(&format!("{BOOK}/{FILE}"), File::of(FILE_SIZE));
@@ -75,7 +72,10 @@ async fn main() {
     };
     let mut browsers = Vec::new();
     for _ in 0..SESSIONS {
-        browsers.push(Browser::sign_in(&scene).await);
+        let mut browser = Browser::sign_in(&scene).await;
+        // Without a purpose, each look would show the form for one.
+        browser.post("/purpose", &[("purpose", "a bench"), ("next", "/")]).await;
+        browsers.push(browser);
     }
     let sessions = Sessions::start(&scene, browsers);
     hits(&client, &target, id, length).await; // warms up everything
@@ -129,8 +129,7 @@ impl Sessions {
         let readers = Arc::new(million_ledger::readers(scene.dir.path()));
         let tasks = (0..).zip(browsers).map(|(person, browser)| {
             let numbers = (0..).map(move |turn: u64| {
-                (turn * SESSIONS + person).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                    % million_ledger::LOANS
+                million_ledger::anywhere(turn * SESSIONS + person, million_ledger::LOANS)
             });
             let keys = readers.clone();
             let keys = numbers.map(move |number| million_ledger::key_of(&keys, number));
@@ -173,6 +172,7 @@ async fn use_console(
             let page = browser.get(&path).await;
             waits.push(began.elapsed());
             assert_eq!(page.status, 200, "{path}");
+            assert!(!page.body.contains("action=\"/purpose\""), "{path} has no purpose");
             let loan = page.body.split('"').find(|part| part.starts_with("/loans/"));
             path = loan.filter(|_| path.contains("borrower=")).map_or(next, str::to_owned);
         }

@@ -89,9 +89,7 @@ async fn main() {
 
 /// Starts everything around a gate, with a copy of the ledger and its keys.
 async fn scene() -> Scene {
-    let limits =
-        "[log]\nlevel = \"warn\"\n\n[limits]\nexempt_networks = [\"127.0.0.0/8\"]\n\n[ledger]";
-    let config = vec![("[ledger]", limits)];
+    let config = vec![million_ledger::CONFIG];
     let scene = Scene::without_gate(Setting { config, ..Setting::default() }).await;
     million_ledger::copy_to(scene.dir.path()).await;
     let size = std::fs::metadata(ledger_file(scene.dir.path())).unwrap().len() as f64 / 1e6;
@@ -176,18 +174,14 @@ fn print_waits(what: &str, waits: Vec<Duration>) {
     println!("{what:<52} {median:>8.3} ms median, {p99:.3} ms p99, {most:.3} ms max");
 }
 
-/// Returns a pseudo-random loan number.
-fn anywhere(turn: u64, of: u64) -> u64 {
-    turn.wrapping_mul(0x9e37_79b9_7f4a_7c15) % of
-}
-
 /// Times the query of a cache miss, on a ledger that is opened beside the gate's.
 async fn look_ups(directory: &Path) {
     let (readers, ledger) =
         (million_ledger::readers(directory), million_ledger::open(directory).await);
     let mut waits = Vec::new();
     for turn in 0..LOOK_UPS {
-        let key = million_ledger::key_of(&readers, anywhere(turn, million_ledger::LOANS));
+        let key =
+            million_ledger::key_of(&readers, million_ledger::anywhere(turn, million_ledger::LOANS));
         let began = Instant::now();
         assert!(ledger.newest(&key).await.unwrap().is_some());
         waits.push(began.elapsed());
@@ -202,7 +196,8 @@ async fn first_requests(gate: &Gate, what: &str, from: u64) {
     let mut waits = Vec::new();
     for turn in from..from + FIRST_REQUESTS {
         let left = million_ledger::LIVE - million_ledger::GROUPS * million_ledger::GROUP;
-        let number = million_ledger::first_of(million_ledger::GROUPS) + anywhere(turn, left);
+        let number =
+            million_ledger::first_of(million_ledger::GROUPS) + million_ledger::anywhere(turn, left);
         let path = format!("{}/{FILE}", million_ledger::isbn_of(number));
         gate.scene.origin.put(&path, File::of(1 << 10));
         let token = gate.scene.token(&million_ledger::reader_of(number));
@@ -220,7 +215,7 @@ async fn first_requests(gate: &Gate, what: &str, from: u64) {
 async fn pages_of_console(gate: &Gate) {
     let readers = million_ledger::readers(gate.scene.dir.path());
     let subject = |round: u64| {
-        let number = anywhere(round, million_ledger::LOANS);
+        let number = million_ledger::anywhere(round, million_ledger::LOANS);
         let LoanKey { borrower, isbn, .. } = million_ledger::key_of(&readers, number);
         Subject { borrower, isbn, lending_id: million_ledger::lending_id_of(number) }
     };

@@ -132,7 +132,7 @@ pub(crate) async fn on_postgresql() {
         began.elapsed().as_secs_f64()
     );
     let subject = |round: u64| {
-        let number = round.wrapping_mul(0x9e37_79b9_7f4a_7c15) % million_ledger::LOANS;
+        let number = million_ledger::anywhere(round, million_ledger::LOANS);
         let mut borrower = [0; 16];
         borrower[8..].copy_from_slice(&(number / 4).to_be_bytes());
         Subject {

@@ -106,14 +106,13 @@ impl Done {
 /// Returns the forms of the actions that the loan's state allows.
 pub(super) fn panel(visit: &Visit, loan: &Loan) -> Markup {
     let texts = &visit.texts.actions;
-    let may_act = visit.session.as_ref().is_some_and(|session| session.person.role.may_act());
     let (is_undecided, is_open) = (loan.state.is_undecided(), is_accepted(loan));
     let can_end = matches!(loan.state, LoanState::Pending | LoanState::Accepted);
     let can_mark = !is_undecided;
     html! {
         aside.card aria-labelledby="actions" {
             h2 #actions { (texts.title) }
-            @if !may_act || !(is_undecided || is_open || can_end || can_mark) {
+            @if !visit.may_act() || !(is_undecided || is_open || can_end || can_mark) {
                 p.hint { (texts.none) }
             } @else {
                 @if is_undecided {

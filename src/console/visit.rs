@@ -85,6 +85,11 @@ impl Visit {
         self.session.as_ref().ok_or(Failure::SignedOut)
     }
 
+    /// Returns whether who is signed in may act, and not only read.
+    pub(super) fn may_act(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.person.role.may_act())
+    }
+
     fn of(console: &Console, request: &Request) -> Option<(Visit, Option<HeaderValue>)> {
         let (headers, tls) = (request.headers(), console.parts.tls);
         let secret_in = |cookie: Cookie| Secret::of_cookie(cookie.read(headers, tls)?);

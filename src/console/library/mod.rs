@@ -132,7 +132,7 @@ pub(super) async fn query_availability(
     Extension(visit): Extension<Visit>,
     Extension(form): Extension<visit::Form>,
 ) -> Result<Response, Failure> {
-    if !visit.session()?.person.role.may_act() {
+    if !visit.may_act() {
         return Err(Failure::NotAllowed);
     }
     let query = Query::of_form(&form);

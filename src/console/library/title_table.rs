@@ -19,7 +19,6 @@ pub(super) fn titles(visit: &Visit, shown: &Shown<'_>, counted: &Counted) -> Mar
     let mut names = vec![texts.title_column, texts.licence_type];
     names.extend(sum_names(texts, shown));
     names.push(texts.availability);
-    let may_act = visit.session.as_ref().is_some_and(|session| session.person.role.may_act());
     html! {
         section aria-labelledby="titles" {
             h2 #titles { (texts.titles) }
@@ -32,7 +31,7 @@ pub(super) fn titles(visit: &Visit, shown: &Shown<'_>, counted: &Counted) -> Mar
                     @for title in &titles { (title_row(visit, shown, title)) }
                 }))
                 (paging(visit, wanted, pages))
-                @if may_act { (query(visit, wanted)) }
+                @if visit.may_act() { (query(visit, wanted)) }
             }
         }
     }
