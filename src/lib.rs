@@ -35,7 +35,7 @@
 //! | `metering` | `ledger`, `supervise` |
 //! | `gate` | `circulation`, `process_handles` |
 //! | `delivery` | `origin`, `metering`, `gate` (the permit), `catalog` (files) |
-//! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads), `supervise` |
+//! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads, requests), `supervise` |
 //! | `monitor` | `circulation`, `ledger` (counts), `lending`, `process_handles`, `supervise` |
 //! | `console` | `catalog`, `circulation`, `gate` (ends loans), `ledger` (reads, accesses) |
 //! | `console` | `reader` (mints links), `server` (explanations) |

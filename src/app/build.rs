@@ -142,7 +142,8 @@ impl ConnectedParts {
         stopping: &CancellationToken,
     ) -> Result<admin::Parts, StartError> {
         let name = self.certificates.name().filter(|name| !name.starts_with('*'));
-        let explainer = Explainer::new(services, self.delivery.for_worker()?, name);
+        let explainer =
+            Explainer::new(services, self.delivery.for_worker()?, name, self.handles.clock.clone());
         Ok(admin::Parts {
             ledger: self.ledger.for_support(),
             metrics: self.handles.metrics.clone(),

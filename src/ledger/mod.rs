@@ -21,6 +21,7 @@
 //! | `audit` | the chain of hashes over all steps |
 //! | `accesses` | the steps that record who of the staff looked at loans, and why |
 //! | `reports` | the books of usage reports to Bokbasen |
+//! | `requests` | requests that were answered, for a limited time |
 //! | `queries` | the queries of all stores, and `reads` for callers |
 //! | `maintenance` | verification, check and pruning for the command line |
 //! | `write_connection` | reopens the connection after a failure |
@@ -52,6 +53,7 @@ mod postgres;
 mod queries;
 mod reads;
 mod reports;
+mod requests;
 mod rules;
 mod runner;
 mod sqlite;
@@ -93,6 +95,7 @@ use queries::{Queries, ToForget};
 pub use reports::{
     Evidence, Measure, Report, ReportFilter, ReportModel, ReportPosition, ReportState, ReportStep,
 };
+pub use requests::StoredRequest;
 pub use sqlite::{backup, probe};
 pub use types::{
     Cause, Delivered, Doubts, EndPosition, Ends, Filter, HistoryRow, Intended, Prunable, Pruned,

@@ -295,6 +295,17 @@ const CASES: &[Case] = &[
              32`"],
     ),
     (
+        "requests that are stored for too long, and from no memory",
+        "[tls]",
+        "[server]\nrecent_requests = 0\nstore_requests = \"8d\"\n\n[tls]",
+        &[
+            "9: server.store_requests: it is longer than support needs who read what when. Write \
+             at most \"7d\"",
+            "9: server.store_requests: requests are stored from memory. Write recent_requests = \
+             10000",
+        ],
+    ),
+    (
         "a host of the admin listener with a port",
         "[admin]",
         "[admin]\nhosts = [\"gate.example.no:9443\"]",

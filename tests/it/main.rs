@@ -90,6 +90,7 @@ mod several_ranges;
 mod silence;
 mod slow_readers;
 mod storages;
+mod stored_requests;
 mod supervision;
 mod support_commands;
 mod title_table;

@@ -4,9 +4,11 @@
 mod english;
 mod names;
 mod norwegian;
+mod why_fields;
 
 use crate::language::Language;
 pub(super) use names::{cause, end_reason, role, state, state_meaning, step};
+pub(super) use why_fields::why_fields;
 
 /// All texts of one language.
 pub(super) struct Texts {
@@ -24,6 +26,7 @@ pub(super) struct Texts {
 pub(super) struct Common {
     pub(super) skip: &'static str,
     pub(super) navigation: &'static str,
+    pub(super) first_page: &'static str,
     pub(super) find: &'static str,
     pub(super) why: &'static str,
     pub(super) help: &'static str,

@@ -17,6 +17,7 @@ const NEXT: &[Migration] = &[
     MIGRATIONS[1],
     // In place of an index, of which this is no test.
     Migration::Expansion { sql: "" },
+    MIGRATIONS[3],
     Migration::Expansion { sql: "CREATE TABLE shelves (name text)" },
     Migration::Index {
         name: "loans_of_licence",
@@ -43,7 +44,7 @@ async fn contraction_waits_for_older_gates_and_indexes() {
     assert_eq!(plan_contraction(&old).await.unwrap(), None);
     assert_eq!(contract(&old).await.unwrap(), [""; 0]);
     let plan = plan_contraction(&next).await.unwrap().unwrap();
-    let not_expanded = Obstacle::NotExpanded { version: 3, program: 6 };
+    let not_expanded = Obstacle::NotExpanded { version: 4, program: 7 };
     assert!(plan.obstacles.contains(&not_expanded), "{plan:?}");
 
     // The build of the index waits for it, and the start of the gate does not.
@@ -52,8 +53,8 @@ async fn contraction_waits_for_older_gates_and_indexes() {
     sqlx::raw_sql(write).execute(&mut writer).await.unwrap();
     let newer = Node::open_with(next.clone(), Brake::default()).await;
     let plan = plan_contraction(&next).await.unwrap().unwrap();
-    assert_eq!((&plan.removals[..], plan.min_program), (&REMOVED[..], 6));
-    let [MISSING, older_gate @ Obstacle::OlderGate { program: 3, .. }] = &plan.obstacles[..] else {
+    assert_eq!((&plan.removals[..], plan.min_program), (&REMOVED[..], 7));
+    let [MISSING, older_gate @ Obstacle::OlderGate { program: 4, .. }] = &plan.obstacles[..] else {
         panic!("{plan:?}")
     };
     sqlx::raw_sql("COMMIT").execute(&mut writer).await.unwrap();

@@ -17,6 +17,7 @@ const WITH_INDEX: &[Migration] = &[
     MIGRATIONS[0],
     MIGRATIONS[1],
     Migration::Expansion { sql: "" },
+    MIGRATIONS[3],
     Migration::Index { name: NAME, sql: SQL },
 ];
 const INDEX: Index = Index { name: NAME, sql: SQL };

@@ -48,6 +48,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration::Expansion { sql: include_str!("migrations/0001_ledger.sql") },
     Migration::Expansion { sql: include_str!("migrations/0002_reports.sql") },
     Migration::Index { name: "loans_to_report", sql: LOANS_TO_REPORT },
+    Migration::Expansion { sql: include_str!("migrations/0003_requests.sql") },
 ];
 
 /// Finds loans that may have to be reported, of a licence type, in the order of their ids.

@@ -14,8 +14,10 @@ const CONTRACTION: Migration = Migration::Contraction {
 };
 /// In place of the index of the program, for which a contraction would wait.
 const NO_INDEX: Migration = Migration::Expansion { sql: "" };
-const WITH_EXPANSION: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NO_INDEX, EXPANSION];
-const ALL: &[Migration] = &[MIGRATIONS[0], MIGRATIONS[1], NO_INDEX, EXPANSION, CONTRACTION];
+const WITH_EXPANSION: &[Migration] =
+    &[MIGRATIONS[0], MIGRATIONS[1], NO_INDEX, MIGRATIONS[3], EXPANSION];
+const ALL: &[Migration] =
+    &[MIGRATIONS[0], MIGRATIONS[1], NO_INDEX, MIGRATIONS[3], EXPANSION, CONTRACTION];
 
 async fn has_address(database: &Database) -> bool {
     const QUERY: &str = "SELECT EXISTS (SELECT 1 FROM pg_attribute \
@@ -68,6 +70,7 @@ async fn expansion_after_a_pending_contraction_applies() {
         MIGRATIONS[0],
         MIGRATIONS[1],
         NO_INDEX,
+        MIGRATIONS[3],
         EXPANSION,
         CONTRACTION,
         Migration::Expansion { sql: "CREATE TABLE later ()" },
@@ -78,7 +81,7 @@ async fn expansion_after_a_pending_contraction_applies() {
     assert_eq!(run(&mut connection, LATER).await.unwrap(), Schema::Usable);
     assert!(has_address(&database).await);
     let version = read_version(&mut connection).await.unwrap();
-    assert_eq!(version, SchemaVersion { version: 6, min_program: 1 });
+    assert_eq!(version, SchemaVersion { version: 7, min_program: 1 });
     sqlx::raw_sql("SELECT FROM later").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
 }

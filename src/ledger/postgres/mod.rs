@@ -89,6 +89,7 @@ mod reconcile;
 mod recorded_heads;
 mod renewals_file;
 mod reports;
+mod requests;
 mod retention;
 mod row;
 mod seen_renewals;

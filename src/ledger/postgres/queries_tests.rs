@@ -29,7 +29,9 @@ use crate::telemetry::Metrics;
 pub(super) const SCHEMA: &str = concat!(
     include_str!("migrations/0001_ledger.sql"),
     "\n",
-    include_str!("migrations/0002_reports.sql")
+    include_str!("migrations/0002_reports.sql"),
+    "\n",
+    include_str!("migrations/0003_requests.sql")
 );
 
 /// This process, under a name that a test chooses.

@@ -21,6 +21,7 @@ mod process;
 mod prune;
 mod queries;
 mod reports;
+mod requests;
 mod retention;
 mod row;
 mod sql;

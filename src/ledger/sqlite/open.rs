@@ -20,7 +20,7 @@ use crate::telemetry::Metrics;
 
 /// The migrations: number, name and SQL. sqlx has a macro that lists them, but it would compile
 /// SQLite a second time.
-const MIGRATIONS: [(i64, &str, &str); 12] = [
+const MIGRATIONS: [(i64, &str, &str); 13] = [
     (1, "loans", include_str!("migrations/0001_loans.sql")),
     (2, "brake", include_str!("migrations/0002_brake.sql")),
     (3, "audit", include_str!("migrations/0003_audit.sql")),
@@ -33,6 +33,7 @@ const MIGRATIONS: [(i64, &str, &str); 12] = [
     (10, "balance feed", include_str!("migrations/0010_balance_feed.sql")),
     (11, "accesses", include_str!("migrations/0011_accesses.sql")),
     (12, "reports", include_str!("migrations/0012_reports.sql")),
+    (13, "requests", include_str!("migrations/0013_requests.sql")),
 ];
 
 /// A ledger file that is ready to use.
