@@ -43,7 +43,8 @@
 //! | `admin` | `ledger` (reads, accesses) |
 //! | `admin` | `reader` (mints links), `catalog`, `server` (explanations), `supervise` |
 //! | `sandbox`, `samples` | |
-//! | `config` | `admin`, `catalog`, `circulation`, `delivery`, `gate`, `ledger` (their Settings) |
+//! | `config` | `admin`, `catalog`, `circulation`, `console`, `delivery` (their Settings) |
+//! | `config` | `gate`, `ledger` (their Settings) |
 //! | `config` | `lending`, `metering`, `monitor`, `origin`, `reader`, `server` (their Settings) |
 //! | `app` | `admin`, `catalog`, `circulation`, `config`, `delivery`, `gate`, `ledger` |
 //! | `app` | `lending`, `metering`, `monitor`, `process_handles`, `reader`, `server`, `supervise` |

@@ -136,6 +136,7 @@ impl ConnectedParts {
     /// Returns what the admin listener needs. `public` is the address of the public listener.
     pub(super) fn for_admin(
         &self,
+        config: &Config,
         public: SocketAddr,
         services: Arc<Services>,
         monitor: Monitor,
@@ -156,6 +157,7 @@ impl ConnectedParts {
             explainer: Arc::new(explainer),
             catalog: self.catalog.clone(),
             monitor,
+            console: config.console.clone(),
             clock: self.handles.clock.clone(),
             readers_api: server::Api::openapi(),
             tls: self.certificates.config(),

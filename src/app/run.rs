@@ -69,7 +69,7 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartErr
     let recorder = RequestRecorder::start(services.clone(), clock, store_requests);
     let monitor = parts.monitor(&config, server.address);
     monitor.start(&stopping);
-    let for_admin = parts.for_admin(server.address, services, monitor, &stopping)?;
+    let for_admin = parts.for_admin(&config, server.address, services, monitor, &stopping)?;
     let ConnectedParts { handles, readers, meter, ledger, circulation, reporting, .. } = parts;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
     let admin = Admin::start(&config.admin, for_admin).await?;

@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::format::time;
 use super::loan_page::find;
 use super::page::{Field, Page, Place, field, notice, page, token};
+use super::roles::{Action, may};
 use super::sign_in::MAX_REASON;
 use super::text::Actions;
 use super::trail::{To, record, what};
@@ -101,7 +102,8 @@ impl Done {
 /// Returns the forms of the actions that the loan's state allows.
 pub(super) fn panel(visit: &Visit, loan: &Loan) -> Markup {
     let texts = &visit.texts.actions;
-    let may_act = visit.session.as_ref().is_some_and(|session| session.person.role.may_act());
+    let role = visit.session.as_ref().map(|session| session.person.role);
+    let may_act = role.is_some_and(|role| may(role, Action::Act));
     let (is_undecided, is_open) = (loan.state.is_undecided(), is_accepted(loan));
     let can_end = matches!(loan.state, LoanState::Pending | LoanState::Accepted);
     html! {
@@ -180,7 +182,7 @@ async fn begin(
     (id, form, what): (&str, &Form, &'static str),
 ) -> Result<Result<(Loan, String), Response>, Failure> {
     let person = &visit.session()?.person;
-    if !person.role.may_act() {
+    if !may(person.role, Action::Act) {
         return Err(Failure::NotAllowed);
     }
     let loan = find(console, id).await?;

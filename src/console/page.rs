@@ -1,11 +1,13 @@
 //! The frame of every page: head, navigation, preferences and footer.
 
 use axum::response::{Html, IntoResponse, Response};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use maud::{DOCTYPE, Markup, html};
 
 use super::files::{ICON, SCRIPT, STYLE};
 use super::preferences::Theme;
+use super::roles::{action_of, may};
+use super::session::Role;
 use super::text::role;
 use super::visit::{TOKEN_FIELD, Visit};
 use crate::language::Language;
@@ -32,20 +34,27 @@ impl Default for Page<'_> {
 pub(super) enum Place {
     Find,
     Why,
+    Trail,
     Help,
 }
 
 impl Place {
     /// All pages, in their order.
-    pub(super) const ALL: [Place; 3] = [Place::Find, Place::Why, Place::Help];
+    pub(super) const ALL: [Place; 4] = [Place::Find, Place::Why, Place::Trail, Place::Help];
 
     /// Returns the path of the page.
     pub(super) fn path(self) -> &'static str {
         match self {
             Place::Find => "/",
             Place::Why => "/why",
+            Place::Trail => "/trail",
             Place::Help => "/help",
         }
+    }
+
+    /// Returns whether a role may open the page.
+    pub(super) fn is_for(self, role: Role) -> bool {
+        may(role, action_of(&Method::GET, self.path()))
     }
 
     /// Returns the key that leads to the page.
@@ -53,6 +62,7 @@ impl Place {
         match self {
             Place::Find => "f",
             Place::Why => "w",
+            Place::Trail => "t",
             Place::Help => "?",
         }
     }
@@ -63,6 +73,7 @@ impl Place {
         match self {
             Place::Find => common.find,
             Place::Why => common.why,
+            Place::Trail => visit.trail_texts().title,
             Place::Help => common.help,
         }
     }
@@ -104,9 +115,9 @@ fn header(visit: &Visit, place: Option<Place>) -> Markup {
     html! {
         header.top {
             a.brand href="/" { img src=(ICON.path()) alt="" width="28" height="28"; "loangate" }
-            @if visit.session.is_some() {
+            @if let Some(session) = &visit.session {
                 nav aria-label=(common.navigation) {
-                    @for each in Place::ALL {
+                    @for each in Place::ALL.into_iter().filter(|it| it.is_for(session.person.role)) {
                         a href=(each.path()) data-key=(each.key())
                             aria-current=[(place == Some(each)).then_some("page")] {
                             (each.name(visit))
@@ -119,7 +130,7 @@ fn header(visit: &Visit, place: Option<Place>) -> Markup {
                     (token(visit))
                     span.who {
                         span.hidden { (common.signed_in_as) " " }
-                        (session.person.name) " · " (role(session.person.role, visit.language))
+                        (session.person.shown) " · " (role(session.person.role, visit.language))
                     }
                     button.quiet { (common.sign_out) }
                 }

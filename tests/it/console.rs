@@ -31,7 +31,7 @@ fn book() -> String {
 async fn console_without_a_session_shows_the_sign_in_only() {
     let scene = start().await;
     let mut browser = Browser::at(&scene);
-    for path in ["/", "/loans?isbn=9788299999014", "/loans/x", "/why", "/why/x", "/help"]
+    for path in ["/", "/loans?isbn=9788299999014", "/loans/x", "/why", "/why/x", "/trail", "/help"]
     {
         let seen = browser.get(path).await;
         assert_eq!(seen.status, StatusCode::SEE_OTHER, "{path}");
@@ -465,6 +465,9 @@ async fn hostile_texts_stay_texts() {
         format!("/loans?borrower={encoded}&library={encoded}"),
         format!("/why/{encoded}"),
         format!("/purpose?next=/{encoded}"),
+        format!("/trail?library={encoded}"),
+        "/trail".to_owned(),
+        format!("/sign-in/oidc/callback?state={encoded}&error={encoded}"),
         format!("/loans/{}?done={encoded}", loans[0]["id"].as_str().unwrap()),
         format!("/?{encoded}"),
     ] {

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::support::external_program::{direct, output_text, run};
-use crate::support::{AUDIO, BOOK, File, Scene, program};
+use crate::support::openid_provider::OpenIdProvider;
+use crate::support::{AUDIO, BOOK, File, Scene, Setting, program};
 
 /// Where `.ci/run` installs the packages.
 const MODULES: &str = "target/browser";
@@ -123,6 +124,34 @@ async fn support_person_works_in_a_browser() {
     let Some(stage) = stage().await else { return };
     let report = drive(&stage).await;
     check(&report, 16);
+    stage.scene.end().await;
+}
+
+/// The provider is `localhost` and the console an address, so they are different sites.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn person_signs_in_by_a_provider_in_a_browser() {
+    let (Some(node), Some(chromium)) = (program("node", "nodejs"), program("chromium", "chromium"))
+    else {
+        return;
+    };
+    let Some(modules) = modules() else { return };
+    let provider = OpenIdProvider::start().await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    scene.replace_in_config("admin = \"127.0.0.1:0\"", &format!("admin = \"{free}\""));
+    scene.replace_in_config("[ledger]", &provider.config(&format!("http://{free}")));
+    scene.start_gate().await;
+    let task = json!({
+        "base": scene.admin,
+        "token": scene.admin_token(),
+        "chromium": chromium,
+        "node": node,
+        "modules": modules,
+        "provider": provider.url,
+    });
+    let stage = Stage { scene, task };
+    let report = drive(&stage).await;
+    check(&report, 4);
     stage.scene.end().await;
 }
 

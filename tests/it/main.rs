@@ -32,6 +32,7 @@ mod conformance_lending;
 mod conformance_sandbox;
 mod console;
 mod console_browser;
+mod console_oidc;
 mod cors;
 mod damaged_rows;
 mod demo_page;

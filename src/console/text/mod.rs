@@ -4,10 +4,14 @@
 mod english;
 mod names;
 mod norwegian;
+mod oidc;
+mod trail;
 mod why_fields;
 
 use crate::language::Language;
 pub(super) use names::{cause, end_reason, role, state, state_meaning, step};
+pub(super) use oidc::{provider_sign_in, sign_in_fault};
+pub(super) use trail::{TrailTexts, trail_texts};
 pub(super) use why_fields::why_fields;
 
 /// All texts of one language.
