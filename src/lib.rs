@@ -35,7 +35,7 @@
 //! | `metering` | `ledger`, `supervise` |
 //! | `gate` | `circulation`, `process_handles` |
 //! | `delivery` | `origin`, `metering`, `gate` (the permit), `catalog` (files) |
-//! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads), `supervise` |
+//! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads, requests), `supervise` |
 //! | `monitor` | `circulation`, `ledger` (counts), `lending`, `process_handles`, `supervise` |
 //! | `console` | `catalog`, `circulation`, `gate` (ends loans), `ledger` (reads, accesses) |
 //! | `console` | `monitor`, `reader` (mints links), `server` (explanations) |
@@ -43,7 +43,8 @@
 //! | `admin` | `ledger` (reads, accesses) |
 //! | `admin` | `reader` (mints links), `catalog`, `server` (explanations), `supervise` |
 //! | `sandbox`, `samples` | |
-//! | `config` | `admin`, `catalog`, `circulation`, `delivery`, `gate`, `ledger` (their Settings) |
+//! | `config` | `admin`, `catalog`, `circulation`, `console`, `delivery` (their Settings) |
+//! | `config` | `gate`, `ledger` (their Settings) |
 //! | `config` | `lending`, `metering`, `monitor`, `origin`, `reader`, `server` (their Settings) |
 //! | `app` | `admin`, `catalog`, `circulation`, `config`, `delivery`, `gate`, `ledger` |
 //! | `app` | `lending`, `metering`, `monitor`, `process_handles`, `reader`, `server`, `supervise` |

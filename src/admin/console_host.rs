@@ -1,6 +1,7 @@
 //! What the console uses of this listener: the check of the admin token, with the delays of the
 //! API, and the access trail, with its limits.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -19,6 +20,10 @@ impl Host for ConsoleHost {
     async fn is_token(&self, client: &Extensions, token: &str) -> bool {
         let (peer, app) = (client.get().cloned(), &self.0);
         auth::is_token(token, peer, &app.settings.token, &app.wrong_tokens).await
+    }
+
+    fn address(&self, client: &Extensions) -> Option<IpAddr> {
+        client.get::<Arc<Peer>>().map(|peer| peer.address())
     }
 
     fn note_session(&self, client: &Extensions) {
@@ -49,6 +54,7 @@ pub(super) fn parts(app: &Arc<App>) -> console::Parts {
         has_prices: app.parts.has_prices,
         public_base: app.parts.public_base.clone(),
         tls: app.settings.tls,
+        settings: app.parts.console.clone(),
         host: Box::new(ConsoleHost(app.clone())),
     }
 }

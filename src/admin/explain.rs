@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -16,15 +16,15 @@ use utoipa::ToSchema;
 use super::App;
 use super::accesses::Accessor;
 use super::links::{check_borrower, library_of};
+use super::loans::ledger_error;
 use super::problems::AdminProblem;
 use crate::language::Language;
 use crate::ledger::AccessTarget;
 use crate::problem;
-use crate::server::{Asking, Explained, Explanation, NotExplained, Question};
+use crate::server::{
+    Asking, Explained, Explanation, NotExplained, Question, WrongFields, parse_fields,
+};
 use crate::telemetry::RequestId;
-
-/// The most header fields of a request.
-const MAX_FIELDS: usize = 100;
 
 /// A request to explain. It has no `Debug`, since it contains a borrower's own id or a credential.
 #[derive(Deserialize, ToSchema)]
@@ -78,7 +78,7 @@ pub(super) async fn explain(
     if let Some(id) = &request.request {
         let id = request_id(id, &request)?;
         let target = AccessTarget::Request(id.to_string());
-        let explained = app.parts.explainer.recorded(id);
+        let explained = app.parts.explainer.recorded(id).await.map_err(ledger_error)?;
         let made = explained.as_ref().and_then(Explained::request);
         let library = made.and_then(|made| made.library.as_ref()?.parse().ok());
         app.record_access(&by, "explain", library, Some(target)).await?;
@@ -150,18 +150,12 @@ fn question(app: &App, request: ExplainRequest) -> Result<Question, AdminProblem
 }
 
 fn fields(lines: &[String]) -> Result<HeaderMap, AdminProblem> {
-    let malformed =
-        || AdminProblem::malformed("headers has no header field. Write each like \"Name: value\".");
-    if lines.len() > MAX_FIELDS {
-        return Err(AdminProblem::malformed("headers has more than 100 fields. Write fewer."));
-    }
-    let mut fields = HeaderMap::with_capacity(lines.len());
-    for line in lines {
-        let (name, value) = line.split_once(':').ok_or_else(malformed)?;
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| malformed())?;
-        let mut value = HeaderValue::from_str(value.trim()).map_err(|_| malformed())?;
-        value.set_sensitive(true);
-        fields.append(name, value);
-    }
-    Ok(fields)
+    parse_fields(lines.iter().map(String::as_str)).map_err(|wrong| match wrong {
+        WrongFields::TooMany => {
+            AdminProblem::malformed("headers has more than 100 fields. Write fewer.")
+        }
+        WrongFields::Malformed => {
+            AdminProblem::malformed("headers has no header field. Write each like \"Name: value\".")
+        }
+    })
 }

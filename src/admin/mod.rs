@@ -113,6 +113,8 @@ pub(crate) struct Parts {
     pub catalog: Arc<Catalog>,
     /// What the gate's own watch has found.
     pub monitor: Monitor,
+    /// The keys of `[console]`.
+    pub console: console::Settings,
     /// The clock of this process.
     pub clock: Clock,
     /// The OpenAPI description of the readers' API.

@@ -142,13 +142,15 @@ impl ConnectedParts {
     /// Returns what the admin listener needs. `public` is the address of the public listener.
     pub(super) fn for_admin(
         &self,
+        config: &Config,
         public: SocketAddr,
         services: Arc<Services>,
         monitor: Monitor,
         stopping: &CancellationToken,
     ) -> Result<admin::Parts, StartError> {
         let name = self.certificates.name().filter(|name| !name.starts_with('*'));
-        let explainer = Explainer::new(services, self.delivery.for_worker()?, name);
+        let explainer =
+            Explainer::new(services, self.delivery.for_worker()?, name, self.handles.clock.clone());
         Ok(admin::Parts {
             ledger: self.ledger.for_support(),
             metrics: self.handles.metrics.clone(),
@@ -163,6 +165,7 @@ impl ConnectedParts {
             has_prices: self.has_prices,
             catalog: self.catalog.clone(),
             monitor,
+            console: config.console.clone(),
             clock: self.handles.clock.clone(),
             readers_api: server::Api::openapi(),
             tls: self.certificates.config(),

@@ -23,7 +23,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::metering::Flusher;
 use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
-use crate::server::{self, Services};
+use crate::server::{self, RequestRecorder, Services};
 use crate::telemetry::Metrics;
 
 /// How long `circulation` may take to stop, because it waits for begins in flight, and how long the
@@ -45,6 +45,7 @@ pub struct Running {
     admin: admin::Running,
     circulation: Circulation,
     flusher: Flusher,
+    recorder: RequestRecorder,
     ledger: Ledger,
     reloadable: ReloadableParts,
     stopping: CancellationToken,
@@ -63,9 +64,12 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartErr
     let stopping = CancellationToken::new();
     background::start(&parts, &stopping);
     let reloadable = ReloadableParts::of(&parts);
+    let store_requests = config.server.store_requests;
+    let clock = parts.handles.clock.clone();
+    let recorder = RequestRecorder::start(services.clone(), clock, store_requests);
     let monitor = parts.monitor(&config, server.address);
     monitor.start(&stopping);
-    let for_admin = parts.for_admin(server.address, services, monitor, &stopping)?;
+    let for_admin = parts.for_admin(&config, server.address, services, monitor, &stopping)?;
     let ConnectedParts { handles, readers, catalog, meter, ledger, circulation, reporting, .. } =
         parts;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
@@ -83,6 +87,7 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartErr
         admin,
         circulation,
         flusher,
+        recorder,
         ledger,
         reloadable,
         stopping,
@@ -136,6 +141,9 @@ impl Running {
         end(self.server).await;
         if timeout(limit, self.flusher.stop()).await.is_err() {
             tracing::error!("timed out while writing the last counts of delivered bytes");
+        }
+        if timeout(limit, self.recorder.stop()).await.is_err() {
+            tracing::error!("timed out while storing the last requests");
         }
         self.circulation.stop(limit).await;
         self.admin.stop().await;

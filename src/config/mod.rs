@@ -11,6 +11,7 @@
 mod alerts;
 mod check;
 mod check_online;
+mod console;
 mod ledger;
 mod lending;
 mod limits;
@@ -30,8 +31,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    admin, catalog, circulation, delivery, gate, ledger as loans, lending as bokbasen, metering,
-    monitor, origin, reader, server, telemetry,
+    admin, catalog, circulation, console as pages, delivery, gate, ledger as loans,
+    lending as bokbasen, metering, monitor, origin, reader, server, telemetry,
 };
 
 pub use check::{Checked, check};
@@ -46,6 +47,8 @@ pub struct Config {
     pub server: server::Settings,
     /// The admin listener, from `[listen] admin` and `[admin]`.
     pub admin: admin::Settings,
+    /// The console, from `[console]`.
+    pub console: pages::Settings,
     /// The authentication of readers, from `[readers]` and `[privacy]`.
     pub readers: reader::Settings,
     /// The client of Bokbasen, from `[lending]`.
@@ -180,7 +183,11 @@ pub fn read(file: &Path, text: &str) -> Result<Loaded, Vec<Mistake>> {
 fn sections(mut root: Table<'_>) -> Option<Config> {
     let listen = service::listen(&mut root);
     let server = service::server(&mut root, listen.public);
-    let admin = service::admin(&mut root, listen.admin);
+    let mut admin = service::admin(&mut root, listen.admin);
+    let console = console::console(&mut root);
+    if let (Some(admin), Some(host)) = (&mut admin, console.host()) {
+        admin.hosts.push(host);
+    }
     let reader_tables = readers::readers(&mut root);
     let lending = lending::lending(&mut root);
     let mut ledger =
@@ -204,6 +211,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     Some(Config {
         server: server?,
         admin: admin?,
+        console,
         readers: reader_tables.readers?,
         lending: lending.client?,
         ledger: ledger?,

@@ -16,6 +16,9 @@ use crate::ledger::PostgresSettings;
 use crate::loan::LibraryId;
 use crate::{admin, delivery, gate, metering, server, telemetry};
 
+/// The longest time for which requests are stored.
+const MAX_STORED: Duration = Duration::from_secs(7 * 86_400);
+
 #[derive(Debug, Default)]
 pub(super) struct Listen {
     pub(super) public: Option<SocketAddr>,
@@ -43,6 +46,15 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
     let buffers = table.or("buffers", 256 << 20, buffers);
     let hsts = table.or("hsts", Duration::from_secs(180 * 86_400), duration);
     let recent_requests = table.or("recent_requests", 10_000, number(0, 10_000_000));
+    let store_requests = table.or("store_requests", Duration::ZERO, duration);
+    if store_requests > MAX_STORED {
+        let sentence = "it is longer than support needs who read what when. Write at most \"7d\"";
+        table.mistake("store_requests", sentence);
+    }
+    if recent_requests == 0 && !store_requests.is_zero() {
+        let sentence = "requests are stored from memory. Write recent_requests = 10000";
+        table.mistake("store_requests", sentence);
+    }
     table.finish();
     let limits = limits::limits(root);
     let mut tls = root.required_table(
@@ -70,6 +82,7 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
         limits,
         hsts,
         recent_requests: usize::try_from(recent_requests).unwrap_or(usize::MAX),
+        store_requests,
     };
     Some(settings)
 }

@@ -70,6 +70,8 @@ fn reference_lists_exactly_the_known_keys() {
     let extra = REFERENCE
         .replace("# [[tls.extra]]", "[[tls.extra]]")
         .replace("# certificate", "certificate")
+        .replace("# [console.oidc]", "[console.oidc]")
+        .replace("# roles = ", "roles = ")
         .replace("# [[alerts.webhooks]]\n# url", "[[alerts.webhooks]]\nurl")
         .replace("# secret = { file = \"certs/webhook", "secret = { file = \"certs/webhook");
     let known: BTreeSet<_> = [REFERENCE, &extra].into_iter().flat_map(known).collect();

@@ -15,6 +15,7 @@ use super::find::failed;
 use super::format::time;
 use super::loan_page::find;
 use super::page::{Field, Page, Place, field, notice, page, token};
+use super::roles::{Action, may};
 use super::sign_in::MAX_REASON;
 use super::text::Actions;
 use super::trail::{To, record, what};
@@ -112,7 +113,7 @@ pub(super) fn panel(visit: &Visit, loan: &Loan) -> Markup {
     html! {
         aside.card aria-labelledby="actions" {
             h2 #actions { (texts.title) }
-            @if !visit.may_act() || !(is_undecided || is_open || can_end || can_mark) {
+            @if !visit.may(Action::Act) || !(is_undecided || is_open || can_end || can_mark) {
                 p.hint { (texts.none) }
             } @else {
                 @if is_undecided {
@@ -188,7 +189,7 @@ async fn begin(
     (id, form, what): (&str, &Form, &'static str),
 ) -> Result<Result<(Loan, String), Response>, Failure> {
     let person = &visit.session()?.person;
-    if !person.role.may_act() {
+    if !may(person.role, Action::Act) {
         return Err(Failure::NotAllowed);
     }
     let loan = find(console, id).await?;

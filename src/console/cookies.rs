@@ -5,6 +5,8 @@ use http::{HeaderMap, HeaderValue};
 
 /// How long a browser stores a preference, in seconds.
 const PREFERENCE_LIFETIME: u32 = 365 * 86_400;
+/// How long a person may take at the provider, in seconds.
+const PROVIDER_LIFETIME: u64 = super::oidc::LIFETIME.as_secs();
 
 /// A cookie of the console.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -19,6 +21,8 @@ pub(super) enum Cookie {
     Theme,
     /// Whether single keys are shortcuts.
     Keys,
+    /// The secret of a sign-in by OpenID Connect that waits.
+    Provider,
 }
 
 impl Cookie {
@@ -30,6 +34,8 @@ impl Cookie {
             (Cookie::Session, false) => "loangate-session",
             (Cookie::Form, true) => "__Host-loangate-form",
             (Cookie::Form, false) => "loangate-form",
+            (Cookie::Provider, true) => "__Host-loangate-provider",
+            (Cookie::Provider, false) => "loangate-provider",
             (Cookie::Language, _) => "loangate-language",
             (Cookie::Theme, _) => "loangate-theme",
             (Cookie::Keys, _) => "loangate-keys",
@@ -48,10 +54,11 @@ impl Cookie {
     }
 
     /// Returns a Set-Cookie field. Scripts cannot read the cookie, and no other site's request
-    /// has it.
+    /// has it, but for the one with which the provider sends the browser back.
     pub(super) fn set(self, value: &str, tls: bool) -> Option<HeaderValue> {
         let age = match self {
             Cookie::Session | Cookie::Form => String::new(),
+            Cookie::Provider => format!("; Max-Age={PROVIDER_LIFETIME}"),
             Cookie::Language | Cookie::Theme | Cookie::Keys => {
                 format!("; Max-Age={PREFERENCE_LIFETIME}")
             }
@@ -67,7 +74,8 @@ impl Cookie {
     fn field(self, value: &str, age: &str, tls: bool) -> Option<HeaderValue> {
         let secure = if tls { "; Secure" } else { "" };
         let name = self.name(tls);
-        let text = format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict{age}{secure}");
+        let site = if self == Cookie::Provider { "Lax" } else { "Strict" };
+        let text = format!("{name}={value}; Path=/; HttpOnly; SameSite={site}{age}{secure}");
         HeaderValue::from_str(&text).ok()
     }
 }

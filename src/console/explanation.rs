@@ -8,8 +8,7 @@ use super::page::{Page, Place, page};
 use super::text::step;
 use super::visit::Visit;
 use super::why::question_forms;
-use crate::problem::Problem;
-use crate::server::{Explained, Explanation, RecordedView};
+use crate::server::{Explained, ExplainedProblem, Explanation, RecordedView};
 
 /// Returns the page of an explanation, with the forms for another one folded.
 pub(super) fn explanation_page(
@@ -66,7 +65,7 @@ fn result_of(visit: &Visit, explained: &Explanation) -> Markup {
 fn advice_of(
     visit: &Visit,
     explained: &Explanation,
-    problem: Option<&Problem>,
+    problem: Option<&ExplainedProblem>,
     of: Option<(String, String)>,
 ) -> Markup {
     let texts = &visit.texts.why;
@@ -76,7 +75,7 @@ fn advice_of(
             @if let Some(problem) = problem {
                 @let guidance = problem.problem_type().guidance();
                 dl.facts {
-                    dt { (texts.for_reader) } dd { (problem.sentence().text(visit.language)) }
+                    dt { (texts.for_reader) } dd { (problem.sentence(visit.language)) }
                     dt { (texts.for_app) } dd { (with_code(guidance.app.text(visit.language))) }
                     @if let Some(operator) = guidance.operator {
                         dt { (texts.for_operator) }

@@ -6,7 +6,9 @@ use http::StatusCode;
 use maud::html;
 use url::form_urlencoded::byte_serialize;
 
+use super::oidc::Fault;
 use super::page::{Page, page};
+use super::text::sign_in_fault;
 use super::visit::Visit;
 
 /// Why a request gets no page of its own.
@@ -30,6 +32,8 @@ pub(super) enum Failure {
     Ledger,
     /// An access cannot be recorded.
     Trail,
+    /// A sign-in by OpenID Connect has failed.
+    SignIn(Fault),
 }
 
 impl IntoResponse for Failure {
@@ -54,16 +58,26 @@ impl Failure {
             Failure::Malformed => (texts.malformed, StatusCode::BAD_REQUEST),
             Failure::Ledger => (texts.ledger, StatusCode::SERVICE_UNAVAILABLE),
             Failure::Trail => (texts.trail, StatusCode::SERVICE_UNAVAILABLE),
+            Failure::SignIn(fault) => (sign_in_fault(fault, visit.language), status_of(fault)),
         };
         let to_sign_in = visit.session.is_none();
         let body = html! {
             div.notice.bad { p { (sentence) } }
             p {
                 @if to_sign_in { a.button href="/sign-in" { (visit.texts.sign_in.title) } }
-                @else { a.button href="/" { (visit.texts.common.find) } }
+                @else { a.button href="/" { (visit.texts.common.first_page) } }
             }
         };
         page(visit, &Page { title, status, ..Page::default() }, &body)
+    }
+}
+
+fn status_of(fault: Fault) -> StatusCode {
+    match fault {
+        Fault::Provider | Fault::Untrusted => StatusCode::BAD_GATEWAY,
+        Fault::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        Fault::NotPending => StatusCode::BAD_REQUEST,
+        Fault::Refused | Fault::NoRole => StatusCode::FORBIDDEN,
     }
 }
 

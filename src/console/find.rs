@@ -72,13 +72,25 @@ enum Query {
     Pseudonym(Borrower),
     /// A borrower's own id, with the library.
     BorrowerId(LibraryId),
-    /// Perhaps an id of Bokbasen.
+    /// An id of Bokbasen, which a person has marked as one.
     LendingId,
+    /// Nothing that can be searched for without a library.
+    Unknown,
+}
+
+/// What marks an id of Bokbasen, whose form is not known: it could be a borrower's card number.
+const LENDING_MARK: &str = "bokbasen:";
+
+/// Returns a marked id of Bokbasen.
+fn lending_id(text: &str) -> Option<&str> {
+    let (mark, id) = text.split_at_checked(LENDING_MARK.len())?;
+    let id = id.trim();
+    (mark.eq_ignore_ascii_case(LENDING_MARK) && !id.is_empty()).then_some(id)
 }
 
 impl Query {
-    /// Only a text without a library is searched for in the ledger as it is: with one, it is a
-    /// borrower's own id.
+    /// Only a text of a known form, and one that is marked as an id of Bokbasen, is searched for in
+    /// the ledger as it is. A borrower's own id is not: a database may log what it is asked for.
     ///
     /// Returns none for a text that nothing can have: PostgreSQL takes no zero byte, for example.
     fn of(text: &str, library: Option<LibraryId>) -> Option<Query> {
@@ -90,7 +102,8 @@ impl Query {
             (_, _, _, Some(library)) => Query::BorrowerId(library),
             (_, Ok(uuid), ..) => Query::Uuid(uuid),
             (_, _, Ok(isbn), _) => Query::Isbn(isbn),
-            _ => Query::LendingId,
+            _ if lending_id(text).is_some() => Query::LendingId,
+            _ => Query::Unknown,
         })
     }
 }
@@ -112,7 +125,7 @@ pub(super) async fn search(
     };
     let text = form.field("query");
     let found = match Query::of(text, library) {
-        None => None,
+        None | Some(Query::Unknown) => None,
         Some(Query::Isbn(isbn)) => Some(format!("/loans?isbn={isbn}")),
         Some(Query::Pseudonym(borrower)) => Some(loans_of(library, borrower)),
         Some(Query::BorrowerId(library)) => {
@@ -123,7 +136,8 @@ pub(super) async fn search(
         }
         Some(Query::Uuid(uuid)) => by_uuid(&console, &visit, uuid).await?,
         Some(Query::LendingId) => {
-            let loan = console.parts.ledger.by_lending_id(text, None).await.map_err(failed)?;
+            let id = lending_id(text).unwrap_or_default();
+            let loan = console.parts.ledger.by_lending_id(id, None).await.map_err(failed)?;
             match loan {
                 Some(loan) => Some(loan_found(&console, &visit, &loan).await?),
                 None => None,
@@ -162,7 +176,7 @@ async fn by_uuid(console: &Console, visit: &Visit, uuid: Uuid) -> Result<Option<
         return loan_found(console, visit, &loan).await.map(Some);
     }
     let id = RequestId::of_uuid(uuid);
-    let is_recorded = console.parts.explainer.recorded(id).is_some();
+    let is_recorded = console.parts.explainer.recorded(id).await.map_err(failed)?.is_some();
     Ok(is_recorded.then(|| format!("/why/{id}")))
 }
 
@@ -190,7 +204,12 @@ mod tests {
         for (text, alone) in [
             (isbn, Query::Isbn(isbn.parse().unwrap())),
             (uuid, Query::Uuid(uuid.parse().unwrap())),
-            ("12345678901", Query::LendingId),
+            ("12345678901", Query::Unknown),
+            ("N001234567", Query::Unknown),
+            ("BL00000001", Query::Unknown),
+            ("bokbasen:", Query::Unknown),
+            ("bokbasen:BL00000001", Query::LendingId),
+            ("Bokbasen: BL00000001", Query::LendingId),
         ] {
             assert_eq!(Query::of(text, None), Some(alone), "{text}");
             assert_eq!(Query::of(text, Some(library)), Some(Query::BorrowerId(library)), "{text}");

@@ -23,7 +23,7 @@ pub(super) async fn show(Extension(visit): Extension<Visit>) -> Response {
                 thead { tr { th scope="col" { (texts.key) } th scope="col" { (texts.does) } } }
                 tbody {
                     tr { td { kbd { "/" } } td { (texts.search_field) } }
-                    @for place in Place::ALL {
+                    @for place in Place::ALL.into_iter().filter(|place| visit.may_open(*place)) {
                         tr { td { kbd { (place.key()) } } td { (place.name(&visit)) } }
                     }
                 }

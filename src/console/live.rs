@@ -25,6 +25,7 @@ use super::Console;
 use super::format::time;
 use super::now::Shown;
 use super::page::count;
+use super::roles::Action;
 use super::session::Hash;
 use super::text::live as texts;
 use super::visit::Visit;
@@ -128,10 +129,10 @@ struct Running {
     is_over: bool,
 }
 
-/// Returns a stream; without a session, or with too many streams, a response after which a browser
+/// Returns a stream; without a session that may watch, or with too many streams, a response after which a browser
 /// does not try again.
 fn stream(console: Arc<Console>, visit: Visit, content: Content) -> Response {
-    let session = visit.session.as_ref().map(|_| visit.secret.hash());
+    let session = visit.may(Action::Watch).then(|| visit.secret.hash());
     let Some(admitted) = session.and_then(|session| console.streams.admit(session)) else {
         return StatusCode::NO_CONTENT.into_response();
     };

@@ -1,8 +1,9 @@
 //! The console for people, at `/` of the admin listener: loans, and why a request was refused.
 //!
 //! `admin` mounts it. Pages are made on the server and work without a script. Only the sign-in
-//! page, the choice of language and theme, and static files are open without a session. Every form
-//! has a token, and every look at loans and every action is recorded by [`trail`].
+//! pages, the choice of language and theme, and static files are open without a session. [`roles`]
+//! checks what a person may do. Every form has a token, and every look at loans and every action is
+//! recorded by [`trail`].
 
 mod actions;
 mod chart;
@@ -21,19 +22,23 @@ mod loans;
 mod now;
 mod now_charts;
 mod now_systems;
+mod oidc;
 mod page;
 mod plot;
 mod preferences;
 mod problems;
+mod roles;
 mod runbook;
 mod session;
 mod sign_in;
 mod text;
 mod trail;
+mod trail_page;
 mod visit;
 mod why;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -54,6 +59,10 @@ use crate::server::Explainer;
 pub(crate) use actions::checked_reason;
 use failure::Failure;
 use live::Streams;
+use oidc::Oidc;
+pub(crate) use oidc::OidcSettings;
+pub(crate) use oidc::Settings;
+pub(crate) use session::Role;
 use session::Sessions;
 
 /// What the console uses of the listener that mounts it.
@@ -62,6 +71,9 @@ pub(crate) trait Host: Send + Sync {
     /// Returns whether this is the admin token. Delays the response to a wrong one. `client` are
     /// the extensions of the request.
     async fn is_token(&self, client: &Extensions, token: &str) -> bool;
+
+    /// Returns the client's address; none if it is not known.
+    fn address(&self, client: &Extensions) -> Option<IpAddr>;
 
     /// Records that the connection of a request has a session.
     fn note_session(&self, client: &Extensions);
@@ -96,6 +108,8 @@ pub(crate) struct Parts {
     pub(crate) public_base: String,
     /// Whether the listener serves TLS, so that cookies are secure.
     pub(crate) tls: bool,
+    /// The keys of `[console]`.
+    pub(crate) settings: Settings,
     /// The listener that mounts it.
     pub(crate) host: Box<dyn Host>,
 }
@@ -108,6 +122,8 @@ pub(crate) struct Console {
     /// The download that is being written.
     downloads: Arc<Semaphore>,
     streams: Streams,
+    /// Sign-in by a provider, if it is configured.
+    oidc: Option<Oidc>,
 }
 
 impl fmt::Debug for Console {
@@ -121,7 +137,8 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(parts: Parts) -> Router<S
     let sessions = Sessions::new(parts.clock.clone());
     let counts = library::Counts::new(parts.ledger.clone(), parts.clock.clone(), parts.has_prices);
     let (downloads, streams) = (Arc::new(Semaphore::new(1)), Streams::default());
-    let console = Arc::new(Console { parts, sessions, counts, downloads, streams });
+    let oidc = Oidc::of(parts.settings.clone(), parts.clock.clone());
+    let console = Arc::new(Console { parts, sessions, counts, downloads, streams, oidc });
     let with_session = Router::new()
         .route("/", get(find::form))
         .route("/find", post(find::search))
@@ -141,17 +158,21 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(parts: Parts) -> Router<S
         .route("/now", get(now::show))
         .route("/problems", get(problems::show))
         .route("/runbook", get(runbook::show))
+        .route("/trail", get(trail_page::list))
         .route("/help", get(help::show))
         .route("/sign-out", post(sign_in::sign_out))
         .fallback(async || Failure::NotFound)
         .layer(middleware::from_fn(visit::check_form))
+        .layer(middleware::from_fn(roles::check))
         .layer(middleware::from_fn(visit::require_session));
     let open = Router::new()
         .route("/sign-in", get(sign_in::form).post(sign_in::sign_in))
+        .route(oidc::START, get(oidc::start))
+        .route(oidc::CALLBACK, get(oidc::callback))
         .route("/preferences", post(preferences::set))
         .route("/now/stream", get(live::now))
         .route("/problems/stream", get(live::problems))
-        .layer(middleware::from_fn(visit::check_form));
+        .layer(middleware::from_fn(visit::check_open_form));
     Router::new()
         .merge(with_session)
         .merge(open)

@@ -264,6 +264,7 @@ mod tests {
             has_keys: true,
             session: None,
             secret: Secret::generate().unwrap(),
+            open_secret: None,
             here: "/now".to_owned(),
             tls: false,
             problems: 2,

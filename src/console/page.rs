@@ -1,11 +1,13 @@
 //! The frame of every page: head, navigation, preferences and footer.
 
 use axum::response::{Html, IntoResponse, Response};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use maud::{DOCTYPE, Markup, html};
 
 use super::files::{ICON, SCRIPT, STYLE};
 use super::preferences::Theme;
+use super::roles::{action_of, may};
+use super::session::Role;
 use super::text::{now, problems, role};
 use super::visit::{TOKEN_FIELD, Visit};
 use crate::language::Language;
@@ -35,13 +37,21 @@ pub(super) enum Place {
     Library,
     Now,
     Problems,
+    Trail,
     Help,
 }
 
 impl Place {
     /// All pages, in their order.
-    pub(super) const ALL: [Place; 6] =
-        [Place::Find, Place::Why, Place::Library, Place::Now, Place::Problems, Place::Help];
+    pub(super) const ALL: [Place; 7] = [
+        Place::Find,
+        Place::Why,
+        Place::Library,
+        Place::Now,
+        Place::Problems,
+        Place::Trail,
+        Place::Help,
+    ];
 
     /// Returns the path of the page.
     pub(super) fn path(self) -> &'static str {
@@ -51,8 +61,14 @@ impl Place {
             Place::Library => "/library",
             Place::Now => "/now",
             Place::Problems => "/problems",
+            Place::Trail => "/trail",
             Place::Help => "/help",
         }
+    }
+
+    /// Returns whether a role may open the page.
+    pub(super) fn is_for(self, role: Role) -> bool {
+        may(role, action_of(&Method::GET, self.path()))
     }
 
     /// Returns the key that leads to the page.
@@ -63,6 +79,7 @@ impl Place {
             Place::Library => "l",
             Place::Now => "n",
             Place::Problems => "p",
+            Place::Trail => "t",
             Place::Help => "?",
         }
     }
@@ -76,6 +93,7 @@ impl Place {
             Place::Library => visit.texts.library.title,
             Place::Now => now(visit.language).title,
             Place::Problems => problems(visit.language).title,
+            Place::Trail => visit.trail_texts().title,
             Place::Help => common.help,
         }
     }
@@ -119,7 +137,7 @@ fn header(visit: &Visit, place: Option<Place>) -> Markup {
             a.brand href="/" { img src=(ICON.path()) alt="" width="28" height="28"; "loangate" }
             @if visit.session.is_some() {
                 nav aria-label=(common.navigation) {
-                    @for each in Place::ALL {
+                    @for each in Place::ALL.into_iter().filter(|each| visit.may_open(*each)) {
                         a href=(each.path()) data-key=(each.key())
                             aria-current=[(place == Some(each)).then_some("page")] {
                             (each.name(visit))
@@ -133,7 +151,7 @@ fn header(visit: &Visit, place: Option<Place>) -> Markup {
                     (token(visit))
                     span.who {
                         span.hidden { (common.signed_in_as) " " }
-                        (session.person.name) " · " (role(session.person.role, visit.language))
+                        (session.person.shown) " · " (role(session.person.role, visit.language))
                     }
                     button.quiet { (common.sign_out) }
                 }

@@ -33,10 +33,8 @@ pub(crate) enum Role {
     /// Reads everything and does everything.
     Operator,
     /// Reads loans and acts on them.
-    #[allow(dead_code, reason = "signing in by OpenID Connect gives it")]
     Support,
-    /// Reads only.
-    #[allow(dead_code, reason = "signing in by OpenID Connect gives it")]
+    /// Reads the access trail and the reports of libraries.
     Auditor,
 }
 
@@ -49,11 +47,6 @@ impl Role {
             Role::Auditor => "auditor",
         }
     }
-
-    /// Returns whether the role may act on loans.
-    pub(crate) fn may_act(self) -> bool {
-        matches!(self, Role::Operator | Role::Support)
-    }
 }
 
 /// Who is signed in.
@@ -61,6 +54,8 @@ impl Role {
 pub(crate) struct Person {
     /// The name that the trail records.
     pub(crate) name: Arc<str>,
+    /// The name that the pages show to the person.
+    pub(crate) shown: Arc<str>,
     /// What the person may do.
     pub(crate) role: Role,
 }
@@ -113,7 +108,7 @@ impl Secret {
         BASE64URL_NOPAD.encode(hmac::sign(&key, b"loangate console form").as_ref())
     }
 
-    /// Returns the hash of the secret, by which memory knows it.
+    /// Returns the hash under which memory has what belongs to the secret.
     pub(super) fn hash(&self) -> Hash {
         let mut hash = [0; SECRET_LENGTH];
         hash.copy_from_slice(digest(&SHA256, self.0.as_bytes()).as_ref());
@@ -193,7 +188,7 @@ mod tests {
     use super::*;
 
     fn person() -> Person {
-        Person { name: "token".into(), role: Role::Operator }
+        Person { name: "token".into(), shown: "token".into(), role: Role::Operator }
     }
 
     fn sessions() -> (Clock, Sessions) {

@@ -1,4 +1,5 @@
-//! Sign-in with the admin token, sign-out, and the purpose of looks at loans.
+//! Sign-in with the admin token or by the link to a provider, sign-out, and the purpose of looks at
+//! loans.
 
 use std::sync::Arc;
 
@@ -7,15 +8,18 @@ use axum::extract::{Query, Request, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use http::StatusCode;
 use http::header::SET_COOKIE;
-use maud::html;
+use maud::{Markup, html};
 use serde::Deserialize;
+use url::form_urlencoded::byte_serialize;
 
 use super::Console;
 use super::actions::checked_reason;
 use super::cookies::Cookie;
 use super::failure::Failure;
+use super::oidc;
 use super::page::{Field, Page, field, notice, page, token};
 use super::session::{Person, Role};
+use super::text::provider_sign_in;
 use super::trail::{To, record, what};
 use super::visit::{Form, Visit, local_path};
 use crate::language::is_unprintable;
@@ -30,12 +34,13 @@ pub(super) const MAX_REASON: usize = 200;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Onward {
-    next: String,
+    pub(super) next: String,
     done: String,
 }
 
 /// Shows the form.
 pub(super) async fn form(
+    State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
     Query(onward): Query<Onward>,
 ) -> Response {
@@ -43,10 +48,11 @@ pub(super) async fn form(
         return Redirect::to(local_path(&onward.next)).into_response();
     }
     let notice = (onward.done == "signed-out").then_some(("good", visit.texts.sign_in.signed_out));
-    sign_in_page(&visit, &onward.next, notice, StatusCode::OK)
+    sign_in_page(&console, &visit, &onward.next, notice, StatusCode::OK)
 }
 
 fn sign_in_page(
+    console: &Console,
     visit: &Visit,
     next: &str,
     told: Option<(&str, &str)>,
@@ -74,6 +80,7 @@ fn sign_in_page(
     let body = html! {
         p.lead { (texts.lead) }
         @if let Some((kind, text)) = told { (notice(kind, text)) }
+        @if console.oidc.is_some() { (provider_link(visit, local_path(next))) }
         form.card.narrow method="post" action="/sign-in" {
             (token(visit))
             input type="hidden" name="next" value=(local_path(next));
@@ -83,6 +90,19 @@ fn sign_in_page(
         }
     };
     page(visit, &Page { title: texts.title, status, ..Page::default() }, &body)
+}
+
+/// Returns the link to the provider. A form would be blocked by the policy of the pages: it ends at
+/// another site.
+fn provider_link(visit: &Visit, next: &str) -> Markup {
+    let next: String = byte_serialize(next.as_bytes()).collect();
+    html! {
+        p {
+            a.button href={ (oidc::START) "?next=" (next) } {
+                (provider_sign_in(visit.language))
+            }
+        }
+    }
 }
 
 /// Begins a session if the token is right.
@@ -97,9 +117,10 @@ pub(super) async fn sign_in(
         !given.is_empty() && console.parts.host.is_token(request.extensions(), given).await;
     if !is_right {
         let wrong = Some(("bad", visit.texts.sign_in.wrong));
-        return sign_in_page(&visit, next, wrong, StatusCode::UNAUTHORIZED);
+        return sign_in_page(&console, &visit, next, wrong, StatusCode::UNAUTHORIZED);
     }
-    let person = Person { name: name_of(form.field("name")), role: Role::Operator };
+    let name = name_of(form.field("name"));
+    let person = Person { shown: name.clone(), name, role: Role::Operator };
     let begun = async {
         record(&console, &person, what::SIGN_IN, To::NONE, None).await?;
         let secret = console.sessions.begin(person.clone()).ok_or(Failure::Ledger)?;

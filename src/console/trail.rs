@@ -12,6 +12,7 @@ use crate::loan::LibraryId;
 /// The slugs of what is done, as the admin API has them.
 pub(super) mod what {
     pub(in crate::console) const SIGN_IN: &str = "sign-in";
+    pub(in crate::console) const LIST_ACCESSES: &str = "list-accesses";
     pub(in crate::console) const FIND: &str = "find";
     pub(in crate::console) const LIST_LOANS: &str = "list-loans";
     pub(in crate::console) const SHOW_LOAN: &str = "show-loan";
@@ -39,6 +40,11 @@ impl To {
     /// All loans of a library.
     pub(super) fn of_library(library: LibraryId) -> To {
         To { library: Some(library), target: None }
+    }
+
+    /// All accesses, or those of a library.
+    pub(super) fn accesses(library: Option<LibraryId>) -> To {
+        To { library, target: None }
     }
 
     /// Loans of a library, or of any.

@@ -20,9 +20,12 @@ use super::Console;
 use super::cookies::Cookie;
 use super::failure::Failure;
 use super::forgery::{is_form_token, is_same_origin};
+use super::oidc;
+use super::page::Place;
 use super::preferences::Theme;
+use super::roles::{Action, may};
 use super::session::{Secret, Session};
-use super::text::{Texts, texts};
+use super::text::{Texts, TrailTexts, texts, trail_texts};
 use crate::language::Language;
 
 /// The timeout for a form, and its maximum length in bytes.
@@ -50,6 +53,9 @@ pub(super) struct Visit {
     pub(super) session: Option<Session>,
     /// The secret of the session; without one, that of its forms.
     pub(super) secret: Secret,
+    /// The secret of forms of a page that was opened without the cookie of the session: from a link
+    /// of another site. Only forms that need no session accept it.
+    pub(super) open_secret: Option<Secret>,
     /// The path and the query, if a form can lead back to them.
     pub(super) here: String,
     pub(super) tls: bool,
@@ -85,9 +91,19 @@ impl Visit {
         self.session.as_ref().ok_or(Failure::SignedOut)
     }
 
-    /// Returns whether who is signed in may act, and not only read.
-    pub(super) fn may_act(&self) -> bool {
-        self.session.as_ref().is_some_and(|session| session.person.role.may_act())
+    /// Returns whether the person may do this.
+    pub(super) fn may(&self, action: Action) -> bool {
+        self.session.as_ref().is_some_and(|session| may(session.person.role, action))
+    }
+
+    /// Returns whether the person may open a page of the navigation.
+    pub(super) fn may_open(&self, place: Place) -> bool {
+        self.session.as_ref().is_some_and(|session| place.is_for(session.person.role))
+    }
+
+    /// Returns the texts of the page of the trail.
+    pub(super) fn trail_texts(&self) -> &'static TrailTexts {
+        trail_texts(self.language)
     }
 
     fn of(console: &Console, request: &Request) -> Option<(Visit, Option<HeaderValue>)> {
@@ -100,8 +116,12 @@ impl Visit {
         };
         let signed_in =
             secret_in(Cookie::Session).and_then(|secret| Some((find(&secret)?, secret)));
-        let (session, secret, cookie) = match (signed_in, secret_in(Cookie::Form)) {
-            (Some((session, secret)), _) => (Some(session), secret, None),
+        let (mut open_secret, form_secret) = (None, secret_in(Cookie::Form));
+        let (session, secret, cookie) = match (signed_in, form_secret) {
+            (Some((session, secret)), form_secret) => {
+                open_secret = form_secret;
+                (Some(session), secret, None)
+            }
             (None, Some(secret)) => (None, secret, None),
             (None, None) => {
                 let secret = Secret::generate()?;
@@ -118,6 +138,7 @@ impl Visit {
             has_keys: Cookie::Keys.read(headers, tls) != Some("off"),
             session,
             secret,
+            open_secret,
             here: here(request),
             tls,
             problems,
@@ -132,11 +153,12 @@ fn language_of(headers: &HeaderMap, tls: bool) -> Language {
     chosen.or_else(accepted).unwrap_or_default()
 }
 
-/// Returns where a form that changes a preference leads back to. A page that a form has made
-/// cannot be requested again.
+/// Returns where a form that changes a preference leads back to. A page that a form or the provider
+/// has made cannot be requested again.
 fn here(request: &Request) -> String {
     let uri = request.uri();
     match *request.method() {
+        _ if uri.path() == oidc::CALLBACK => "/".to_owned(),
         Method::GET | Method::HEAD => {
             uri.path_and_query().map_or("/", |path| path.as_str()).to_owned()
         }
@@ -196,6 +218,21 @@ pub(super) async fn check_form(
     request: Request,
     next: Next,
 ) -> Response {
+    check(&[Some(&visit.secret)], request, next).await
+}
+
+/// As [`check_form`], for a form that needs no session. A browser that comes from another site does
+/// not send the cookie of the session, which is SameSite=Strict, but sends it with the form. So the
+/// page may have had the token of the other cookie.
+pub(super) async fn check_open_form(
+    Extension(visit): Extension<Visit>,
+    request: Request,
+    next: Next,
+) -> Response {
+    check(&[Some(&visit.secret), visit.open_secret.as_ref()], request, next).await
+}
+
+async fn check(secrets: &[Option<&Secret>], request: Request, next: Next) -> Response {
     if request.method() != Method::POST {
         return next.run(request).await;
     }
@@ -208,7 +245,8 @@ pub(super) async fn check_form(
         _ => return Failure::Malformed.into_response(),
     };
     let Some(form) = Form::parse(&body) else { return Failure::Malformed.into_response() };
-    if !is_form_token(&visit.secret, form.field(TOKEN_FIELD)) {
+    let token = form.field(TOKEN_FIELD);
+    if !secrets.iter().flatten().any(|secret| is_form_token(secret, token)) {
         return Failure::Forged.into_response();
     }
     parts.extensions.insert(form);

@@ -6,24 +6,29 @@ use axum::Extension;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use http::{HeaderMap, Method};
+use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::Console;
 use super::explanation::explanation_page;
 use super::failure::Failure;
-use super::find::MAX_ISIL;
+use super::find::{MAX_ISIL, failed};
 use super::page::{Field, Page, Place, field, notice, page, token};
 use super::sign_in::{purpose_field, store_purpose};
+use super::text::why_fields;
 use super::trail::{To, look, what};
 use super::visit::{Form, Visit};
 use crate::ledger::AccessTarget;
 use crate::loan::LibraryId;
-use crate::server::{Asking, NotExplained, Question};
+use crate::server::{Asking, NotExplained, Question, parse_fields};
 use crate::telemetry::RequestId;
 
 /// The longest borrower's own id in bytes, as in a reader token, and the longest path.
 const MAX_BORROWER: usize = 256;
 const MAX_PATH: usize = 4096;
+/// The longest method and the longest time, in characters.
+const MAX_METHOD: usize = 32;
+const MAX_TIME: usize = 40;
 /// The longest id of a request, in characters: with `urn:uuid:`.
 const MAX_REQUEST: usize = 64;
 
@@ -78,10 +83,61 @@ pub(super) fn question_forms(visit: &Visit) -> Markup {
                     }))
                     (field(visit, &Field { id: "reader-purpose", ..purpose_field(visit) }))
                 }
+                (request_fields(visit))
                 button { (texts.submit) }
             }
         }
     }
+}
+
+/// Returns the folded fields for what a request can carry.
+fn request_fields(visit: &Visit) -> Markup {
+    let texts = why_fields(visit.language);
+    html! {
+        details.more {
+            summary { (texts.more) }
+            div.pair {
+                (field(visit, &Field {
+                    name: "method", label: texts.method, hint: texts.method_hint,
+                    length: MAX_METHOD, ..Field::default()
+                }))
+                (field(visit, &Field {
+                    name: "issued", label: texts.issued, hint: texts.issued_hint,
+                    length: MAX_TIME, ..Field::default()
+                }))
+            }
+            div.field {
+                label for="headers" {
+                    (texts.headers) span.mark { " (" (visit.texts.common.optional) ")" }
+                }
+                textarea #headers name="headers" rows="3" autocomplete="off" spellcheck="false"
+                    autocapitalize="none" aria-describedby="headers-hint" {}
+                p.hint #headers-hint { (texts.headers_hint) }
+            }
+        }
+    }
+}
+
+/// Reads the fields for what a request can carry. An error is a sentence for the person.
+fn carried(
+    console: &Console,
+    visit: &Visit,
+    form: &Form,
+) -> Result<(Method, Timestamp, HeaderMap), &'static str> {
+    let texts = why_fields(visit.language);
+    let method = match form.field("method") {
+        "" => Method::GET,
+        text => Method::from_bytes(text.as_bytes()).map_err(|_| texts.bad_method)?,
+    };
+    // A credential counts as issued when it is first seen, at the latest.
+    let now = console.parts.clock.now();
+    let issued = match form.field("issued") {
+        "" => now,
+        text => text.parse::<Timestamp>().map_err(|_| texts.bad_issued)?.min(now),
+    };
+    let lines = form.field("headers").lines().filter(|line| !line.trim().is_empty());
+    let headers = parse_fields(lines).map_err(|_| texts.bad_headers)?;
+    Ok((method, issued, headers))
 }
 
 /// Explains what a form describes.
@@ -112,13 +168,17 @@ pub(super) async fn explain(
     if !target.starts_with('/') {
         return wrong(texts.bad_path);
     }
+    let (method, issued, headers) = match carried(&console, &visit, &form) {
+        Ok(carried) => carried,
+        Err(sentence) => return wrong(sentence),
+    };
     let borrower = console.parts.readers.pseudonym(library, borrower);
     look(&console, &visit, what::EXPLAIN, To::new(Some(library), borrower)).await?;
     let question = Question {
-        reader: Asking::Borrower(library, borrower, console.parts.clock.now()),
-        method: Method::GET,
+        reader: Asking::Borrower(library, borrower, issued),
+        method,
         target: target.to_owned(),
-        headers: HeaderMap::new(),
+        headers,
     };
     match console.parts.explainer.explain(question).await {
         Ok(explained) => {
@@ -137,7 +197,8 @@ pub(super) async fn recorded(
     Path(id): Path<String>,
 ) -> Result<Response, Failure> {
     let id = RequestId::parse(&id).ok_or(Failure::NotFound)?;
-    let Some(explained) = console.parts.explainer.recorded(id) else {
+    let found = console.parts.explainer.recorded(id).await.map_err(failed)?;
+    let Some(explained) = found else {
         return Ok(why_page(&visit, &notice("note", visit.texts.why.unknown_request)));
     };
     let request = explained.request();

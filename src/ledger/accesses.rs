@@ -1,7 +1,8 @@
 //! Accesses: who of the staff looked at loans or acted on them, and why.
 //!
-//! An access is a step of the audit trail that belongs to no loan. Its hash covers all of it, and
-//! it is in the chain of the library that it concerns. Retention removes it with an anchor, since
+//! An access is a step of the audit trail that belongs to no loan. Its hash covers all of it. It is
+//! in the chain of the library that it concerns, if the ledger has loans of it: anybody can search
+//! for any ISIL, and a chain is permanent. Retention removes it with an anchor, since
 //! it may name a borrower's pseudonym.
 
 use std::borrow::Cow;
@@ -18,11 +19,14 @@ use crate::loan::{Borrower, Isbn, LibraryId, LoanId};
 pub(super) const ACCESS: Uuid = Uuid::max();
 /// The states and the cause of such a step.
 pub(super) const ACCESS_STEP: &str = "access";
-/// The longest name and the longest reason, in characters. Longer ones are truncated.
-const MAX_NAME: usize = 100;
+/// The longest name, role and reason, in characters. Longer ones are truncated. A name may have a
+/// subject of OpenID Connect, of up to 255 characters.
+const MAX_NAME: usize = 340;
+const MAX_ROLE: usize = 100;
 const MAX_REASON: usize = 500;
 
-/// The library of an access that concerns no single one. `ZZ` is the prefix of no agency.
+/// The library of the chain of accesses that concern no single library, or one without loans. `ZZ`
+/// is the prefix of no agency.
 pub(super) const NO_LIBRARY: &str = "ZZ-loangate";
 
 /// An access by a member of the staff, without a borrower's own id.
@@ -82,7 +86,7 @@ impl Access {
     pub fn new(who: &str, role: &str, what: &'static str) -> Access {
         Access {
             who: cleaned(who, MAX_NAME),
-            role: cleaned(role, MAX_NAME),
+            role: cleaned(role, MAX_ROLE),
             what: what.into(),
             library: None,
             target: None,
@@ -111,9 +115,9 @@ impl Access {
         self.library.as_deref()
     }
 
-    /// Returns the library whose chain has the step.
-    pub(super) fn chain_library(&self) -> Option<LibraryId> {
-        self.library.as_deref().unwrap_or(NO_LIBRARY).parse().ok()
+    /// Returns a part of the detail of each access that names this library, and of no other one.
+    pub(super) fn mark_of(library: LibraryId) -> String {
+        format!("\"library\":\"{library}\"")
     }
 
     /// Returns the detail of the step.
@@ -173,8 +177,9 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; nothing may be shown or done then.
     pub async fn record_access(&self, access: Access) -> Result<(), LedgerError> {
-        let Some(library) = access.chain_library() else {
-            return Err(LedgerError::Unwritable("the library of an access is no ISIL".to_owned()));
+        let library = match access.library().and_then(|library| library.parse().ok()) {
+            Some(library) if self.support.has_chain_of_loans(library).await? => library,
+            _ => no_library()?,
         };
         self.update_for_reader(Update::RecordAccess(library, Box::new(access))).await.map(drop)
     }
@@ -207,6 +212,12 @@ impl Ledger {
             (None, super::Queries::Sqlite(_)) => Ok(0),
         }
     }
+}
+
+/// Returns the library of accesses without one.
+pub(super) fn no_library() -> Result<LibraryId, LedgerError> {
+    let library = NO_LIBRARY.parse();
+    library.map_err(|_| LedgerError::Unwritable("the library of an access is no ISIL".to_owned()))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ on_each_store! {
     accesses_are_listed_and_verified
     changed_or_removed_access_is_found
     old_accesses_are_removed_and_the_trail_verifies
+    access_of_a_library_without_loans_makes_no_chain
 }
 
 const LISTING: AccessFilter =
@@ -115,5 +116,30 @@ async fn old_accesses_are_removed_and_the_trail_verifies(store: &TestStore) {
     reopened.record_access(look("newer")).await.unwrap();
     assert_eq!(slugs(&reopened, AccessFilter { limit: 1, ..LISTING }).await, ["newer"]);
     reopened.close().await;
+    store.assert_sound().await;
+}
+
+async fn access_of_a_library_without_loans_makes_no_chain(store: &TestStore) {
+    const NO_CHAIN: &str = "DO $$ BEGIN IF EXISTS (SELECT 1 FROM chains \
+         WHERE library NOT IN ('ZZ-loangate', 'NO-0301000')) \
+         THEN RAISE EXCEPTION 'a search has made a chain'; END IF; END $$";
+    let ledger = store.open().await;
+    let loan = accepted(&ledger, 1).await;
+    let isil = |text: &str| text.parse::<LibraryId>().ok();
+    ledger.record_access(look("own").of_library(Some(loan.library()))).await.unwrap();
+    for (who, library) in [("one", "NO-1111111"), ("other", "NO-11111"), ("third", "NO-2222222")] {
+        // Text that looks like another library does not count.
+        let why = "\"library\":\"NO-1111111\"";
+        let access = look(who).of_library(isil(library)).because(Some(why));
+        ledger.record_access(access).await.unwrap();
+    }
+    store.execute("SELECT 1", NO_CHAIN).await;
+    let of = |library| AccessFilter { library: isil(library), ..LISTING };
+    assert_eq!(slugs(&ledger, of("NO-1111111")).await, ["one"]);
+    assert_eq!(slugs(&ledger, of("NO-11111")).await, ["other"]);
+    assert_eq!(slugs(&ledger, of(loan.library().as_str())).await, ["own"]);
+    assert_eq!(slugs(&ledger, LISTING).await.len(), 4);
+    end(&ledger, loan).await;
+    ledger.close().await;
     store.assert_sound().await;
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     Access, Cause, Delivered, Doubts, Intended, LedgerError, Report, ReportState, ReportStep,
+    StoredRequest,
 };
 use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 use crate::telemetry::LoanEvent;
@@ -71,6 +72,13 @@ pub(super) enum Update {
     },
     /// Append an access to the audit trail, in the chain of this library.
     RecordAccess(LibraryId, Box<Access>),
+    /// Store requests that were answered.
+    AddRequests(Arc<[StoredRequest]>),
+    /// Remove requests whose time is over.
+    RemoveRequests {
+        now: Timestamp,
+        limit: u32,
+    },
     /// Write a probe row, to test that the ledger can be written.
     Probe,
 }
@@ -133,7 +141,7 @@ impl Command {
         }
     }
 
-    /// Returns the library whose loans the command changes; none for the probe.
+    /// Returns the library whose loans the command changes; none if it concerns no loan.
     pub(super) fn library(&self) -> Option<LibraryId> {
         match self {
             Command::Intend(intent, _) => Some(intent.loan.key.library),
@@ -199,7 +207,7 @@ impl Update {
             Update::AddDelivered(library, _) | Update::RecordAccess(library, _) => Some(*library),
             Update::Forget { library, .. } => *library,
             Update::ReplaceDoubts(doubts) => Some(doubts.library),
-            Update::Probe => None,
+            Update::AddRequests(_) | Update::RemoveRequests { .. } | Update::Probe => None,
         }
     }
 
@@ -220,6 +228,8 @@ impl Update {
             Update::ReplaceDoubts(_) => "doubts",
             Update::Forget { .. } => "forgotten",
             Update::RecordAccess(..) => "access",
+            Update::AddRequests(_) => "requests",
+            Update::RemoveRequests { .. } => "requests-removed",
             Update::Probe => "tested",
         }
     }

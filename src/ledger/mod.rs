@@ -24,6 +24,7 @@
 //! | `examinations` | the loans that a balance shall examine |
 //! | `usage` | what a library lends, for support |
 //! | `bulletins` | what the processes on one ledger share for operators |
+//! | `requests` | requests that were answered, for a limited time |
 //! | `queries` | the queries of all stores, and `reads` for callers |
 //! | `maintenance` | verification, check and pruning for the command line |
 //! | `write_connection` | reopens the connection after a failure |
@@ -57,6 +58,7 @@ mod postgres;
 mod queries;
 mod reads;
 mod reports;
+mod requests;
 mod rules;
 mod runner;
 mod sqlite;
@@ -101,6 +103,7 @@ pub use reports::{
     Attempt, Evidence, LONGEST_BEGIN, Measure, Report, ReportFilter, ReportModel, ReportPosition,
     ReportState, ReportStep, first_loan_id,
 };
+pub use requests::StoredRequest;
 pub use sqlite::{backup, probe, reconcile_file};
 pub use types::{
     Cause, Delivered, Doubts, EndPosition, Ends, Filter, HistoryRow, Intended, Prunable, Pruned,

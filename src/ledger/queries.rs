@@ -11,8 +11,8 @@ use super::change_feed::FeedBarrier;
 use super::membership::Membership;
 use super::{
     AccessFilter, Bulletin, EndPosition, Ends, Filter, HistoryRow, LedgerError, RecordedAccess,
-    Report, ReportFilter, ReportPosition, ReportState, TitleCost, TitleLoans, UnfoundBegin,
-    postgres, sqlite,
+    Report, ReportFilter, ReportPosition, ReportState, StoredRequest, TitleCost, TitleLoans,
+    UnfoundBegin, postgres, sqlite,
 };
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
 
@@ -82,6 +82,7 @@ delegate! {
     fn oldest_live(library: LibraryId) -> Option<Timestamp>;
     fn to_forget(before: Timestamp) -> ToForget;
     fn page(filter: &Filter) -> Vec<Loan>;
+    fn has_chain_of_loans(library: LibraryId) -> bool;
     fn accesses(filter: &AccessFilter) -> Vec<RecordedAccess>;
     fn delivered(loans: &[LoanId]) -> HashMap<LoanId, BTreeMap<String, Tally>>;
     fn doubts(library: LibraryId, now: Timestamp) -> HashMap<LoanId, Timestamp>;
@@ -92,6 +93,8 @@ delegate! {
     fn is_process_dead(membership: &dyn Membership, name: &str) -> bool;
     fn reports(filter: &ReportFilter) -> (Vec<Report>, Option<ReportPosition>);
     fn report_of_loan(loan: Uuid) -> Option<Report>;
+    fn has_old_requests(now: Timestamp) -> bool;
+    fn request(id: Uuid) -> Option<StoredRequest>;
     fn count_reports() -> Vec<(ReportState, u64)>;
     fn loans_to_examine(library: LibraryId, limit: u32) -> Vec<Loan>;
     fn waits_for_examination(id: LoanId) -> bool;

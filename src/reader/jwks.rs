@@ -24,10 +24,19 @@ const MAX_FILE: u64 = 1024 * 1024;
 const RSA_MODULUS: std::ops::RangeInclusive<usize> = 256..=1024;
 
 /// A public key and its only algorithm.
-pub(super) struct VerifyKey {
-    pub(super) kid: Option<String>,
-    pub(super) algorithm: Algorithm,
-    pub(super) key: DecodingKey,
+pub(crate) struct VerifyKey {
+    pub(crate) kid: Option<String>,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) key: DecodingKey,
+}
+
+impl VerifyKey {
+    /// Returns the key; none if it is of no supported algorithm, not for signatures, or invalid.
+    pub(crate) fn of(jwk: &Jwk) -> Option<VerifyKey> {
+        let algorithm = algorithm_of(jwk)?;
+        let key = valid_key(jwk, algorithm)?;
+        Some(VerifyKey { kid: jwk.common.key_id.clone(), algorithm, key })
+    }
 }
 
 /// Reads the keys for the allowed algorithms from the file; returns at least one.

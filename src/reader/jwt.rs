@@ -100,12 +100,7 @@ impl Tokens {
     }
 
     fn allowed(&self, named: jsonwebtoken::Algorithm) -> Option<Algorithm> {
-        let algorithm = match named {
-            jsonwebtoken::Algorithm::EdDSA => Algorithm::EdDSA,
-            jsonwebtoken::Algorithm::ES256 => Algorithm::ES256,
-            jsonwebtoken::Algorithm::RS256 => Algorithm::RS256,
-            _ => return None,
-        };
+        let algorithm = Algorithm::named(named)?;
         self.settings.algorithms.contains(&algorithm).then_some(algorithm)
     }
 

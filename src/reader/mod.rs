@@ -42,6 +42,7 @@ use crate::problem::Problem;
 use crate::reload::Reload;
 
 pub use self::identity::{Reader, Scope};
+pub(crate) use self::jwks::VerifyKey;
 pub use self::settings::{Algorithm, JwtSettings, LinkKey, Settings};
 
 /// Authenticator of readers' requests. `Debug` shows no key and no reader.

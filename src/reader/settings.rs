@@ -19,6 +19,18 @@ pub enum Algorithm {
     RS256,
 }
 
+impl Algorithm {
+    /// Returns the algorithm that the header of a token names; none if it is not supported.
+    pub(crate) fn named(name: jsonwebtoken::Algorithm) -> Option<Algorithm> {
+        match name {
+            jsonwebtoken::Algorithm::EdDSA => Some(Algorithm::EdDSA),
+            jsonwebtoken::Algorithm::ES256 => Some(Algorithm::ES256),
+            jsonwebtoken::Algorithm::RS256 => Some(Algorithm::RS256),
+            _ => None,
+        }
+    }
+}
+
 /// The keys of `[readers.jwt]`.
 #[derive(Clone, Debug)]
 pub struct JwtSettings {

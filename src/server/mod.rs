@@ -31,6 +31,7 @@ mod problem_response;
 mod recent_requests;
 mod request_body;
 mod request_checks;
+mod request_recorder;
 mod security_headers;
 mod session_tickets;
 mod tls;
@@ -60,12 +61,14 @@ use crate::telemetry::{Metrics, Task};
 pub(crate) use certificate_file::TlsError;
 pub(crate) use cors::{AllowedOrigin, Cors};
 pub(crate) use explain::{
-    Asking, Explained, Explainer, Explanation, NotExplained, Question, RecordedView, Step,
+    Asking, Explained, ExplainedProblem, Explainer, Explanation, NotExplained, Question,
+    RecordedView, Step, WrongFields, parse_fields,
 };
 pub(crate) use limits::{Limits, raise_descriptor_limit};
 use open_connections::OpenConnections;
 use placement::Workers;
 pub(crate) use recent_requests::RecentRequests;
+pub(crate) use request_recorder::RequestRecorder;
 pub(crate) use security_headers::SecurityHeaders;
 pub(crate) use tls::Certificates;
 pub(crate) use validity::{DateProblem, Validity};
@@ -101,8 +104,10 @@ pub struct Settings {
     pub limits: Limits,
     /// The `max-age` of Strict-Transport-Security; zero omits the field.
     pub hsts: Duration,
-    /// The number of requests that are stored for support.
+    /// The number of requests that are stored in memory for support.
     pub recent_requests: usize,
+    /// How long requests are stored in the ledger, too; zero stores none.
+    pub store_requests: Duration,
 }
 
 /// The services that handle a request, shared by all workers.

@@ -56,8 +56,20 @@ pub(crate) struct RecentRequests {
 #[derive(Debug, Default)]
 struct Ring {
     requests: Vec<RecentRequest>,
-    /// The place of the oldest request, once the ring is full.
-    oldest: usize,
+    /// The number of requests that were recorded. It says which place is next.
+    recorded: u64,
+}
+
+/// How much of the rings somebody has read.
+#[derive(Debug, Default)]
+pub(super) struct Position(Vec<u64>);
+
+/// What was recorded since a position.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    pub(super) requests: Vec<RecentRequest>,
+    /// The number of further requests that newer ones have replaced.
+    pub(super) missed: u64,
 }
 
 impl RecentRequests {
@@ -74,17 +86,35 @@ impl RecentRequests {
         }
         let Some(ring) = self.ring(request.id) else { return };
         let mut ring = lock(ring);
-        if ring.requests.len() < self.capacity {
-            ring.requests.push(request);
-            return;
+        let place = ring.recorded as usize % self.capacity;
+        ring.recorded += 1;
+        match ring.requests.get_mut(place) {
+            Some(oldest) => {
+                let replaced = std::mem::replace(oldest, request);
+                drop(ring);
+                drop(replaced);
+            }
+            None => ring.requests.push(request),
         }
-        let oldest = ring.oldest;
-        ring.oldest = (oldest + 1) % self.capacity;
-        if let Some(place) = ring.requests.get_mut(oldest) {
-            let replaced = std::mem::replace(place, request);
-            drop(ring);
-            drop(replaced);
+    }
+
+    /// Reads up to `limit` requests of each ring that were recorded since a position, and moves the
+    /// position. Each lock is held for that many copies only.
+    pub(super) fn read(&self, position: &mut Position, limit: usize) -> Unread {
+        let mut unread = Unread::default();
+        position.0.resize(self.rings.len(), 0);
+        for (ring, read) in self.rings.iter().zip(&mut position.0) {
+            let ring = lock(ring);
+            let oldest = ring.recorded - ring.requests.len() as u64;
+            unread.missed += oldest.saturating_sub(*read);
+            *read = oldest.max(*read);
+            for _ in 0..limit.min((ring.recorded - *read) as usize) {
+                let place = *read as usize % self.capacity;
+                unread.requests.extend(ring.requests.get(place).cloned());
+                *read += 1;
+            }
         }
+        unread
     }
 
     /// Returns the request with this id, if it is still stored.
@@ -133,6 +163,39 @@ mod tests {
         assert_eq!(found, stored);
         assert!(recent.find(*ids.last().unwrap()).is_some());
         assert!(recent.find(ids[0]).is_none());
+    }
+
+    #[test]
+    fn each_request_is_read_once_or_counted_as_missed() {
+        let (recent, mut position) = (RecentRequests::new(640), Position::default());
+        assert!(recent.read(&mut position, 10).requests.is_empty());
+        let record = |count| {
+            let ids: Vec<_> = (0..count).map(|_| RequestId::generate()).collect();
+            ids.iter().for_each(|id| recent.record(request(*id)));
+            ids
+        };
+        let mut read = |limit| {
+            let mut all = Unread::default();
+            loop {
+                let unread = recent.read(&mut position, limit);
+                all.missed += unread.missed;
+                if unread.requests.is_empty() {
+                    return all;
+                }
+                all.requests.extend(unread.requests);
+            }
+        };
+        for count in [1, 100, 300] {
+            let ids = record(count);
+            let unread = read(3);
+            let found = ids.iter().filter(|id| unread.requests.iter().any(|one| one.id == **id));
+            assert_eq!(found.count() as u64 + unread.missed, count);
+            assert_eq!(unread.requests.len() as u64 + unread.missed, count);
+        }
+        record(5000);
+        let unread = read(1000);
+        assert_eq!((unread.requests.len(), unread.missed), (640, 5000 - 640));
+        assert_eq!(read(1000).missed, 0);
     }
 
     #[test]

@@ -16,7 +16,8 @@ pub use metrics::{
     BrakeAction, BrakeLimit, Breach, CallKind, CallOutcome, Calls, Definition, Durations,
     FencedMember, FindingAction, FindingKind, FlushOutcome, Handshake, LabelValues,
     LateBeginFinder, LendingCall, Limit, LoanEvent, MetricKind, Metrics, OriginMetrics,
-    OriginOutcome, Readings, RequestOutcome, ResumeOutcome, StreamEnd, Task, Via, definitions,
+    OriginOutcome, Readings, RequestOutcome, RequestStorage, ResumeOutcome, StreamEnd, Task, Via,
+    definitions,
 };
 pub use request_id::RequestId;
 pub use request_line::{RequestLine, logged_method};

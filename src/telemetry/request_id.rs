@@ -47,6 +47,11 @@ impl RequestId {
         RequestId(id)
     }
 
+    /// Returns the id without its meaning.
+    pub fn uuid(self) -> Uuid {
+        self.0
+    }
+
     /// Returns some of its random bits.
     pub fn low_bits(self) -> u64 {
         self.0.as_u64_pair().1

@@ -295,6 +295,42 @@ const CASES: &[Case] = &[
              32`"],
     ),
     (
+        "a provider of OpenID Connect without what it needs",
+        "[admin]",
+        "[console.oidc]\nissuer = \"http://login.example.no\"\nclient_id = \"console\"\n\
+             client_secret = { env = \"PATH\" }\nscopes = [\"profile\"]\nrole_claim = []\n\
+             roles = { support = [] }\n\n[admin]",
+        &[
+            "12: console.oidc: the provider must know where to send the browser back to. Write \
+             [console] url = \"https://gate.example.no:9443\"",
+            "13: console.oidc.issuer: a secret would be sent in the clear. Write https://",
+            "16: console.oidc.scopes: without openid the provider sends no ID token. Add \
+             \"openid\"",
+            "17: console.oidc.role_claim: this names no claim. Write \"roles\", or \
+             [\"realm_access\", \"roles\"]",
+            "18: console.oidc.roles.support: nobody would have a role. Write support = \
+             [\"loangate-support\"]",
+        ],
+    ),
+    (
+        "a console below a path",
+        "[admin]",
+        "[console]\nurl = \"https://gate.example.no/console\"\n\n[admin]",
+        &["13: console.url: the console has no path. Remove everything after the host and the \
+             port"],
+    ),
+    (
+        "requests that are stored for too long, and from no memory",
+        "[tls]",
+        "[server]\nrecent_requests = 0\nstore_requests = \"8d\"\n\n[tls]",
+        &[
+            "9: server.store_requests: it is longer than support needs who read what when. Write \
+             at most \"7d\"",
+            "9: server.store_requests: requests are stored from memory. Write recent_requests = \
+             10000",
+        ],
+    ),
+    (
         "a host of the admin listener with a port",
         "[admin]",
         "[admin]\nhosts = [\"gate.example.no:9443\"]",

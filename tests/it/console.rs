@@ -9,7 +9,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use crate::support::console::{Browser, Seen, TOKEN_FIELD};
 use crate::support::scene::{Setting, movable_clock};
-use crate::support::{BOOK, File, LIBRARY, Scene};
+use crate::support::{BOOK, File, LIBRARY, Postgres, Scene};
 
 const HOSTILE: &str = "\"><script>alert(1)</script>";
 
@@ -31,7 +31,8 @@ fn book() -> String {
 async fn console_without_a_session_shows_the_sign_in_only() {
     let scene = start().await;
     let mut browser = Browser::at(&scene);
-    for path in ["/", "/loans?isbn=9788299999014", "/loans/x", "/why", "/why/x", "/help"] {
+    for path in ["/", "/loans?isbn=9788299999014", "/loans/x", "/why", "/why/x", "/trail", "/help"]
+    {
         let seen = browser.get(path).await;
         assert_eq!(seen.status, StatusCode::SEE_OTHER, "{path}");
         assert!(seen.location().starts_with("/sign-in"), "{path}: {}", seen.location());
@@ -145,7 +146,7 @@ async fn loan_is_found_by_each_of_its_ids() {
     let mut browser = Browser::sign_in(&scene).await;
     for (query, library, path) in [
         (&*id, "", format!("/loans/{id}")),
-        (&lending_id, "", format!("/loans/{id}")),
+        (&format!("bokbasen:{lending_id}"), "", format!("/loans/{id}")),
         (&borrower, "", of_borrower.clone()),
         (&borrower, LIBRARY, format!("{of_borrower}&library={LIBRARY}")),
         ("kari", LIBRARY, format!("{of_borrower}&library={LIBRARY}")),
@@ -160,7 +161,9 @@ async fn loan_is_found_by_each_of_its_ids() {
         assert_eq!(seen.status, StatusCode::OK, "{query}");
         assert!(seen.body.contains(&borrower), "{query}: {}", seen.body);
     }
-    for (query, library) in [("nobody", ""), (&*id.replace('a', "b"), ""), ("kari", "no isil")] {
+    for (query, library) in
+        [(&*lending_id, ""), ("nobody", ""), (&*id.replace('a', "b"), ""), ("kari", "no isil")]
+    {
         let seen = browser.find(query, library).await;
         assert_eq!(seen.status, StatusCode::OK, "{query}");
         assert!(!seen.body.contains("value=\"nobody\""), "the page shows the query");
@@ -462,6 +465,9 @@ async fn hostile_texts_stay_texts() {
         format!("/loans?borrower={encoded}&library={encoded}"),
         format!("/why/{encoded}"),
         format!("/purpose?next=/{encoded}"),
+        format!("/trail?library={encoded}"),
+        "/trail".to_owned(),
+        format!("/sign-in/oidc/callback?state={encoded}&error={encoded}"),
         format!("/loans/{}?done={encoded}", loans[0]["id"].as_str().unwrap()),
         format!("/?{encoded}"),
     ] {
@@ -480,5 +486,66 @@ async fn hostile_texts_stay_texts() {
         escaped += usize::from(page.body.contains("&lt;script&gt;"));
     }
     assert!(escaped >= 5, "the texts were shown on {escaped} pages");
+    scene.end().await;
+}
+
+/// PostgreSQL may log each statement with its values.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn card_number_without_a_library_reaches_no_database() {
+    const LOG_ALL: &str = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I \
+         SET log_min_duration_statement = 0', current_database()); END $$";
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    sqlx::raw_sql(LOG_ALL).execute(&mut database.connect_as_admin().await).await.unwrap();
+    let mut scene = Scene::without_gate(Setting::default()).await;
+    scene.use_database(&format!("{}?sslmode=disable", database.url()));
+    scene.start_gate().await;
+    let mut browser = Browser::sign_in(&scene).await;
+    for card in ["N004711999", "4711999004", "kari@example.no"] {
+        let seen = browser.find(card, "").await;
+        assert_eq!(seen.status, StatusCode::OK, "{card}");
+        browser.find(card, LIBRARY).await;
+    }
+    browser.find("bokbasen:BL4711555", "").await;
+    let log = server.log();
+    assert!(log.contains("BL4711555"), "the server does not log values");
+    for card in ["N004711999", "4711999004", "kari@example.no"] {
+        assert!(!log.contains(card), "{card}");
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn described_request_carries_what_explain_takes() {
+    let scene = start().await;
+    read(&scene, "kari", &book()).await;
+    let mut browser = Browser::sign_in(&scene).await;
+    let path = book();
+    let reader =
+        [("library", LIBRARY), ("borrower", "kari"), ("path", &*path), ("purpose", "case")];
+    let past = "if-range: \"other\"\r\n\r\nRange: bytes=999999-";
+    for (more, words) in [
+        (&[][..], "The file would be sent"),
+        (&[("method", "POST")], "method-not-allowed"),
+        (&[("headers", "Range: bytes=999999-")], "range-not-satisfiable"),
+        (&[("headers", past)], "The file would be sent"),
+        (&[("headers", "If-Match: \"other\"")], "precondition-failed"),
+        (&[("method", "a b")], "This is no method"),
+        (&[("issued", "yesterday")], "This is no time"),
+        (&[("headers", "no field")], "These are no header fields"),
+        (&[("headers", "a\u{1}: b")], "These are no header fields"),
+    ] {
+        let page = browser.post("/why", &[&reader[..], more].concat()).await;
+        assert_eq!(page.status, StatusCode::OK, "{more:?}");
+        assert!(page.body.contains(words), "{more:?}: {}", page.body);
+        assert!(!page.body.contains("999999") && !page.body.contains("yesterday"), "{more:?}");
+    }
+    let id = scene.ledger().await[0]["id"].as_str().unwrap().to_owned();
+    browser.post(&format!("/loans/{id}/end"), &[("reason", "test")]).await;
+    for (issued, words) in [("2020-01-01T00:00:00Z", "loan-ended"), ("", "It begins a loan")] {
+        let fields = [&reader[..], &[("issued", issued)]].concat();
+        let page = browser.post("/why", &fields).await;
+        assert!(page.body.contains(words), "{issued}: {}", page.body);
+    }
     scene.end().await;
 }

@@ -14,6 +14,7 @@ use loangate::sandbox::{Library, Licence, Title, World};
 use serde_json::{Value, json};
 
 use crate::support::external_program::{direct, output_text, run, run_within};
+use crate::support::openid_provider::OpenIdProvider;
 use crate::support::scene::Setting;
 use crate::support::{AUDIO, BOOK, File, LIBRARY, Scene, program};
 
@@ -193,6 +194,34 @@ async fn operator_watches_the_gates_in_a_browser() {
     stage.task["watches"] = json!(true);
     let report = drive(&stage).await;
     check(&report, 9);
+    stage.scene.end().await;
+}
+
+/// The provider is `localhost` and the console an address, so they are different sites.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn person_signs_in_by_a_provider_in_a_browser() {
+    let (Some(node), Some(chromium)) = (program("node", "nodejs"), program("chromium", "chromium"))
+    else {
+        return;
+    };
+    let Some(modules) = modules() else { return };
+    let provider = OpenIdProvider::start().await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    scene.replace_in_config("admin = \"127.0.0.1:0\"", &format!("admin = \"{free}\""));
+    scene.replace_in_config("[ledger]", &provider.config(&format!("http://{free}")));
+    scene.start_gate().await;
+    let task = json!({
+        "base": scene.admin,
+        "token": scene.admin_token(),
+        "chromium": chromium,
+        "node": node,
+        "modules": modules,
+        "provider": provider.url,
+    });
+    let stage = Stage { scene, task };
+    let report = drive(&stage).await;
+    check(&report, 4);
     stage.scene.end().await;
 }
 

@@ -38,7 +38,8 @@ async function open(options = {}) {
   });
   page.on("pageerror", (error) => report.console.push(String(error)));
   page.on("request", (request) => {
-    if (!request.url().startsWith(`${task.base}/`)) report.external.push(request.url());
+    const known = [task.base, task.provider].filter(Boolean);
+    if (!known.some((base) => request.url().startsWith(`${base}/`))) report.external.push(request.url());
   });
   return page;
 }
@@ -385,6 +386,37 @@ async function beforeProblems(themes, widths) {
   await page.context().close();
 }
 
+// Signs in by the provider, which is another site, and comes back from it to a page.
+async function byProvider(page, inspect) {
+  await page.goto(`${task.base}/why`);
+  await inspect(page, "sign-in with a provider");
+  await page.click("text=Sign in with your organisation");
+  await page.waitForURL(`${task.provider}/authorize?*`);
+  await page.click("button");
+  await page.waitForSelector("#request");
+  check(page.url() === `${task.base}/why`, `not where the person was going: ${page.url()}`);
+  check((await page.textContent("header")).includes("Kari Nordmann · support"), "not signed in");
+  check((await page.locator("nav a[href='/trail']").count()) === 0, "the trail is for auditors");
+  // A link of another site comes without the session, and its sign-in succeeds at once.
+  await page.goto(`${task.provider}/elsewhere?${task.base}/help`);
+  await page.click("a");
+  await page.waitForSelector("#token");
+  await page.fill("#token", task.token);
+  await page.click("main form button");
+  await page.waitForSelector("kbd");
+  check((await page.textContent("header")).includes("admin token"), "not signed in again");
+  await page.goto(`${task.base}/trail`);
+  await page.fill("#purpose", "an audit");
+  await page.click("main button");
+  await page.waitForSelector("table.loans");
+  const trail = await page.textContent("table.loans");
+  check(trail.includes("oidc:f:7:kari (Kari Nordmann) · support"), trail);
+  await inspect(page, "trail");
+  await page.click("button:has-text('Norsk')");
+  await page.click("button:has-text('Logg ut')");
+  await page.waitForSelector("#token");
+}
+
 async function screenshots() {
   const themes = ["light", "dark"];
   const widths = [390, 1280];
@@ -458,6 +490,10 @@ try {
     await watching(await open());
     await watchingByKeyboard(await open());
     await phone(390, ["/now", "/problems", "/runbook"]);
+  } else if (task.provider) {
+    await byProvider(await open(), audit);
+    await byProvider(await open({ viewport: { width: 390, height: 800 } }), audit);
+    await byProvider(await open({ javaScriptEnabled: false }), () => {});
   } else {
     const page = await open();
     await story(page);

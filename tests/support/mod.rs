@@ -12,6 +12,7 @@ pub(crate) mod disk;
 pub(crate) mod external_program;
 pub(crate) mod frames;
 pub(crate) mod multipart;
+pub(crate) mod openid_provider;
 pub(crate) mod origin;
 pub(crate) mod postgres;
 pub(crate) mod process;

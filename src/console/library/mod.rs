@@ -132,9 +132,6 @@ pub(super) async fn query_availability(
     Extension(visit): Extension<Visit>,
     Extension(form): Extension<visit::Form>,
 ) -> Result<Response, Failure> {
-    if !visit.may_act() {
-        return Err(Failure::NotAllowed);
-    }
     let query = Query::of_form(&form);
     let wanted = query.wanted(Month::at(console.parts.clock.now())).ok_or(Failure::NotFound)?;
     look(&console, &visit, what::QUERY_AVAILABILITY, To::of_library(wanted.library)).await?;

@@ -9,6 +9,7 @@ use super::sums::TitleRow;
 use crate::circulation::FreeLicence;
 use crate::console::format::time;
 use crate::console::page::token;
+use crate::console::roles::Action;
 use crate::console::visit::Visit;
 use crate::loan::Isbn;
 
@@ -31,7 +32,7 @@ pub(super) fn titles(visit: &Visit, shown: &Shown<'_>, counted: &Counted) -> Mar
                     @for title in &titles { (title_row(visit, shown, title)) }
                 }))
                 (paging(visit, wanted, pages))
-                @if visit.may_act() { (query(visit, wanted)) }
+                @if visit.may(Action::Act) { (query(visit, wanted)) }
             }
         }
     }

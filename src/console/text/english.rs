@@ -18,6 +18,7 @@ pub(super) const TEXTS: Texts = Texts {
 const COMMON: Common = Common {
     skip: "Skip to the content",
     navigation: "Pages",
+    first_page: "Go to the first page",
     find: "Find",
     why: "Why",
     help: "Help",
@@ -55,16 +56,18 @@ const FIND: Find = Find {
     title: "Find",
     lead: "Search for a borrower, a title, a loan or a request.",
     query: "Search for",
-    query_hint: "A request id from an error message, a loan id, Bokbasen's loan id, an ISBN, a \
-                 pseudonym, or a borrower's own id together with the library.",
+    query_hint: "A request id from an error message, a loan id, an ISBN, a pseudonym, Bokbasen's \
+                 loan id with bokbasen: before it, or a borrower's own id together with the \
+                 library.",
     library: "Library",
     library_hint: "An ISIL like NO-0301000. With a library, the text is a borrower's own id, \
                    unless it is a pseudonym. The id is never stored.",
     submit: "Search",
     nothing: "Nothing was found.",
-    nothing_hint: "Check the id. A request is found only at the gate that answered it, and only \
-                   among its last requests.",
-    borrower_needs_library: "If it is a borrower's own id, fill in the library too.",
+    nothing_hint: "Check the id. A request is found at the gate that answered it, among its last \
+                   requests, or in the ledger, if the gates store requests there.",
+    borrower_needs_library: "If it is a borrower's own id, fill in the library too. If it is \
+                             Bokbasen's loan id, write bokbasen: before it.",
     bad_library: "The library is not an ISIL. Write one like NO-0301000.",
     loans_of_borrower: "Loans of a borrower",
     loans_of_title: "Loans of a title",
@@ -168,8 +171,9 @@ const WHY: Why = Why {
     method: "Method",
     submit: "Explain",
     bad_request_id: "This is not the id of a request. Paste the UUID of the error message.",
-    unknown_request: "This gate does not know the request. Only the gate that answered it stores \
-                      it, with its last requests. Describe it below instead.",
+    unknown_request: "This gate does not know the request. The gate that answered it stores it \
+                      with its last requests, and the ledger only if that is configured. Describe \
+                      it below instead.",
     bad_borrower: "The borrower's own id must have 1 to 256 bytes.",
     bad_path: "This is not the path of a request. Write one that begins with a slash.",
     loans_api: "This is a path of the readers' API of loans. Write the path of a file.",
@@ -218,7 +222,7 @@ const FAILURES: Failures = Failures {
         "The form does not belong to this session, or another site sent it. Open the page again.",
     ],
     signed_out: ["Signed out", "Your session is over. Sign in again; nothing was done."],
-    not_allowed: ["Not allowed", "Your role may look, but not act."],
+    not_allowed: ["Not allowed", "Your role does not allow this."],
     malformed: ["The form cannot be read", "Open the page again, and send the form once more."],
     ledger: ["The ledger cannot be read", "The log of the gate says why. Try again in a while."],
     trail: [

@@ -6,13 +6,19 @@ mod library;
 mod names;
 mod norwegian;
 mod now;
+mod oidc;
 mod problems;
+mod trail;
+mod why_fields;
 
 use crate::language::Language;
 pub(super) use library::Library;
 pub(super) use names::{cause, end_reason, role, state, state_meaning, step};
 pub(super) use now::{Now, level, live, now};
+pub(super) use oidc::{provider_sign_in, sign_in_fault};
 pub(super) use problems::{advice, problem_name, problems, severity};
+pub(super) use trail::{TrailTexts, trail_texts};
+pub(super) use why_fields::why_fields;
 
 /// All texts of one language.
 pub(super) struct Texts {
@@ -31,6 +37,7 @@ pub(super) struct Texts {
 pub(super) struct Common {
     pub(super) skip: &'static str,
     pub(super) navigation: &'static str,
+    pub(super) first_page: &'static str,
     pub(super) find: &'static str,
     pub(super) why: &'static str,
     pub(super) help: &'static str,

@@ -18,6 +18,7 @@ pub(super) const TEXTS: Texts = Texts {
 const COMMON: Common = Common {
     skip: "Hopp til innholdet",
     navigation: "Sider",
+    first_page: "Gå til første side",
     find: "Finn",
     why: "Hvorfor",
     help: "Hjelp",
@@ -55,16 +56,18 @@ const FIND: Find = Find {
     title: "Finn",
     lead: "Søk etter en låner, en tittel, et lån eller en forespørsel.",
     query: "Søk etter",
-    query_hint: "En forespørsels-id fra en feilmelding, en lån-id, Bokbasens lån-id, et ISBN, et \
-                 pseudonym, eller lånerens egen id sammen med biblioteket.",
+    query_hint: "En forespørsels-id fra en feilmelding, en lån-id, et ISBN, et pseudonym, \
+                 Bokbasens lån-id med bokbasen: foran, eller lånerens egen id sammen med \
+                 biblioteket.",
     library: "Bibliotek",
     library_hint: "En ISIL som NO-0301000. Med et bibliotek er teksten lånerens egen id, om den \
                    ikke er et pseudonym. Id-en lagres aldri.",
     submit: "Søk",
     nothing: "Ingenting ble funnet.",
-    nothing_hint: "Kontroller id-en. En forespørsel finnes bare hos porten som svarte, og bare \
-                   blant de siste forespørslene der.",
-    borrower_needs_library: "Er det lånerens egen id, så fyll ut biblioteket også.",
+    nothing_hint: "Kontroller id-en. En forespørsel finnes hos porten som svarte, blant de siste \
+                   forespørslene der, eller i lånebasen, om portene lagrer forespørsler der.",
+    borrower_needs_library: "Er det lånerens egen id, så fyll ut biblioteket også. Er det \
+                             Bokbasens lån-id, så skriv bokbasen: foran.",
     bad_library: "Biblioteket er ikke en ISIL. Skriv en som NO-0301000.",
     loans_of_borrower: "Lån til en låner",
     loans_of_title: "Lån av en tittel",
@@ -168,8 +171,9 @@ const WHY: Why = Why {
     method: "Metode",
     submit: "Forklar",
     bad_request_id: "Dette er ikke id-en til en forespørsel. Lim inn UUID-en fra feilmeldingen.",
-    unknown_request: "Denne porten kjenner ikke forespørselen. Bare porten som svarte, har den, \
-                      blant sine siste forespørsler. Beskriv den nedenfor i stedet.",
+    unknown_request: "Denne porten kjenner ikke forespørselen. Porten som svarte, har den blant \
+                      sine siste forespørsler, og lånebasen bare om det er satt opp. Beskriv den \
+                      nedenfor i stedet.",
     bad_borrower: "Lånerens egen id må ha 1 til 256 byte.",
     bad_path: "Dette er ikke stien til en forespørsel. Skriv en som begynner med en skråstrek.",
     loans_api: "Dette er en sti i lesernes API for lån. Skriv stien til en fil.",
@@ -220,7 +224,7 @@ const FAILURES: Failures = Failures {
          nytt.",
     ],
     signed_out: ["Logget ut", "Økten er over. Logg inn på nytt; ingenting ble gjort."],
-    not_allowed: ["Ikke tillatt", "Rollen din kan se, men ikke handle."],
+    not_allowed: ["Ikke tillatt", "Rollen din tillater ikke dette."],
     malformed: ["Skjemaet kan ikke leses", "Åpne siden på nytt, og send skjemaet en gang til."],
     ledger: ["Lånebasen kan ikke leses", "Portens logg sier hvorfor. Prøv igjen om litt."],
     trail: [

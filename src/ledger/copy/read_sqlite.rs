@@ -34,8 +34,10 @@ static STEPS: LazyLock<String> = LazyLock::new(|| {
 });
 static ACCESSES: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "SELECT coalesce(json_extract(detail, '$.library'), '{NO_LIBRARY}') AS library, '' AS \
-         chain, number, loan, at, from_state, to_state, cause, detail, version, salt, loan_mac \
+        "SELECT coalesce((SELECT library FROM loans \
+         WHERE loans.library = json_extract(detail, '$.library') LIMIT 1), '{NO_LIBRARY}') \
+         AS library, '' AS chain, number, loan, at, from_state, to_state, cause, detail, version, \
+         salt, loan_mac \
          FROM history WHERE loan = '{ACCESS}' AND number > ? ORDER BY number"
     )
 });

@@ -20,11 +20,11 @@ use super::queries::Queries;
 use super::row::{first, library_of};
 use super::server_error::is_of_connection;
 use super::sql::statement;
-use crate::ledger::accesses::ACCESS;
+use crate::ledger::accesses::{ACCESS, no_library};
 use crate::ledger::audit::AuditKey;
 use crate::ledger::store::is_contention;
 use crate::ledger::stored_row::step_of;
-use crate::ledger::{AccessFilter, LedgerError, RecordedAccess};
+use crate::ledger::{Access, AccessFilter, LedgerError, RecordedAccess};
 use crate::loan::LibraryId;
 
 /// The number of libraries that one statement reads.
@@ -37,8 +37,10 @@ pub(super) const NEXT_LIBRARY: &str = "SELECT min(library) FROM chains WHERE lib
 pub(super) const ACCESSES: &str = "SELECT found.* FROM unnest($1::text[]) AS t (name) \
      CROSS JOIN LATERAL (SELECT at, chain, number, detail FROM history \
      WHERE library = t.name AND loan = $2 AND at >= $3 AND at < $4 \
+     AND ($6::text IS NULL OR strpos(detail, $6) > 0) \
      ORDER BY at DESC, chain DESC, number DESC LIMIT $5) AS found \
      ORDER BY at DESC, chain DESC, number DESC LIMIT $5";
+pub(super) const HAS_LOANS: &str = "SELECT 1 FROM loans WHERE library = $1 LIMIT 1";
 /// Without the newest step of each chain, which stays: the next one continues from it. Those of
 /// processes that are gone would fill a batch some day, and nothing would be removed any more.
 pub(super) const OLD: &str = "SELECT * FROM history \
@@ -54,15 +56,18 @@ impl Queries {
         filter: &AccessFilter,
     ) -> Result<Vec<RecordedAccess>, LedgerError> {
         let libraries = match filter.library {
-            Some(library) => vec![library],
+            // An access before the first loan of a library is in the chain of no library.
+            Some(library) => vec![library, no_library()?],
             None => self.libraries_with_chains().await?,
         };
+        let mark = filter.library.map(Access::mark_of);
         let ((since, before), limit) = (filter.bounds(), i64::from(filter.limit));
         let mut accesses = Vec::new();
         for libraries in libraries.chunks(LIBRARIES) {
             let names: Vec<String> = libraries.iter().map(LibraryId::to_string).collect();
             let query = statement(ACCESSES).bind(names).bind(ACCESS);
-            let rows = self.rows(query.bind(since).bind(before).bind(limit)).await?;
+            let rows =
+                self.rows(query.bind(since).bind(before).bind(limit).bind(mark.clone())).await?;
             for row in rows {
                 let at = row.try_get("at").map_err(LedgerError::Server)?;
                 let detail: Option<String> = row.try_get("detail").map_err(LedgerError::Server)?;
@@ -72,6 +77,15 @@ impl Queries {
         accesses.sort_by_key(|access| std::cmp::Reverse(access.at));
         accesses.truncate(filter.limit as usize);
         Ok(accesses)
+    }
+
+    /// Returns whether the library has loans, so that it has a chain.
+    pub(in crate::ledger) async fn has_chain_of_loans(
+        &self,
+        library: LibraryId,
+    ) -> Result<bool, LedgerError> {
+        let query = statement(HAS_LOANS).bind(library.as_str().to_owned());
+        Ok(self.background_row(query).await?.is_some())
     }
 
     /// Returns the libraries with a chain. Damaged names are skipped.

@@ -52,6 +52,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration::Index { name: "loans_to_examine", sql: LOANS_TO_EXAMINE },
     Migration::Expansion { sql: include_str!("migrations/0004_bulletins.sql") },
     Migration::Expansion { sql: include_str!("migrations/0005_report_facts.sql") },
+    Migration::Expansion { sql: include_str!("migrations/0006_requests.sql") },
 ];
 
 /// Finds loans that may have to be reported, of a licence type, in the order of their ids.

@@ -92,6 +92,7 @@ mod reconcile;
 mod recorded_heads;
 mod renewals_file;
 mod reports;
+mod requests;
 mod retention;
 mod row;
 mod seen_renewals;

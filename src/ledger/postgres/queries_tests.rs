@@ -35,7 +35,9 @@ pub(super) const SCHEMA: &str = concat!(
     "\n",
     include_str!("migrations/0004_bulletins.sql"),
     "\n",
-    include_str!("migrations/0005_report_facts.sql")
+    include_str!("migrations/0005_report_facts.sql"),
+    "\n",
+    include_str!("migrations/0006_requests.sql")
 );
 
 /// This process, under a name that a test chooses.

@@ -23,6 +23,7 @@ mod prune;
 mod queries;
 mod reconcile;
 mod reports;
+mod requests;
 mod retention;
 mod row;
 mod sql;

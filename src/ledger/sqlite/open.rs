@@ -22,7 +22,7 @@ use crate::telemetry::Metrics;
 
 /// The migrations: number, name and SQL. sqlx has a macro that lists them, but it would compile
 /// SQLite a second time.
-const MIGRATIONS: [(i64, &str, &str); 15] = [
+const MIGRATIONS: [(i64, &str, &str); 16] = [
     (1, "loans", include_str!("migrations/0001_loans.sql")),
     (2, "brake", include_str!("migrations/0002_brake.sql")),
     (3, "audit", include_str!("migrations/0003_audit.sql")),
@@ -38,6 +38,7 @@ const MIGRATIONS: [(i64, &str, &str); 15] = [
     (13, "examinations", include_str!("migrations/0013_examinations.sql")),
     (14, "report facts", include_str!("migrations/0014_report_facts.sql")),
     (15, "steps need no loan", include_str!("migrations/0015_steps_need_no_loan.sql")),
+    (16, "requests", include_str!("migrations/0016_requests.sql")),
 ];
 
 /// A ledger file that is ready to use.

@@ -4,6 +4,9 @@
 //! functions, in the same order. The gate and the delivery only preview, so nothing is begun, and
 //! at most a HEAD goes to an origin.
 
+mod explained_problem;
+mod header_lines;
+mod stored;
 mod view;
 mod walk;
 mod why;
@@ -20,12 +23,17 @@ use super::dispatch::{self, authenticate, gate_request};
 use super::request_checks::{check_authority, check_shape};
 use super::{Services, download_continuation, loans_api};
 use crate::catalog::{File, Target};
+use crate::clock::Clock;
 use crate::delivery::{Delivery, Foreseen};
+use crate::ledger::LedgerError;
 use crate::loan::{Borrower, LibraryId, LoanKey};
 use crate::path::RequestPath;
 use crate::problem::Problem;
 use crate::reader::{Reader, Readers, Scope};
 use crate::telemetry::RequestId;
+pub(crate) use explained_problem::ExplainedProblem;
+pub(crate) use header_lines::{WrongFields, parse_fields};
+pub(super) use stored::AnsweredRequest;
 pub(crate) use view::{Explanation, RecordedView, Step};
 pub(crate) use walk::Explained;
 use walk::Walk;
@@ -38,6 +46,7 @@ pub(crate) struct Explainer {
     delivery: Delivery,
     /// The name in the certificate, which clients connect to; none if it has no single name.
     name: Option<String>,
+    clock: Clock,
 }
 
 /// A request to explain.
@@ -84,8 +93,9 @@ impl Explainer {
         services: Arc<Services>,
         delivery: Delivery,
         name: Option<String>,
+        clock: Clock,
     ) -> Explainer {
-        Explainer { services, delivery, name }
+        Explainer { services, delivery, name, clock }
     }
 
     /// Returns whose request it is; none if its credential names nobody.
@@ -122,16 +132,29 @@ impl Explainer {
             }
             Err(problem) => Err(problem),
         };
-        Ok(walk.end(result, None))
+        Ok(walk.end(result.map_err(|problem| (&problem).into()), None))
     }
 
-    /// Explains a request that was made, by its id. Returns none if it is not stored any more.
-    pub(crate) fn recorded(&self, id: RequestId) -> Option<Explained> {
-        let request = self.services.recent.find(id)?;
+    /// Explains a request that was made, by its id: from memory, or from the ledger, where another
+    /// gate may have stored it. Returns none if it is not stored any more.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if it is not in memory, and the ledger cannot be read.
+    pub(crate) async fn recorded(&self, id: RequestId) -> Result<Option<Explained>, LedgerError> {
+        let request = match self.services.recent.find(id) {
+            Some(request) => request.into(),
+            None => {
+                let stored = self.services.ledger.request(id.uuid(), self.clock.now()).await?;
+                match stored.as_ref().and_then(AnsweredRequest::of_stored) {
+                    Some(request) => request,
+                    None => return Ok(None),
+                }
+            }
+        };
         let mut walk = Walk::default();
         walk.recorded(&request);
         let view = RecordedView::of(&request);
-        Some(walk.end(request.answer, Some(view)))
+        Ok(Some(walk.end(request.answer, Some(view))))
     }
 
     /// Builds the request as a client would send it.

@@ -1,10 +1,10 @@
 //! An explanation, as the admin API sends it.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::server::recent_requests::{RecentRequest, time_of};
+use super::stored::AnsweredRequest;
 
 /// What a request would get, and why.
 #[derive(Debug, Serialize, ToSchema)]
@@ -43,7 +43,7 @@ pub(crate) struct RecordedView {
     pub(crate) id: String,
     #[schema(value_type = String, format = DateTime)]
     pub(crate) at: Timestamp,
-    pub(crate) method: &'static str,
+    pub(crate) method: String,
     /// The path without a link's token; none if it was not in normal form.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
@@ -66,13 +66,13 @@ pub(crate) struct RecordedView {
 }
 
 impl RecordedView {
-    pub(super) fn of(request: &RecentRequest) -> RecordedView {
-        let RecentRequest { id, began, method, path, asked, .. } = request;
+    pub(super) fn of(request: &AnsweredRequest) -> RecordedView {
+        let AnsweredRequest { id, at, method, path, asked, .. } = request;
         let key = asked.as_ref().map(|asked| &asked.key);
         RecordedView {
             id: id.to_string(),
-            at: time_of(*began),
-            method,
+            at: *at,
+            method: method.to_string(),
             path: path.as_deref().map(str::to_owned),
             library: key.map(|key| key.library.to_string()),
             borrower: key.map(|key| key.borrower.to_string()),
@@ -94,7 +94,7 @@ pub(crate) struct ExplainedStep {
 }
 
 /// The steps of a request.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = StepOfRequest)]
 pub(crate) enum Step {

@@ -2,14 +2,15 @@
 
 use http::StatusCode;
 
+use super::explained_problem::ExplainedProblem;
+use super::stored::AnsweredRequest;
 use super::view::{ExplainedStep, Explanation, RecordedView, Step};
 use super::why::Why;
 use crate::gate::Previewed;
 use crate::language::{Language, Sentence};
 use crate::loan::Isbn;
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemType};
 use crate::server::dispatch;
-use crate::server::recent_requests::RecentRequest;
 use crate::telemetry::Via;
 
 /// An explanation that is being made: the steps so far.
@@ -27,11 +28,9 @@ impl Walk {
 
     /// Notes the result of a step. The problem's own sentence says why it was refused.
     pub(super) fn take<T>(&mut self, step: Step, result: Result<T, Problem>) -> Result<T, Problem> {
-        result.inspect_err(|problem| self.note(step, Why::Refused(problem.clone())))
+        result.inspect_err(|problem| self.note(step, Why::Refused(problem.into())))
     }
-}
 
-impl Walk {
     pub(super) fn gate(
         &mut self,
         decision: Previewed,
@@ -58,7 +57,7 @@ impl Walk {
     }
 
     /// Notes the steps of a request that was made.
-    pub(super) fn recorded(&mut self, request: &RecentRequest) {
+    pub(super) fn recorded(&mut self, request: &AnsweredRequest) {
         self.would_begin = request.via == Via::Registered;
         let passed = match request.step {
             Step::Path => 0,
@@ -87,10 +86,10 @@ impl Walk {
                 self.note(Step::Delivery, Why::Responded(*status));
             }
             Err(problem) => {
-                let step = match problem {
-                    Problem::TitleNotFound
-                    | Problem::OriginFailed { .. }
-                    | Problem::OriginTimeout
+                let step = match problem.problem_type() {
+                    ProblemType::TitleNotFound
+                    | ProblemType::OriginFailed
+                    | ProblemType::OriginTimeout
                         if request.step == Step::Delivery =>
                     {
                         Step::Origin
@@ -105,7 +104,7 @@ impl Walk {
     /// Ends the walk with the response. `request` is the one that was made, if it was.
     pub(super) fn end(
         self,
-        result: Result<StatusCode, Problem>,
+        result: Result<StatusCode, ExplainedProblem>,
         request: Option<RecordedView>,
     ) -> Explained {
         Explained { walk: self, result, request }
@@ -115,7 +114,7 @@ impl Walk {
 /// What a request gets and why, in no language yet.
 pub(crate) struct Explained {
     walk: Walk,
-    result: Result<StatusCode, Problem>,
+    result: Result<StatusCode, ExplainedProblem>,
     request: Option<RecordedView>,
 }
 
@@ -126,7 +125,7 @@ impl Explained {
     }
 
     /// Returns the problem with which the request ends; none if the file is sent.
-    pub(crate) fn problem(&self) -> Option<&Problem> {
+    pub(crate) fn problem(&self) -> Option<&ExplainedProblem> {
         self.result.as_ref().err()
     }
 
@@ -145,8 +144,9 @@ impl Explained {
             }
             Err(problem) => {
                 let advice = advice_about(&problem, language);
-                let reason = problem.document().reason.map(str::to_owned);
-                (problem.status(), Some(problem.slug()), reason, advice)
+                let reason = problem.reason().map(str::to_owned);
+                let kind = problem.problem_type();
+                (kind.status(), Some(kind.slug()), reason, advice)
             }
         };
         let (status, steps) = (status.as_u16(), steps.collect());
@@ -154,7 +154,7 @@ impl Explained {
     }
 }
 
-fn advice_about(problem: &Problem, language: Language) -> String {
+fn advice_about(problem: &ExplainedProblem, language: Language) -> String {
     let guidance = problem.problem_type().guidance();
     let (app, operator) = match language {
         Language::English => ("App", "Operator"),

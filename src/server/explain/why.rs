@@ -3,10 +3,10 @@
 use http::StatusCode;
 use jiff::Timestamp;
 
+use super::explained_problem::ExplainedProblem;
 use super::view::Step;
 use crate::language::{Language, Sentence};
 use crate::loan::{Isbn, LibraryId, LoanId};
-use crate::problem::Problem;
 use crate::telemetry::Via;
 
 /// What a step decided, and why. A match without one of them does not compile, so each has its
@@ -33,7 +33,7 @@ pub(super) enum Why {
     NotModified,
     FieldsSent,
     WholeFileSent,
-    Refused(Problem),
+    Refused(ExplainedProblem),
     /// A step that a recorded request had passed.
     Passed(Step),
     PermittedBy(Via),
@@ -78,9 +78,10 @@ impl Why {
 
     /// Returns why, as a sentence.
     pub(super) fn sentence(&self, language: Language) -> String {
-        match language {
-            Language::English => self.english(),
-            Language::Norwegian => self.norwegian(),
+        match (self, language) {
+            (Why::Refused(problem), language) => problem.sentence(language).to_owned(),
+            (_, Language::English) => self.english(),
+            (_, Language::Norwegian) => self.norwegian(),
         }
     }
 
@@ -149,7 +150,6 @@ impl Why {
     /// Returns the sentence of a reason without variable text.
     fn fixed(&self) -> &'static Sentence {
         match self {
-            Why::Refused(problem) => problem.sentence(),
             Why::Passed(step) => passed(*step),
             Why::PermittedBy(via) => permitted_by(*via),
             Why::PathAccepted => &Sentence {
@@ -186,6 +186,7 @@ impl Why {
             | Why::Undecided(_)
             | Why::WouldBegin(_)
             | Why::FileFound(..)
+            | Why::Refused(_)
             | Why::Responded(_) => &Sentence { english: "", norwegian: "" },
         }
     }
@@ -257,7 +258,7 @@ mod tests {
             Why::NotModified,
             Why::FieldsSent,
             Why::WholeFileSent,
-            Why::Refused(Problem::Overloaded),
+            Why::Refused((&crate::problem::Problem::Overloaded).into()),
             Why::Passed(Step::Path),
             Why::Passed(Step::Gate),
             Why::PermittedBy(Via::Cache),

@@ -61,7 +61,13 @@ pub(super) const CLOCK: Family<()> = Family::gauge(
     "Certain lead of a PostgreSQL ledger's clock over this machine's: an alarm from 1",
 );
 
-pub(super) const DEFINITIONS: [Definition; 10] = [
+const REQUESTS: Family<RequestStorage> = Family::counter(
+    "loangate_stored_requests_total",
+    Unit::Count,
+    "Requests for the ledger, if server.store_requests is set, by whether they were stored",
+);
+
+pub(super) const DEFINITIONS: [Definition; 11] = [
     FLUSHES.definition,
     COMMANDS.definition,
     COMMIT.definition,
@@ -72,6 +78,7 @@ pub(super) const DEFINITIONS: [Definition; 10] = [
     LEASE.definition,
     FENCED.definition,
     CLOCK.definition,
+    REQUESTS.definition,
 ];
 
 label_enum! {
@@ -81,6 +88,16 @@ label_enum! {
         Written = "written",
         /// The counts wait for the next write.
         Failed = "failed",
+    }
+}
+
+label_enum! {
+    /// What became of a request that support may look for.
+    pub enum RequestStorage: "outcome" {
+        /// It is in the ledger.
+        Stored = "stored",
+        /// It was left out: there were too many.
+        Dropped = "dropped",
     }
 }
 
@@ -98,6 +115,13 @@ impl Metrics {
     /// Counts a write of delivery counts to the ledger.
     pub fn metering_flush(&self, outcome: FlushOutcome) {
         self.count(&FLUSHES, outcome);
+    }
+
+    /// Counts requests that were stored, or were too many to be stored.
+    pub fn requests_stored(&self, outcome: RequestStorage, count: u64) {
+        if count > 0 {
+            self.inner.registry.counter(&REQUESTS, outcome).increment(count);
+        }
     }
 
     /// Records a commit of the ledger: the number of commands and the duration.

@@ -26,7 +26,7 @@ pub use connections::{Handshake, Limit};
 pub use family::{Definition, MetricKind};
 use family::{Family, Labels, Registry};
 pub use label::LabelValues;
-pub use ledger::{FencedMember, FlushOutcome};
+pub use ledger::{FencedMember, FlushOutcome, RequestStorage};
 pub use lending::{Breach, CallKind, CallOutcome, LendingCall};
 pub use loans::{BrakeAction, BrakeLimit, LateBeginFinder, LoanEvent};
 use metrics_exporter_prometheus::BuildError;

@@ -55,6 +55,8 @@ label_enum! {
         SendEnds = "send-ends",
         /// Divides the limits of calls to Bokbasen among the processes.
         ShareLimits = "share-limits",
+        /// Stores requests in the ledger, and removes old ones.
+        StoreRequests = "store-requests",
         /// Checks the dates of certificates.
         WatchCertificates = "watch-certificates",
         /// Looks for problems of the gate.

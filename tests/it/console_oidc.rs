@@ -1,0 +1,415 @@
+//! Sign-in to the console by OpenID Connect: who gets in, in which role, and what a provider that
+//! is broken or hostile does not achieve.
+
+use http::StatusCode;
+use loangate::clock::Clock;
+use serde_json::{Value, json};
+
+use crate::support::console::{Browser, Seen};
+use crate::support::openid_provider::{Instead, OpenIdProvider, Script, Signed};
+use crate::support::{BOOK, File, LIBRARY, Scene, Setting};
+
+/// Where the provider sends browsers to. The test takes the rest of the address to the gate.
+const CONSOLE: &str = "http://127.0.0.1:9";
+
+async fn start() -> (OpenIdProvider, Scene) {
+    let provider = OpenIdProvider::start().await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
+    scene.replace_in_config("[ledger]", &provider.config(CONSOLE));
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    scene.start_gate().await;
+    (provider, scene)
+}
+
+/// Begins a sign-in, and returns where the provider sends the browser back to.
+async fn authorized(browser: &mut Browser, provider: &OpenIdProvider) -> String {
+    let seen = browser.get("/sign-in/oidc?next=/help").await;
+    assert_eq!(seen.status, StatusCode::SEE_OTHER, "{}", seen.body);
+    let back = provider.authorize(seen.location()).await;
+    assert!(back.as_str().starts_with(&format!("{CONSOLE}/sign-in/oidc/callback?")), "{back}");
+    format!("{}?{}", back.path(), back.query().unwrap())
+}
+
+async fn sign_in(browser: &mut Browser, provider: &OpenIdProvider) -> Seen {
+    let back = authorized(browser, provider).await;
+    browser.get(&back).await
+}
+
+fn has_session(browser: &Browser) -> bool {
+    browser.cookies.contains_key("loangate-session")
+}
+
+/// Signs somebody in with a role, and says why.
+async fn person(scene: &Scene, provider: &OpenIdProvider, role: &str) -> Browser {
+    let claims = json!({ "sub": role, "name": null, "realm_access": { "roles": [role] } });
+    provider.say(|script| script.claims = claims);
+    let mut browser = Browser::at(scene);
+    let seen = sign_in(&mut browser, provider).await;
+    assert_eq!(seen.status, StatusCode::OK, "{}", seen.body);
+    let token = browser.get("/help").await.token();
+    let fields = [("purpose", "case 7"), ("next", "/help")];
+    let seen = browser.post_with("/purpose", &token, &fields).await;
+    assert_eq!(seen.status, StatusCode::SEE_OTHER, "{}", seen.body);
+    browser
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn provider_signs_people_in_under_their_subject() {
+    let (provider, scene) = start().await;
+    for signed in [Signed::Es256, Signed::Rs256] {
+        provider.say(|script| script.signed = signed);
+        let mut browser = Browser::at(&scene);
+        let seen = sign_in(&mut browser, &provider).await;
+        assert_eq!(seen.status, StatusCode::OK, "{}", seen.body);
+        assert_eq!(seen.headers["refresh"], "0;url=/help");
+        let cookies: Vec<_> = seen.headers.get_all("set-cookie").iter().collect();
+        assert!(cookies[0].to_str().unwrap().contains("SameSite=Strict"), "{cookies:?}");
+        assert!(!browser.cookies.contains_key("loangate-provider"), "{browser:?}");
+        let page = browser.get("/").await;
+        assert_eq!(page.status, StatusCode::OK);
+        assert!(page.body.contains("Kari Nordmann · support"), "{}", page.body);
+    }
+    let post = json!({ "token_endpoint_auth_methods_supported": ["client_secret_post"] });
+    drop(scene);
+    let mut other = Scene::without_gate(Setting::default()).await;
+    other.replace_in_config("[ledger]", &provider.config(CONSOLE));
+    other.start_gate().await;
+    provider.say(|script| script.description = post);
+    let mut browser = Browser::at(&other);
+    assert_eq!(sign_in(&mut browser, &provider).await.status, StatusCode::OK);
+    let trail: Value = other.admin("/api/v1/accesses").await.json().await.unwrap();
+    let signed_in = trail["accesses"].as_array().unwrap().iter();
+    let signed_in: Vec<_> = signed_in.filter(|access| access["what"] == "sign-in").collect();
+    assert_eq!(signed_in[0]["who"], "oidc:f:7:kari (Kari Nordmann)");
+    assert_eq!(signed_in[0]["role"], "support");
+    other.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sign_in_belongs_to_one_browser_and_is_used_once() {
+    let (provider, scene) = start().await;
+    let mut browser = Browser::at(&scene);
+    let seen = browser.get("/sign-in/oidc").await;
+    let field = seen.headers["set-cookie"].to_str().unwrap();
+    assert!(field.contains("SameSite=Lax") && field.contains("HttpOnly"), "{field}");
+    assert!(field.contains("Max-Age=600"), "{field}");
+    for parameter in ["code_challenge_method=S256", "response_type=code", "nonce=", "state="] {
+        assert!(seen.location().contains(parameter), "{}", seen.location());
+    }
+    let back = authorized(&mut browser, &provider).await;
+    // Another browser, with and without a sign-in of its own.
+    let mut other = Browser::at(&scene);
+    assert_eq!(other.get(&back).await.status, StatusCode::BAD_REQUEST);
+    authorized(&mut other, &provider).await;
+    assert_eq!(other.get(&back).await.status, StatusCode::BAD_REQUEST);
+    assert!(!has_session(&other));
+    // Other states, and several of them, end nothing.
+    for wrong in
+        ["/sign-in/oidc/callback", &back.replace("state=", "state=x"), &format!("{back}{back}")]
+    {
+        let seen = browser.get(wrong).await;
+        assert_eq!(seen.status, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    assert!(!has_session(&browser));
+    let cookies = browser.cookies.clone();
+    assert_eq!(browser.get(&back).await.status, StatusCode::OK);
+    let mut replay = Browser::at(&scene);
+    replay.cookies = cookies;
+    assert_eq!(replay.get(&back).await.status, StatusCode::BAD_REQUEST);
+    assert!(!has_session(&replay));
+    scene.end().await;
+}
+
+/// Signs in at a provider that says something else, and checks that nobody gets in.
+async fn refused(
+    (provider, scene): &(OpenIdProvider, Scene),
+    change: impl FnOnce(&mut Script),
+    name: &str,
+) {
+    provider.say(change);
+    let mut browser = Browser::at(scene);
+    let begun = browser.get("/sign-in/oidc").await;
+    let seen = match begun.status {
+        StatusCode::SEE_OTHER => {
+            let back = provider.authorize(begun.location()).await;
+            browser.get(&format!("{}?{}", back.path(), back.query().unwrap())).await
+        }
+        _ => begun,
+    };
+    let status = seen.status;
+    assert!(status.is_client_error() || status.is_server_error(), "{name}: {seen:?}");
+    assert!(seen.body.contains("Not signed in") || seen.body.contains("No role"), "{name}");
+    assert!(!has_session(&browser), "{name}");
+    assert!(browser.get("/").await.location().starts_with("/sign-in"), "{name}");
+    // The admin token still signs in.
+    browser.enter(&scene.admin_token()).await;
+}
+
+/// As [`refused`], at a new gate: what a provider says about itself is cached.
+async fn refused_at_first(change: impl FnOnce(&mut Script), name: &str) {
+    let stage = start().await;
+    refused(&stage, change, name).await;
+    stage.1.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_tokens_sign_nobody_in() {
+    let now = Clock::system().now().as_second();
+    let stage = start().await;
+    for signed in [
+        Signed::None,
+        Signed::PublicKeyAsSecret,
+        Signed::ByStranger,
+        Signed::UnknownKey,
+        Signed::Critical,
+    ] {
+        refused(&stage, |script| script.signed = signed, &format!("{signed:?}")).await;
+    }
+    for claims in [
+        json!({ "nonce": "another" }),
+        json!({ "nonce": null }),
+        json!({ "aud": "another" }),
+        json!({ "aud": [] }),
+        json!({ "aud": null }),
+        json!({ "aud": ["loangate console", "another"] }),
+        json!({ "azp": "another" }),
+        json!({ "iss": "https://login.example.no" }),
+        json!({ "iss": ["https://login.example.no"] }),
+        json!({ "exp": now - 61 }),
+        json!({ "exp": null }),
+        json!({ "iat": now + 120 }),
+        json!({ "iat": now - 900 }),
+        json!({ "iat": null }),
+        json!({ "nbf": now + 120 }),
+        json!({ "sub": "" }),
+        json!({ "sub": "kari (Ola)" }),
+        json!({ "sub": "x".repeat(256) }),
+        json!({ "sub": null }),
+        json!({ "realm_access": { "roles": ["nobody", "Support"] } }),
+        json!({ "realm_access": { "roles": { "support": true } } }),
+        json!({ "realm_access": "support" }),
+        json!({ "realm_access": null }),
+    ] {
+        refused(&stage, |script| script.claims = claims.clone(), &claims.to_string()).await;
+    }
+    stage.1.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_provider_gives_a_clear_page() {
+    let discovery = "/.well-known/openid-configuration";
+    for (path, instead) in [
+        (discovery, Instead::Status(503)),
+        (discovery, Instead::Redirect),
+        (discovery, Instead::Huge(1 << 20)),
+        (discovery, Instead::Text("<html>")),
+        (discovery, Instead::Hang),
+        ("/jwks", Instead::Status(404)),
+        ("/jwks", Instead::Text("{\"keys\":[]}")),
+        ("/jwks", Instead::Huge(1 << 20)),
+    ] {
+        let name = format!("{path} {instead:?}");
+        refused_at_first(|script| script.instead = Some((path, instead)), &name).await;
+    }
+    for description in [
+        json!({ "issuer": "https://login.example.no" }),
+        json!({ "token_endpoint": "http://192.0.2.1/token" }),
+        json!({ "jwks_uri": "file:///etc/passwd" }),
+        json!({ "authorization_endpoint": "javascript:alert(1)" }),
+        json!({ "token_endpoint": null }),
+        json!({ "token_endpoint_auth_methods_supported": ["private_key_jwt"] }),
+    ] {
+        let name = description.to_string();
+        refused_at_first(|script| script.description = description, &name).await;
+    }
+    let stage = start().await;
+    for instead in [
+        Instead::Status(500),
+        Instead::Redirect,
+        Instead::Huge(1 << 20),
+        Instead::Text("{\"id_token\":\"a.b.c\"}"),
+        Instead::Text("{\"id_token\":null}"),
+    ] {
+        let name = format!("{instead:?}");
+        refused(&stage, |script| script.instead = Some(("/token", instead)), &name).await;
+    }
+    for response in [
+        json!({ "iss": "https://login.example.no" }),
+        json!({ "iss": null }),
+        json!({ "code": null }),
+        json!({ "code": "invented" }),
+        json!({ "code": null, "error": "access_denied" }),
+        json!({ "error": "access_denied" }),
+    ] {
+        let name = response.to_string();
+        refused(&stage, |script| script.response = response, &name).await;
+    }
+    stage.1.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn provider_that_fails_is_called_seldom() {
+    let (provider, scene) = start().await;
+    let discovery = "/.well-known/openid-configuration";
+    provider.say(|script| script.instead = Some((discovery, Instead::Status(500))));
+    let mut browser = Browser::at(&scene);
+    for _ in 0..20 {
+        assert_eq!(browser.get("/sign-in/oidc").await.status, StatusCode::BAD_GATEWAY);
+    }
+    // Twice, if the test takes longer than the pause between two calls.
+    assert!(provider.requests(discovery) <= 2, "{}", provider.requests(discovery));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_role_has_its_pages_and_actions() {
+    let (provider, scene) = start().await;
+    let book = format!("/files/{BOOK}/book.epub");
+    for (number, role) in ["support", "ops", "audit"].into_iter().enumerate() {
+        let read = scene.get(&scene.http1(), &book, &scene.token(role)).send().await.unwrap();
+        let request = read.headers()["x-request-id"].to_str().unwrap();
+        let loan = scene.ledger().await.remove(0); // the newest first
+        check_role(&scene, &provider, (number, role), request, &loan).await;
+    }
+    let trail: Value = scene.admin("/api/v1/accesses?limit=1000").await.json().await.unwrap();
+    let accesses = trail["accesses"].as_array().unwrap();
+    let of = |who: &str, what: &str| {
+        accesses.iter().filter(|access| access["who"] == who && access["what"] == what).count()
+    };
+    assert_eq!((of("oidc:audit", "list-accesses"), of("oidc:audit", "show-loan")), (2, 0));
+    assert_eq!((of("oidc:support", "end-loan"), of("oidc:support", "list-accesses")), (1, 0));
+    scene.end().await;
+}
+
+/// A form: its path, its fields, and the status for support, an operator and an auditor.
+type SentForm<'a> = (&'a str, &'a [(&'a str, &'a str)], [u16; 3]);
+
+/// Opens each page and sends each form in a role. `loan` is an open one, which ends if it may.
+async fn check_role(
+    scene: &Scene,
+    provider: &OpenIdProvider,
+    (number, role): (usize, &str),
+    request: &str,
+    loan: &Value,
+) {
+    let book = format!("/files/{BOOK}/book.epub");
+    let (id, borrower) = (loan["id"].as_str().unwrap(), loan["borrower"].as_str().unwrap());
+    let pages = [
+        // support, operator, auditor
+        ("/", [200, 200, 303]),
+        ("/why", [200, 200, 403]),
+        (&format!("/why/{request}"), [200, 200, 403]),
+        (&format!("/loans?isbn={BOOK}"), [200, 200, 403]),
+        (&format!("/loans?borrower={borrower}"), [200, 200, 403]),
+        (&format!("/loans/{id}"), [200, 200, 403]),
+        ("/library", [200, 200, 200]),
+        (&format!("/library?library={LIBRARY}"), [200, 200, 200]),
+        (&format!("/library.csv?library={LIBRARY}"), [200, 200, 200]),
+        (&format!("/library.xlsx?library={LIBRARY}"), [200, 200, 200]),
+        ("/now", [200, 200, 403]),
+        ("/problems", [200, 200, 403]),
+        ("/runbook", [200, 200, 403]),
+        ("/trail", [403, 200, 200]),
+        ("/trail?library=NO-0301000", [403, 200, 200]),
+        ("/help", [200, 200, 200]),
+        ("/purpose", [200, 200, 200]),
+    ];
+    let why = [("library", LIBRARY), ("borrower", "kari"), ("path", &*book), ("purpose", "a")];
+    let find = [("query", "kari"), ("library", LIBRARY), ("purpose", "a")];
+    let act = [("reason", "a test"), ("hours", "1")];
+    let availability = [("library", LIBRARY)];
+    let forms: [SentForm<'_>; 7] = [
+        ("/find", &find, [303, 303, 403]),
+        ("/why", &why, [200, 200, 403]),
+        ("/library/availability", &availability, [303, 303, 403]),
+        (&format!("/loans/{id}/poll"), &act, [303, 303, 403]),
+        (&format!("/loans/{id}/balance"), &act, [303, 303, 403]),
+        (&format!("/loans/{id}/link"), &act, [200, 200, 403]),
+        // The last one: it can be done once.
+        (&format!("/loans/{id}/end"), &act, [303, 303, 403]),
+    ];
+    let mut browser = person(scene, provider, role).await;
+    for (path, expected) in pages {
+        let seen = browser.get(path).await;
+        assert_eq!(seen.status.as_u16(), expected[number], "{role} {path}: {}", seen.body);
+        if path == "/trail" && seen.status == StatusCode::OK {
+            assert!(seen.body.contains(&format!("oidc:{role}")), "{}", seen.body);
+        }
+    }
+    let token = browser.get("/help").await.token();
+    for (path, fields, expected) in forms {
+        let seen = browser.post_with(path, &token, fields).await;
+        assert_eq!(seen.status.as_u16(), expected[number], "{role} {path}: {}", seen.body);
+    }
+    let help = browser.get("/help").await.body;
+    for (place, is_shown) in [
+        ("/", role != "audit"),
+        ("/library", true),
+        ("/now", role != "audit"),
+        ("/problems", role != "audit"),
+        ("/trail", role != "support"),
+    ] {
+        assert_eq!(help.contains(&format!("href=\"{place}\" data-key")), is_shown, "{role}");
+    }
+    if role == "audit" {
+        for stream in ["/now/stream", "/problems/stream"] {
+            assert_eq!(browser.get(stream).await.status, StatusCode::NO_CONTENT, "{stream}");
+        }
+        assert_eq!(browser.get("/").await.location(), "/library");
+        assert_eq!(scene.ledger().await[0]["state"], "accepted");
+    }
+}
+
+/// The first of several roles counts, and the trail has pages.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn person_with_several_roles_has_the_first_one() {
+    let (provider, scene) = start().await;
+    for (roles, shown) in [
+        (json!("help"), "support"),
+        (json!(["audit", "support"]), "support"),
+        (json!(["audit", "support", "ops"]), "operator"),
+    ] {
+        let claims = json!({ "realm_access": { "roles": roles } });
+        provider.say(|script| script.claims = claims);
+        let mut browser = Browser::at(&scene);
+        sign_in(&mut browser, &provider).await;
+        let page = browser.get("/help").await.body;
+        assert!(page.contains(&format!("Kari Nordmann · {shown}")), "{page}");
+    }
+    let mut browser = person(&scene, &provider, "audit").await;
+    for number in 0..60 {
+        let library = format!("/trail?library=NO-{number:07}");
+        assert_eq!(browser.get(&library).await.status, StatusCode::OK);
+    }
+    let page = browser.get("/trail").await.body;
+    let older = page.split('"').find(|part| part.starts_with("/trail?before=")).unwrap();
+    let older = browser.get(&older.replace("&amp;", "&")).await.body;
+    assert!(page.contains("NO-0000059") && !page.contains("NO-0000001"), "{page}");
+    assert!(older.contains("NO-0000001"), "{older}");
+    scene.end().await;
+}
+
+/// A browser that comes from a link of another site sends no cookie with SameSite=Strict.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sign_in_after_a_link_of_another_site_succeeds_at_once() {
+    let scene = Scene::start().await;
+    let mut browser = Browser::sign_in(&scene).await;
+    let session = browser.cookies.clone();
+    browser.cookies.clear();
+    let page = browser.get("/sign-in?next=%2Fhelp").await;
+    // Its form is of this site, so the browser sends both cookies.
+    browser.cookies.extend(session);
+    let fields = [("token", &*scene.admin_token()), ("next", "/help")];
+    let seen = browser.post_with("/sign-in", &page.token(), &fields).await;
+    assert_eq!((seen.status, seen.location()), (StatusCode::SEE_OTHER, "/help"));
+    // No other form accepts that token.
+    let mut browser = Browser::sign_in(&scene).await;
+    let session = browser.cookies.clone();
+    browser.cookies.clear();
+    let page = browser.get("/sign-in").await;
+    browser.cookies.extend(session);
+    let fields = [("query", BOOK), ("purpose", "case")];
+    let seen = browser.post_with("/find", &page.token(), &fields).await;
+    assert_eq!(seen.status, StatusCode::FORBIDDEN);
+    scene.end().await;
+}
