@@ -70,6 +70,14 @@ impl AdminProblem {
         "The report is not in a state from which this is possible. Read it again: it is being \
          sent, or it is settled. Only a rejected report can be sent again.",
     );
+    pub(super) const BEFORE_RESTORE: AdminProblem = AdminProblem::fixed(
+        "report-before-restore",
+        "Report of before a restore",
+        StatusCode::CONFLICT,
+        "The report became due before the ledger was restored, so it may have been sent in the \
+         lost time and is not sent again. Settle it with Bokbasen, and write reported or \
+         not-reported.",
+    );
     pub(super) const METHOD: AdminProblem = AdminProblem::fixed(
         "method-not-allowed",
         "Method not allowed",

@@ -67,9 +67,20 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 
 /// Lets gates use a source again.
 async fn release(from: &StoreSettings, to: CopiedTo<'_>, keys: &Keys) -> Result<(), CliError> {
+    let (is_lost, now) = (matches!(to, CopiedTo::Lost), Clock::system().machine_now());
+    let next = match from {
+        StoreSettings::Sqlite(_) => "; run `loangate loans balance` when a gate runs",
+        StoreSettings::Postgres(_) => {
+            ", and gates begin no loan: follow \"At night\" in docs/cluster.md"
+        }
+    };
     // Boxed: connecting takes much memory, which a caller's future would reserve.
-    let released = Box::pin(ledger::release_source(from, to, keys)).await;
+    let released = Box::pin(ledger::release_source(from, to, keys, now)).await;
     match released.map_err(CliError::new)? {
+        Some(to) if is_lost => say(&format!(
+            "gates may use {from} again, and none uses {to}. It may lack the newest loans, so its \
+             usage reports that are not sent yet are listed for a person{next}"
+        )),
         Some(to) => say(&format!("gates may use {from} again, and none uses {to}")),
         None => say(&format!("{from} has no mark of a copy, so there is nothing to release")),
     }

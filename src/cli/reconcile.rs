@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use super::ledger::date;
 use super::{CliError, say};
 use crate::clock::Clock;
-use crate::ledger::{self, Keys, StoreSettings};
+use crate::config::Config;
+use crate::ledger::{self, Keys, PostgresSettings, StoreSettings};
 
 /// The largest difference between the clocks of the database and of a gate that begins loans.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(10);
@@ -21,6 +22,10 @@ pub(super) struct Args {
     /// Required for a ledger in PostgreSQL.
     #[arg(long, value_parser = date)]
     balanced_since: Option<Timestamp>,
+    /// The ledger was restored from a backup, also if nothing shows that. In PostgreSQL, it closes
+    /// begins, which --balanced-since opens: run it before the first gate starts.
+    #[arg(long, conflicts_with = "balanced_since")]
+    restored: bool,
     /// Configuration that names the ledger.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
@@ -29,19 +34,36 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let config = super::load(&args.config)?;
     let keys = super::ledger::keys(&config)?;
-    let postgres = match &config.ledger.store {
-        StoreSettings::Postgres(postgres) => postgres,
-        StoreSettings::Sqlite(file) => return reconcile_file(file, &keys).await,
-    };
-    let Some(balanced_since) = args.balanced_since else {
-        let sentence = "--balanced-since is missing; name the --since of the `loangate loans \
-            balance` whose findings are settled with Bokbasen";
-        return Err(CliError::new(sentence));
-    };
+    match (&config.ledger.store, args.balanced_since) {
+        (StoreSettings::Sqlite(_), Some(_)) => Err(CliError::new(
+            "--balanced-since is for a ledger in PostgreSQL; omit it, and run `loangate loans \
+             balance` when a gate runs",
+        )),
+        (StoreSettings::Sqlite(file), None) => reconcile_file(file, &keys, args.restored).await,
+        (StoreSettings::Postgres(postgres), None) if args.restored => {
+            close_restored(postgres, &keys).await
+        }
+        (StoreSettings::Postgres(_), None) => Err(CliError::new(
+            "--balanced-since is missing; name the --since of the `loangate loans balance` whose \
+             findings are settled with Bokbasen. Before the first gate starts on a restored \
+             database, write --restored instead",
+        )),
+        (StoreSettings::Postgres(postgres), Some(since)) => {
+            open_begins(postgres, since, &config, &keys).await
+        }
+    }
+}
+
+async fn open_begins(
+    postgres: &PostgresSettings,
+    since: Timestamp,
+    config: &Config,
+    keys: &Keys,
+) -> Result<(), CliError> {
     // A begin may start until a gate's lease ends, and Bokbasen lists it after the settling time.
     let settling =
         CLOCK_DIFFERENCE + postgres.lease + config.lending.timeout + 2 * config.circulation.settle;
-    let reconciled = ledger::reconcile(postgres, balanced_since, settling, &keys).await;
+    let reconciled = ledger::reconcile(postgres, since, settling, keys).await;
     let closed = reconciled.map_err(CliError::new)?;
     say(&format!(
         "begins, which were closed at {closed}, are open; the gates notice it within a fifth of \
@@ -49,8 +71,17 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     ))
 }
 
-async fn reconcile_file(file: &Path, keys: &Keys) -> Result<(), CliError> {
-    let passed = ledger::reconcile_file(file, keys, Clock::system().machine_now()).await;
+async fn close_restored(postgres: &PostgresSettings, keys: &Keys) -> Result<(), CliError> {
+    let passed = ledger::close_restored(postgres, keys).await.map_err(CliError::new)?;
+    say(&format!(
+        "begins are closed, and {passed} usage reports that were not sent yet are listed for a \
+         person. Start the gates, and follow \"At night\" in docs/cluster.md"
+    ))
+}
+
+async fn reconcile_file(file: &Path, keys: &Keys, is_restored: bool) -> Result<(), CliError> {
+    let now = Clock::system().machine_now();
+    let passed = ledger::reconcile_file(file, keys, now, is_restored).await;
     let passed = passed.map_err(CliError::new)?;
     say(&format!(
         "gates may use {}; {passed} usage reports that were not sent yet are listed for a person. \

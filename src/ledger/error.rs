@@ -33,6 +33,12 @@ pub enum LedgerError {
         /// The head file, which stores the newest link of the audit trail.
         head_file: PathBuf,
     },
+    /// An operator reconciles a ledger that shows no loss.
+    #[error(
+        "the ledger has the step that its head file names, so it shows no loss; if it was restored \
+         from a backup together with its head file, write --restored"
+    )]
+    NothingLost,
     /// The database does not have what an earlier process on this machine has seen.
     #[error(
         "the database of the ledger does not have what {head_file} names: it was restored from a \

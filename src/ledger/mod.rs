@@ -96,7 +96,7 @@ pub use membership::{ADOPTED_INTENT, Lease, UnfoundBegin};
 pub use postgres::{
     ConnectionShares, ContractError, ContractionPlan, DatabaseFinding, DatabaseFindings, Endpoint,
     MIGRATIONS, Migration, Obstacle, PostgresSettings, ReadEndpoint, ReconcileError, Sources,
-    check_database, contract, longest_call, plan_contraction, reconcile,
+    check_database, close_restored, contract, longest_call, plan_contraction, reconcile,
 };
 use queries::{Queries, ToForget};
 pub use reports::{

@@ -1,5 +1,6 @@
 //! Usage reports: what is due, what is sent and how often, and what a person must look at.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use http::StatusCode;
@@ -64,6 +65,12 @@ async fn loangate(scene: &Scene, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loangate"));
     command.arg("report").args(arguments).arg("--config").arg(config);
     // The gate runs on this thread.
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+async fn reconcile(config: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loangate"));
+    command.args(["ledger", "reconcile"]).args(arguments).arg("--config").arg(config);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
@@ -279,6 +286,35 @@ async fn report_that_was_due_before_the_first_day_goes_to_a_person() {
     scene.replace_in_config("since = \"2020-01-01\"", "since = \"2100-01-01\"");
     scene.start_gate().await;
     until_state(&scene, BOOK, "unknown").await;
+    assert_eq!(scene.booked_reports().await.len(), 0);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn rejected_report_of_before_a_restore_is_not_sent_again() {
+    let mut scene = scene(PRICES, SIZES, "").await;
+    let rejection = json!({ "status": { "status": 400 } });
+    scene.fault(&json!({ "call": "report", "times": 1, "effect": rejection })).await;
+    read(&scene, "kari", BOOK, "bytes=0-4999", 5000).await;
+    let report = until_state(&scene, BOOK, "rejected").await;
+    scene.stop_gate().await;
+    let config = scene.config_file();
+    for (arguments, sentence) in [
+        (&[][..], "shows no loss"),
+        (&["--balanced-since", "2026-01-01"], "is for a ledger in PostgreSQL"),
+    ] {
+        let refused = reconcile(&config, arguments).await;
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && error.contains(sentence), "{error}");
+    }
+    let reconciled = reconcile(&config, &["--restored"]).await;
+    assert!(reconciled.status.success(), "{}", String::from_utf8_lossy(&reconciled.stderr));
+    scene.start_gate().await;
+    let loan = report["loan"].as_str().unwrap();
+    let again = loangate(&scene, &["resolve", loan, "--as", "due", "--reason", "again"]).await;
+    let error = String::from_utf8_lossy(&again.stderr);
+    assert!(!again.status.success() && error.contains("before the ledger was restored"), "{error}");
+    until_state(&scene, BOOK, "rejected").await;
     assert_eq!(scene.booked_reports().await.len(), 0);
     scene.end().await;
 }

@@ -72,6 +72,12 @@ pub(in crate::admin) async fn resolve(
     let report = find(&app, loan).await?;
     let by = Accessor { why: Some(reason.as_str().into()), ..by };
     let step = step(report.loan, &resolution.state, reason)?;
+    if step.to == ReportState::Due {
+        let reconciled = app.parts.ledger.reconciled().await.map_err(ledger_error)?;
+        if reconciled.is_some_and(|at| report.due_since < at) {
+            return Err(AdminProblem::BEFORE_RESTORE);
+        }
+    }
     let (library, target) = (report.loan.library(), report.loan.into());
     app.record_access(&by, "settle-report", Some(library), Some(target)).await?;
     // Spawned, so that the step completes even if the client disconnects.

@@ -1,7 +1,7 @@
 //! The head file: the newest link of the chain, as a text file beside the ledger.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::Head;
@@ -16,10 +16,10 @@ pub(in crate::ledger) fn path(ledger: &Path) -> PathBuf {
 /// The contents of a head file.
 #[derive(Debug)]
 pub(in crate::ledger) enum StoredHead {
-    /// The file is missing or cannot be read.
+    /// There is no file.
     Missing,
-    /// A power failure truncated the text.
-    Truncated,
+    /// The text is no link: it is truncated or was changed.
+    Damaged,
     /// The link that was stored last.
     Link(Head),
 }
@@ -29,15 +29,23 @@ impl StoredHead {
     pub(in crate::ledger) fn link(self) -> Option<Head> {
         match self {
             StoredHead::Link(head) => Some(head),
-            StoredHead::Missing | StoredHead::Truncated => None,
+            StoredHead::Missing | StoredHead::Damaged => None,
         }
     }
 }
 
 /// Reads the head file.
-pub(in crate::ledger) fn read(ledger: &Path) -> StoredHead {
-    let Ok(text) = std::fs::read_to_string(path(ledger)) else { return StoredHead::Missing };
-    Head::from_text(&text).map_or(StoredHead::Truncated, StoredHead::Link)
+///
+/// # Errors
+/// The error of a file that is there and cannot be read. Nothing is known of its link then.
+pub(in crate::ledger) fn read(ledger: &Path) -> std::io::Result<StoredHead> {
+    let text = match std::fs::read(path(ledger)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(StoredHead::Missing),
+        Err(error) => return Err(error),
+    };
+    let head = std::str::from_utf8(&text).ok().and_then(Head::from_text);
+    Ok(head.map_or(StoredHead::Damaged, StoredHead::Link))
 }
 
 /// Writes the newest link to the head file. The text is synced before it replaces the older one, so

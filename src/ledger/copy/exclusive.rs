@@ -56,6 +56,14 @@ impl ExclusiveLedger {
         })
     }
 
+    /// Returns whether a file with steps has its head file. A database needs none.
+    pub(super) async fn has_head_file(&mut self) -> Result<bool, LedgerError> {
+        match self {
+            Sqlite(file) => file.has_head_file().await,
+            Postgres(_) => Ok(true),
+        }
+    }
+
     /// Returns the name of the store.
     pub(super) fn store(&self) -> &'static str {
         match self {

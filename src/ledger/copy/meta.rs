@@ -1,5 +1,6 @@
 //! The rows of `meta` that a copy reads and writes, in both stores: the marks, and the origins.
 
+use jiff::Timestamp;
 use sqlx::{Connection, PgConnection, SqliteConnection};
 
 use super::exclusive::ExclusiveLedger;
@@ -10,7 +11,7 @@ use super::origin::{self, Origin};
 use crate::ledger::copy_mark::{BEING_COPIED, COPIED_FROM, IN_PROGRESS, MOVED};
 use crate::ledger::postgres::lock_to_mark;
 use crate::ledger::reports::RECONCILED;
-use crate::ledger::{LedgerError, sqlite};
+use crate::ledger::{LedgerError, postgres, sqlite};
 
 /// SQLite also reads parameters of this form.
 const FIND: &str = "SELECT value FROM meta WHERE name = $1";
@@ -64,6 +65,15 @@ impl Meta<'_> {
             self.remove(name, value).await?;
         }
         Ok(value)
+    }
+
+    /// Changes the ledger as one that may lack its newest steps.
+    pub(super) async fn assume_lost_steps(&mut self, now: Timestamp) -> Result<(), sqlx::Error> {
+        let passed = match self {
+            Meta::Sqlite(connection) => sqlite::assume_lost_steps(connection, now).await,
+            Meta::Postgres(connection) => postgres::assume_lost_steps(connection).await,
+        };
+        passed.map(drop)
     }
 
     /// Reads how far the ledger is written, which does not change until the end of the transaction.

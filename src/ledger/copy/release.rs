@@ -1,6 +1,8 @@
 //! `--release-source`: lets gates use a source again. Its complete copy is then a ledger that was
 //! moved back: no gate opens it, so that never two ledgers are used.
 
+use jiff::Timestamp;
+
 use super::exclusive::ExclusiveLedger;
 use super::origin;
 use super::source::source_mark;
@@ -25,7 +27,8 @@ pub enum CopiedTo<'a> {
 }
 
 /// Removes the marks that copies have left on a source, so that gates may open it. Returns where it
-/// was or should have been copied to; none if it has no such mark.
+/// was or should have been copied to; none if it has no such mark. A source whose complete copy is
+/// lost counts as one that may lack its newest steps.
 ///
 /// # Errors
 /// [`CopyError`]. The source is unchanged then.
@@ -33,6 +36,7 @@ pub async fn release_source(
     from: &StoreSettings,
     to: CopiedTo<'_>,
     keys: &Keys,
+    now: Timestamp,
 ) -> Result<Option<String>, CopyError> {
     if !ExclusiveLedger::exists(from).await? {
         return Err(CopyError::Refused("--from names no ledger; check its path".to_owned()));
@@ -47,6 +51,10 @@ pub async fn release_source(
         }
         let taken = source.change_meta(async |meta| {
             let (copied, moved) = (meta.take(BEING_COPIED).await?, meta.take(MOVED).await?);
+            // Gates may have used the lost destination, so the source is as good as a backup.
+            if moved.is_some() && matches!(to, CopiedTo::Lost) {
+                meta.assume_lost_steps(now).await?;
+            }
             Ok(moved.or(copied))
         });
         released = taken.await?;

@@ -41,6 +41,12 @@ impl Copy<'_> {
                  \"At night\" in docs/cluster.md first";
             return Err(CopyError::Refused(sentence.to_owned()));
         }
+        // A gate would take it for an older one, but not its copy.
+        if !source.has_head_file().await? {
+            let sentence = "the head file of --from is missing or damaged, so the ledger may be an \
+                 older copy; run `loangate ledger reconcile` with a configuration that names it";
+            return Err(CopyError::Refused(sentence.to_owned()));
+        }
         self.require_alone(&mut source, "--from").await?;
         Ok(source)
     }

@@ -5,7 +5,8 @@
 //! next renewal.
 //!
 //! The books of usage reports do not know what was sent in the lost time, so the command passes
-//! what is not sent yet to a person, and records the time.
+//! what is not sent yet to a person, and records the time. Machines that have never seen the lost
+//! steps cannot notice the loss: there the operator says that the database was restored.
 //!
 //! Gates record each balance of all libraries here, so that no operator forgets it.
 
@@ -17,6 +18,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::clock_difference::ClockDifference;
+use super::closed_begins::{self, ANY_EPOCH};
 use super::connect::{Connector, Purpose};
 use super::epoch::EpochSeals;
 use super::members_table::{DATABASE_NOW, duration_of};
@@ -107,6 +109,41 @@ pub async fn reconcile(
     reconciled
 }
 
+/// Closes the begins of all gates, and passes the usage reports that are not sent yet to a person:
+/// the operator says that the database was restored. Then [`reconcile`] opens begins. Returns the
+/// number of these reports.
+///
+/// # Errors
+/// [`ReconcileError`]; the command can be repeated.
+pub async fn close_restored(
+    settings: &PostgresSettings,
+    keys: &Keys,
+) -> Result<u64, ReconcileError> {
+    let mut connection = Connector::new(settings).connect(Purpose::Command).await?;
+    let closed = timeout(DEADLINE, async {
+        let mut transaction = connection.begin_with(BEGIN).await?;
+        require_key(&mut transaction, keys).await?;
+        compare_clocks(&mut transaction).await?;
+        let passed = assume_lost_steps(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(passed)
+    });
+    let closed = closed.await.map_err(|_| ReconcileError::Silent(DEADLINE))?;
+    let _ = timeout(DEADLINE, connection.close()).await;
+    closed
+}
+
+/// Changes a database as one that may lack its newest steps: no gate begins a loan until it is
+/// reconciled, and none sends a usage report that may have been sent already. Returns the number of
+/// reports that it passes to a person.
+pub(in crate::ledger) async fn assume_lost_steps(
+    connection: &mut PgConnection,
+) -> Result<u64, sqlx::Error> {
+    closed_begins::close(connection, Uuid::nil(), ANY_EPOCH).await?;
+    let now = database_now(connection).await?;
+    pass_reports_on(connection, now).await
+}
+
 async fn open_begins(
     connection: &mut PgConnection,
     since: Timestamp,
@@ -119,13 +156,9 @@ async fn open_begins(
     const BALANCE: &str = "SELECT value FROM meta WHERE name = 'balance'";
     /// Also of gates that have ended: they may have held it when begins were closed.
     const LONGEST_LEASE: &str = "SELECT max(lease) FROM members";
-    const FINGERPRINT: &str = "SELECT value FROM meta WHERE name = 'pseudonym key'";
     let mut transaction = connection.begin_with(BEGIN).await?;
-    let fingerprint = value(&mut transaction, FINGERPRINT).await?;
     // Another key would seal an epoch that every gate takes for forged.
-    if fingerprint.as_deref() != Some(keys.fingerprint.as_slice()) {
-        return Err(LedgerError::OtherPseudonymKey.into());
-    }
+    require_key(&mut transaction, keys).await?;
     let epoch = value(&mut transaction, LOCK_EPOCH).await?.unwrap_or_default();
     let closed = value(&mut transaction, OPEN).await?.ok_or(ReconcileError::BeginsOpen)?;
     let closed = timestamp(closed.get(size_of::<Uuid>()..).unwrap_or_default())?;
@@ -145,20 +178,34 @@ async fn open_begins(
         return Err(ReconcileError::NotBalanced { since, closed, earliest });
     }
     compare_clocks(&mut transaction).await?;
-    let now = AssertSqlSafe(format!("SELECT {DATABASE_NOW}"));
-    let now: i64 = sqlx::query_scalar(now).persistent(false).fetch_one(&mut *transaction).await?;
+    let now = database_now(&mut transaction).await?;
     begin_epoch(&mut transaction, (&epoch, now), &keys.audit).await?;
     pass_reports_on(&mut transaction, now).await?;
     transaction.commit().await?;
     Ok(closed)
 }
 
+/// Refuses a key under which the ledger was not written.
+async fn require_key(connection: &mut PgConnection, keys: &Keys) -> Result<(), ReconcileError> {
+    const FINGERPRINT: &str = "SELECT value FROM meta WHERE name = 'pseudonym key'";
+    let fingerprint = value(connection, FINGERPRINT).await?;
+    match fingerprint.as_deref() == Some(keys.fingerprint.as_slice()) {
+        true => Ok(()),
+        false => Err(LedgerError::OtherPseudonymKey.into()),
+    }
+}
+
+/// Returns the time of the database, in milliseconds.
+async fn database_now(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    let now = AssertSqlSafe(format!("SELECT {DATABASE_NOW}"));
+    sqlx::query_scalar(now).persistent(false).fetch_one(connection).await
+}
+
 /// Refuses a clock of the database that differs from this machine's.
 async fn compare_clocks(connection: &mut PgConnection) -> Result<(), ReconcileError> {
-    let (clock, now) = (Clock::system(), AssertSqlSafe(format!("SELECT {DATABASE_NOW}")));
+    let clock = Clock::system();
     let sent = clock.machine_now();
-    let row = sqlx::query(now).persistent(false).fetch_one(connection).await?;
-    let database = timestamp(&row.try_get::<i64, _>(0)?.to_be_bytes())?;
+    let database = timestamp(&database_now(connection).await?.to_be_bytes())?;
     let difference = ClockDifference::between(sent, database, clock.machine_now());
     match difference.is_too_large() {
         true => Err(ReconcileError::ClocksDiffer(difference.seconds())),
@@ -187,10 +234,11 @@ async fn begin_epoch(
 }
 
 /// Passes the usage reports that are not sent yet to a person.
-async fn pass_reports_on(connection: &mut PgConnection, now: i64) -> Result<(), sqlx::Error> {
-    statement(PASS_ON).bind(now).execute(&mut *connection).await?;
+async fn pass_reports_on(connection: &mut PgConnection, now: i64) -> Result<u64, sqlx::Error> {
+    let passed = statement(PASS_ON).bind(now).execute(&mut *connection).await?;
     let record = statement(RECORD).bind(RECONCILED).bind(now.to_be_bytes().to_vec());
-    record.execute(connection).await.map(drop)
+    record.execute(connection).await?;
+    Ok(passed.rows_affected())
 }
 
 impl Queries {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::test_support::support::{Database, Postgres};
 use super::test_support::{Node, settings, until};
-use super::{PostgresSettings, ReconcileError, reconcile};
+use super::{PostgresSettings, ReconcileError, close_restored, reconcile};
 use crate::clock::Clock;
 use crate::ledger::reports::tests::add_due_report;
 use crate::ledger::test_support::{KEY, accepted, audit_key, by, key, loan};
@@ -216,6 +216,31 @@ async fn report_that_was_sent_in_the_lost_time_is_not_sent_again() {
     let claimed = ledger.claim_report(&due[1], &ledger.lease()).await.unwrap();
     assert!(claimed.is_none(), "it became due before the ledger was reconciled");
     ledger.close().await;
+}
+
+/// Machines that have never seen the lost steps cannot notice a restore.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restored_database_begins_nothing_on_new_machines() {
+    let Some(server) = Postgres::shared().await else { return };
+    let database = server.database().await;
+    let mut connection = database.connect().await;
+    let node = start(&database).await;
+    let loan = accepted(&node.ledger, 1).await;
+    add_due_report(&node.ledger, loan).await;
+    node.close().await;
+    let others = Keys { fingerprint: [9; 32], ..keys() };
+    let refused = close_restored(&short(&database), &others).await;
+    assert!(matches!(refused, Err(ReconcileError::Ledger(LedgerError::OtherPseudonymKey))));
+    for passed in [1, 0] {
+        assert_eq!(close_restored(&short(&database), &keys()).await.unwrap(), passed);
+    }
+    let node = start(&database).await;
+    assert!(node.ledger.begins_are_closed() && !node.ledger.lease().is_held());
+    let report = node.ledger.report_of_loan(loan.uuid()).await.unwrap().unwrap();
+    assert_eq!(report.state, ReportState::Unknown);
+    reconcile_with_balance(&node.ledger, &database).await;
+    assert_open(&[&node.ledger], &mut connection).await;
+    node.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,6 +28,15 @@ pub(in crate::ledger) async fn read_head(
     }
 }
 
+/// Reads the head file of a ledger.
+///
+/// # Errors
+/// [`LedgerError::File`] if it cannot be read. It may name a newer ledger.
+pub(super) fn stored_head(ledger: &Path) -> Result<StoredHead, LedgerError> {
+    head_file::read(ledger)
+        .map_err(|source| LedgerError::File { file: head_file::path(ledger), source })
+}
+
 /// Checks that the link in the head file is in the chain, and returns the newest link.
 ///
 /// If it is not, the last steps were removed, or an older copy replaced the ledger. Opening such a
@@ -38,14 +47,7 @@ pub(super) async fn check_head_file(
 ) -> Result<Head, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     let head = read_head(connection).await.map_err(failed)?;
-    let stored_head = match head_file::read(ledger) {
-        StoredHead::Link(stored_head) => stored_head,
-        StoredHead::Missing => return Ok(head),
-        StoredHead::Truncated => {
-            tracing::warn!("the head file of the audit trail cannot be read; it is written again");
-            return Ok(head);
-        }
-    };
+    let Some(stored_head) = stored_head(ledger)?.link() else { return Ok(head) };
     let query =
         sqlx::query_scalar("SELECT mac FROM history WHERE number = ?").bind(stored_head.number);
     let mac: Option<Vec<u8>> = query.fetch_optional(&mut *connection).await.map_err(failed)?;

@@ -43,6 +43,13 @@ impl ExclusiveFile {
         self.process.count_others() == 0
     }
 
+    /// Returns whether the head file has a link, or the ledger no step.
+    pub(in crate::ledger) async fn has_head_file(&mut self) -> Result<bool, LedgerError> {
+        let head = chain::read_head(&mut self.connection).await;
+        let head = head.map_err(|source| self.failed(source))?;
+        Ok(head.number == 0 || chain::stored_head(&self.file)?.link().is_some())
+    }
+
     /// Writes the newest link to the head file.
     pub(in crate::ledger) async fn write_head_file(&mut self) -> Result<(), LedgerError> {
         let head = chain::read_head(&mut self.connection).await;

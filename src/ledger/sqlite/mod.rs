@@ -42,6 +42,7 @@ pub(super) use open::{Opened, open};
 pub use open_check::probe;
 pub(super) use prune::prune;
 pub(super) use queries::Queries;
+pub(super) use reconcile::assume_lost_steps;
 pub use reconcile::reconcile_file;
 pub(super) use verify::{check_loans, verify};
 

@@ -253,19 +253,41 @@ async fn older_copy_of_a_ledger_is_not_opened() {
     );
     let keys = Keys { fingerprint: KEY, audit: audit_key() };
     let now = Clock::system().machine_now();
-    assert_eq!(reconcile_file(&file, &keys, now).await.unwrap(), 0);
+    assert_eq!(reconcile_file(&file, &keys, now, false).await.unwrap(), 0);
     let ledger = open(directory.path()).await.unwrap();
     assert_eq!(ledger.reconciled().await.unwrap().map(|at| at.as_second()), Some(now.as_second()));
     ledger.close().await;
     assert!(verify(&file, &audit_key()).await.unwrap().findings.is_empty());
     let missing = directory.path().join("none.db");
-    assert!(reconcile_file(&missing, &keys, now).await.is_err() && !missing.exists());
+    assert!(reconcile_file(&missing, &keys, now, true).await.is_err() && !missing.exists());
+}
+
+/// What is due may have been sent from a newer ledger, or not. It cannot be known now.
+#[tokio::test]
+async fn head_file_that_cannot_be_read_keeps_the_ledger_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = closed_ledger(directory.path()).await;
+    let head_file = directory.path().join("data/loans.db.head");
+    let head = std::fs::read(&head_file).unwrap();
+    std::fs::remove_file(&head_file).unwrap();
+    std::fs::create_dir(&head_file).unwrap();
+    let refused = open(directory.path()).await.unwrap_err();
+    assert!(matches!(refused, LedgerError::File { .. }), "{refused}");
+    let keys = Keys { fingerprint: KEY, audit: audit_key() };
+    let now = Clock::system().machine_now();
+    let refused = reconcile_file(&file, &keys, now, true).await;
+    assert!(matches!(refused, Err(LedgerError::File { .. })), "{refused:?}");
+    std::fs::remove_dir(&head_file).unwrap();
+    std::fs::write(&head_file, head).unwrap();
+    let ledger = open(directory.path()).await.unwrap();
+    assert_eq!(ledger.reconciled().await.unwrap(), None);
+    ledger.close().await;
 }
 
 /// The older copy may have as due what the newer ledger has sent.
 #[tokio::test]
 async fn reports_of_an_older_copy_go_to_a_person() {
-    for has_head in [true, false] {
+    for head in ["newer", "older", "none", "empty"] {
         let directory = tempfile::tempdir().unwrap();
         let file = closed_ledger(directory.path()).await;
         let ledger = open(directory.path()).await.unwrap();
@@ -284,18 +306,27 @@ async fn reports_of_an_older_copy_go_to_a_person() {
         }
         let older = directory.path().join("older.db");
         backup(&file, &older).await.unwrap();
+        let head_file = directory.path().join("data/loans.db.head");
+        let older_head = std::fs::read(&head_file).unwrap();
         let due = ledger.report_of_loan(reports[0].uuid()).await.unwrap().unwrap();
         let attempt = ledger.claim_report(&due, &ledger.lease()).await.unwrap().unwrap();
         let sent = ledger.record_report(&attempt, ReportState::Reported, String::new());
         assert!(sent.await.unwrap());
         ledger.close().await;
         std::fs::copy(&older, &file).unwrap();
-        if has_head {
-            let keys = Keys { fingerprint: KEY, audit: audit_key() };
-            let now = Clock::system().machine_now();
-            assert_eq!(reconcile_file(&file, &keys, now).await.unwrap(), 3);
-        } else {
-            std::fs::remove_file(directory.path().join("data/loans.db.head")).unwrap();
+        let keys = Keys { fingerprint: KEY, audit: audit_key() };
+        // Of a clock that is behind.
+        let now = Timestamp::from_second(1).unwrap();
+        match head {
+            "newer" => assert_eq!(reconcile_file(&file, &keys, now, false).await.unwrap(), 3),
+            "older" => {
+                std::fs::write(&head_file, older_head).unwrap();
+                let refused = reconcile_file(&file, &keys, now, false).await;
+                assert!(matches!(refused, Err(LedgerError::NothingLost)), "{refused:?}");
+                assert_eq!(reconcile_file(&file, &keys, now, true).await.unwrap(), 3);
+            }
+            "none" => std::fs::remove_file(&head_file).unwrap(),
+            _ => std::fs::write(&head_file, "").unwrap(),
         }
         let ledger = open(directory.path()).await.unwrap();
         let mut states = Vec::new();
@@ -305,12 +336,13 @@ async fn reports_of_an_older_copy_go_to_a_person() {
             states.push(report.state);
         }
         let unknown = ReportState::Unknown;
-        assert_eq!(states, [unknown, unknown, unknown, ReportState::Rejected], "{has_head}");
-        assert!(ledger.reconciled().await.unwrap().is_some());
+        assert_eq!(states, [unknown, unknown, unknown, ReportState::Rejected], "{head}");
+        let reconciled = ledger.reconciled().await.unwrap();
+        assert!(reconciled.is_some_and(|at| at >= due.due_since), "{head}: {reconciled:?}");
         ledger.close().await;
         // The head file is there again.
         let ledger = open(directory.path()).await.unwrap();
-        assert!(directory.path().join("data/loans.db.head").exists());
+        assert!(std::fs::metadata(&head_file).unwrap().len() > 0);
         ledger.close().await;
         assert!(verify(&file, &audit_key()).await.unwrap().findings.is_empty());
     }

@@ -10,6 +10,7 @@ use futures_util::TryStreamExt;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, Row, SqliteConnection};
 
+use super::chain::stored_head;
 use super::maintenance;
 use crate::ledger::LedgerError;
 use crate::ledger::audit::{
@@ -39,7 +40,7 @@ pub(in crate::ledger) async fn verify(
     const ANCHORS: &str = "SELECT first, last, mac, seal FROM anchors ORDER BY first";
     const STEPS: &str = "SELECT * FROM history ORDER BY number";
     // Read first: the ledger may grow between the two reads.
-    let stored_head = head_file::read(ledger).link();
+    let stored_head = stored_head(ledger)?.link();
     let can_miss_steps = stored_head.is_none();
     let mut connection = maintenance::open(ledger).await?;
     let mut reading = connection.begin().await.map_err(failed)?;
@@ -51,7 +52,7 @@ pub(in crate::ledger) async fn verify(
     if can_miss_steps {
         let file = head_file::path(ledger);
         walk.report(format!(
-            "{} cannot be read, so removed last steps cannot be detected",
+            "{} is missing or has no link, so removed last steps cannot be detected",
             file.display()
         ));
     }

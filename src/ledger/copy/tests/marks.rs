@@ -1,10 +1,13 @@
 //! The marks of a copy: pruning, and gates on the source.
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::ledger::copy::exclusive::ExclusiveLedger;
 use crate::ledger::copy::mark::Mark;
 use crate::ledger::copy_mark::{BEING_COPIED, IN_PROGRESS, SourceMark};
-use crate::ledger::{Head, Pruned};
+use crate::ledger::reports::tests::add_due_report;
+use crate::ledger::{Head, Pruned, ReportState};
 
 async fn prune_ended(store: &TestStore) -> Result<Pruned, LedgerError> {
     prune(&store.settings(), &audit_key(), Prunable::Ended { before: Timestamp::MAX }).await
@@ -24,7 +27,7 @@ fn wait_for<T>(future: impl Future<Output = T>) -> T {
 async fn moved_source_opens_only_after_its_release() {
     let Some((first, there, back)) = stores().await else { return };
     write_ledger(&first).await;
-    let unnamed = release_source(&first.settings(), CopiedTo::Unnamed, &keys()).await;
+    let unnamed = release_source(&first.settings(), CopiedTo::Unnamed, &keys(), now()).await;
     assert_eq!(unnamed.unwrap(), None);
     for (from, to, name) in
         [(&first, &there, "the database".to_owned()), (&there, &back, "loans.db".to_owned())]
@@ -45,11 +48,11 @@ async fn moved_source_opens_only_after_its_release() {
         let other = to.another().await;
         let sentence = refused(copy_all(from, &other).await);
         assert!(sentence.contains("was moved to "), "{sentence}");
-        let unnamed = release_source(&from.settings(), CopiedTo::Unnamed, &keys()).await;
+        let unnamed = release_source(&from.settings(), CopiedTo::Unnamed, &keys(), now()).await;
         assert!(unnamed.unwrap_err().to_string().contains("--to"));
         let there = to.settings();
         let to_there = CopiedTo::Store(&there);
-        let released = release_source(&from.settings(), to_there, &keys()).await.unwrap();
+        let released = release_source(&from.settings(), to_there, &keys(), now()).await.unwrap();
         assert!(released.is_some_and(|to| to.contains(&name)));
         try_gate(from).await.unwrap();
         let given_up = try_gate(to).await;
@@ -59,6 +62,46 @@ async fn moved_source_opens_only_after_its_release() {
         try_gate(from).await.unwrap_err();
     }
     try_gate(&back).await.unwrap();
+}
+
+/// Gates may have sent reports from the lost destination.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn source_whose_copy_is_lost_counts_as_restored() {
+    let Some((first, there, back)) = stores().await else { return };
+    let ledger = first.open().await;
+    let loan = accepted(&ledger, 1).await;
+    add_due_report(&ledger, loan).await;
+    close(ledger).await;
+    for (from, to) in [(&first, &there), (&there, &back)] {
+        copy_all(from, to).await.unwrap();
+        let settings = from.settings();
+        release_source(&settings, CopiedTo::Lost, &keys(), now()).await.unwrap().unwrap();
+        let ledger = from.open().await;
+        let report = ledger.report_of_loan(loan.uuid()).await.unwrap().unwrap();
+        assert_eq!(report.state, ReportState::Unknown);
+        assert!(ledger.reconciled().await.unwrap().is_some());
+        assert_eq!(ledger.begins_are_closed(), from.file().is_none());
+        ledger.close().await;
+        // Once more, for the other store.
+        let due = "UPDATE reports SET state = 'due'; DELETE FROM meta WHERE name = 'reconciled'";
+        to.execute(due, due).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn file_without_its_head_is_not_copied() {
+    let Some((first, there, _)) = stores().await else { return };
+    write_ledger(&first).await;
+    let head_file = PathBuf::from(format!("{}.head", first.file().unwrap().display()));
+    let head = std::fs::read(&head_file).unwrap();
+    for damaged in [None, Some("")] {
+        let _ = std::fs::remove_file(&head_file);
+        damaged.into_iter().for_each(|text| std::fs::write(&head_file, text).unwrap());
+        let sentence = refused(copy_all(&first, &there).await);
+        assert!(sentence.contains("ledger reconcile"), "{sentence}");
+    }
+    std::fs::write(&head_file, head).unwrap();
+    copy_all(&first, &there).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,7 +145,7 @@ async fn nothing_is_pruned_while_a_copy_is_unfinished() {
         // A gate gives the copy up. Until something changes, it can still be continued.
         try_gate(from).await.unwrap();
         assert!(copy_until(from, to, 1).await.is_none());
-        let unnamed = release_source(&from.settings(), CopiedTo::Unnamed, &keys()).await;
+        let unnamed = release_source(&from.settings(), CopiedTo::Unnamed, &keys(), now()).await;
         assert!(unnamed.unwrap().is_some());
         copy_all(from, to).await.unwrap();
     }
@@ -238,7 +281,7 @@ async fn emptied_copy_can_be_a_destination_again() {
     write_ledger(&first).await;
     write_ledger(&other).await;
     for from in [&first, &first, &other] {
-        release_source(&from.settings(), CopiedTo::Lost, &keys()).await.unwrap();
+        release_source(&from.settings(), CopiedTo::Lost, &keys(), now()).await.unwrap();
         copy_all(from, &there).await.unwrap();
         try_gate(&there).await.unwrap();
         // Not TRUNCATE: a gate may still build an index, and the two would wait for each other.
@@ -340,7 +383,7 @@ async fn release_of_an_unmarked_ledger_waits_for_no_writer() {
     let writing = database.write(async |connection| {
         let write = sqlx::query("UPDATE chains SET number = number").persistent(false);
         write.execute(connection).await?;
-        Ok(release_source(&there.settings(), CopiedTo::Unnamed, &keys()).await)
+        Ok(release_source(&there.settings(), CopiedTo::Unnamed, &keys(), now()).await)
     });
     assert_eq!(writing.await.unwrap().unwrap(), None);
     database.close().await;
@@ -393,7 +436,7 @@ async fn source_whose_copy_is_used_stays_moved() {
 }
 
 async fn refused_release(from: &TestStore, to: &StoreSettings) -> String {
-    let released = release_source(&from.settings(), CopiedTo::Store(to), &keys()).await;
+    let released = release_source(&from.settings(), CopiedTo::Store(to), &keys(), now()).await;
     released.unwrap_err().to_string()
 }
 
@@ -438,6 +481,6 @@ async fn copy_with_newer_data_of_its_loans_is_not_given_up() {
         assert!(sentence.contains("newer data"), "{table}: {sentence}");
         there.execute(&change('-'), &change('-')).await;
     }
-    let released = release_source(&first.settings(), CopiedTo::Store(&to), &keys()).await;
+    let released = release_source(&first.settings(), CopiedTo::Store(&to), &keys(), now()).await;
     assert!(released.unwrap().is_some());
 }
