@@ -29,6 +29,7 @@ mod values;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::{
     admin, catalog, circulation, console as pages, delivery, gate, ledger as loans,
@@ -183,12 +184,13 @@ pub fn read(file: &Path, text: &str) -> Result<Loaded, Vec<Mistake>> {
 fn sections(mut root: Table<'_>) -> Option<Config> {
     let listen = service::listen(&mut root);
     let server = service::server(&mut root, listen.public);
+    let stored = server.as_ref().map_or(Duration::ZERO, |server| server.store_requests);
     let mut admin = service::admin(&mut root, listen.admin);
     let console = console::console(&mut root);
     if let (Some(admin), Some(host)) = (&mut admin, console.host()) {
         admin.hosts.push(host);
     }
-    let reader_tables = readers::readers(&mut root);
+    let reader_tables = readers::readers(&mut root, stored);
     let lending = lending::lending(&mut root);
     let mut ledger =
         ledger::ledger(&mut root, lending.as_ref().and_then(lending::Lending::platform));

@@ -24,11 +24,12 @@ pub(super) struct ReaderTables {
     pub(super) retention: Duration,
 }
 
-pub(super) fn readers(root: &mut Table<'_>) -> ReaderTables {
+/// Reads the tables of readers. `stored` is how long requests are stored with their readers.
+pub(super) fn readers(root: &mut Table<'_>, stored: Duration) -> ReaderTables {
     let credentials = credentials(root);
     let max_lifetime =
         credentials.as_ref().map_or(DEFAULT_MAX_LIFETIME, |credentials| credentials.max_lifetime);
-    let (pseudonym_key, retention) = privacy(root, max_lifetime);
+    let (pseudonym_key, retention) = privacy(root, max_lifetime, stored);
     let readers = credentials.zip(pseudonym_key).map(|(credentials, pseudonym_key)| Settings {
         jwt: credentials.jwt,
         link_keys: credentials.link_keys,
@@ -68,7 +69,11 @@ fn credentials(root: &mut Table<'_>) -> Option<Credentials> {
 }
 
 /// Reads `[privacy]`: the pseudonym key, and how long after a loan's end its borrower is erased.
-fn privacy(root: &mut Table<'_>, max_lifetime: Duration) -> (Option<SecretString>, Duration) {
+fn privacy(
+    root: &mut Table<'_>,
+    max_lifetime: Duration,
+    stored: Duration,
+) -> (Option<SecretString>, Duration) {
     const EXAMPLE: &str = "pseudonym_key = { file = \"certs/pseudonym.key\" }";
     let Some(mut table) = root.required_table("privacy", EXAMPLE) else {
         return (None, DEFAULT_RETENTION);
@@ -83,6 +88,11 @@ fn privacy(root: &mut Table<'_>, max_lifetime: Duration) -> (Option<SecretString
              its borrower is erased. Write a longer time here, or a shorter max_lifetime in \
              [readers]"
         );
+        table.mistake("retention", sentence);
+    }
+    if retention <= stored {
+        let sentence = "server.store_requests keeps the borrower of a request for longer. Write a \
+             longer time here, or a shorter one there";
         table.mistake("retention", sentence);
     }
     table.finish();

@@ -129,8 +129,8 @@ struct Running {
     is_over: bool,
 }
 
-/// Returns a stream; without a session that may watch, or with too many streams, a response after which a browser
-/// does not try again.
+/// Returns a stream; without a session that may watch, or with too many streams, a response after
+/// which a browser does not try again.
 fn stream(console: Arc<Console>, visit: Visit, content: Content) -> Response {
     let session = visit.may(Action::Watch).then(|| visit.secret.hash());
     let Some(admitted) = session.and_then(|session| console.streams.admit(session)) else {

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 
 use super::{
     Access, Cause, Delivered, Doubts, Intended, LedgerError, Report, ReportState, ReportStep,
-    StoredRequest,
 };
 use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 use crate::telemetry::LoanEvent;
@@ -72,13 +71,6 @@ pub(super) enum Update {
     },
     /// Append an access to the audit trail, in the chain of this library.
     RecordAccess(LibraryId, Box<Access>),
-    /// Store requests that were answered.
-    AddRequests(Arc<[StoredRequest]>),
-    /// Remove requests whose time is over.
-    RemoveRequests {
-        now: Timestamp,
-        limit: u32,
-    },
     /// Write a probe row, to test that the ledger can be written.
     Probe,
 }
@@ -207,7 +199,7 @@ impl Update {
             Update::AddDelivered(library, _) | Update::RecordAccess(library, _) => Some(*library),
             Update::Forget { library, .. } => *library,
             Update::ReplaceDoubts(doubts) => Some(doubts.library),
-            Update::AddRequests(_) | Update::RemoveRequests { .. } | Update::Probe => None,
+            Update::Probe => None,
         }
     }
 
@@ -228,8 +220,6 @@ impl Update {
             Update::ReplaceDoubts(_) => "doubts",
             Update::Forget { .. } => "forgotten",
             Update::RecordAccess(..) => "access",
-            Update::AddRequests(_) => "requests",
-            Update::RemoveRequests { .. } => "requests-removed",
             Update::Probe => "tested",
         }
     }

@@ -94,6 +94,8 @@ delegate! {
     fn reports(filter: &ReportFilter) -> (Vec<Report>, Option<ReportPosition>);
     fn report_of_loan(loan: Uuid) -> Option<Report>;
     fn has_old_requests(now: Timestamp) -> bool;
+    fn add_requests(requests: &[StoredRequest]) -> ();
+    fn remove_requests(now: Timestamp, limit: u32) -> u64;
     fn request(id: Uuid) -> Option<StoredRequest>;
     fn count_reports() -> Vec<(ReportState, u64)>;
     fn loans_to_examine(library: LibraryId, limit: u32) -> Vec<Loan>;

@@ -2,14 +2,13 @@
 //! another gate answered.
 //!
 //! They belong to no loan and to no chain: nothing depends on them, and a copy of the ledger leaves
-//! them behind. Each row has its own end, so any gate removes it, whatever it stores itself.
-
-use std::sync::Arc;
+//! them behind. They are written over connections of their own, so a failure is none of a loan's.
+//! Each row has its own end, so any gate removes it, whatever it stores itself.
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Ledger, LedgerError, Update};
+use super::{Ledger, LedgerError};
 
 /// A request as the ledger stores it.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,12 +37,15 @@ impl StoredRequest {
 }
 
 impl Ledger {
-    /// Stores requests. One that is stored already is left as it is.
+    /// Stores requests, unless the ledger was moved. One that is stored already is left as it is.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be written.
-    pub async fn record_requests(&self, requests: Arc<[StoredRequest]>) -> Result<(), LedgerError> {
-        self.update(Update::AddRequests(requests)).await.map(drop)
+    pub async fn record_requests(&self, requests: &[StoredRequest]) -> Result<(), LedgerError> {
+        if requests.is_empty() {
+            return Ok(());
+        }
+        self.support.add_requests(requests).await
     }
 
     /// Removes up to `limit` requests whose time is over, and returns their number.
@@ -55,7 +57,7 @@ impl Ledger {
         if !self.support.has_old_requests(now).await? {
             return Ok(0);
         }
-        self.update(Update::RemoveRequests { now, limit }).await
+        self.support.remove_requests(now, limit).await
     }
 
     /// Returns the request with this id; none if its time is over.

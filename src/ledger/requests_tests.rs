@@ -23,10 +23,10 @@ async fn requests_are_stored_once_and_removed_after_their_time(store: &TestStore
     };
     let (short, long) =
         (request(later(60), "{}"), request(later(86_400), "{\"path\":\"ø\\u0000\"}"));
-    ledger.record_requests(Arc::new([])).await.unwrap();
-    ledger.record_requests([short.clone(), long.clone()].into()).await.unwrap();
+    ledger.record_requests(&[]).await.unwrap();
+    ledger.record_requests(&[short.clone(), long.clone()]).await.unwrap();
     let again = StoredRequest { detail: "other".to_owned(), ..long.clone() };
-    other.record_requests([again, request(later(60), "{}")].into()).await.unwrap();
+    other.record_requests(&[again, request(later(60), "{}")]).await.unwrap();
     // What one process stored, the other finds, until its time is over.
     assert_eq!(other.request(short.id, now).await.unwrap(), Some(short.clone()));
     assert_eq!(other.request(long.id, now).await.unwrap(), Some(long.clone()));

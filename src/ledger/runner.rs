@@ -206,11 +206,6 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
                 self.forget(*library, *before, *limit).await
             }
             Update::RecordAccess(..) => Ok(0),
-            Update::AddRequests(requests) if requests.is_empty() => Ok(0),
-            Update::AddRequests(requests) => transaction.add_requests(requests).await,
-            Update::RemoveRequests { now, limit } => {
-                transaction.remove_requests(*now, *limit).await
-            }
             Update::Probe => transaction.probe(now).await.map(|()| 1),
         }
     }

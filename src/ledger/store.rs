@@ -24,7 +24,7 @@ use super::audit::{Head, NewStep};
 use super::brake::Count;
 use super::membership::Membership;
 use super::rules::KeyStanding;
-use super::{Delivered, Doubts, LedgerError, Report, ReportStep, StoredRequest};
+use super::{Delivered, Doubts, LedgerError, Report, ReportStep};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress, Tally};
 
 /// Opens write connections.
@@ -256,19 +256,6 @@ pub(super) trait StoreTransaction: Send {
         loans: &[LoanId],
         now: Timestamp,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
-
-    /// Inserts the requests that are not there, of at least one. Returns their number.
-    fn add_requests(
-        &mut self,
-        requests: &[StoredRequest],
-    ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
-
-    /// Removes up to `limit` requests whose time is over. Returns their number.
-    fn remove_requests(
-        &mut self,
-        now: Timestamp,
-        limit: u32,
-    ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
 
     /// Writes a probe row, to test that the ledger can be written.
     fn probe(&mut self, now: Timestamp) -> impl Future<Output = Result<(), sqlx::Error>> + Send;

@@ -31,6 +31,7 @@ mod problem_response;
 mod recent_requests;
 mod request_body;
 mod request_checks;
+mod request_queue;
 mod request_recorder;
 mod security_headers;
 mod session_tickets;

@@ -1,43 +1,53 @@
 //! Stores answered requests in the ledger, so that support finds one that another gate answered.
 //!
 //! A task on the slow runtime copies what is new from the memory of recent requests; a request
-//! itself does nothing for it. Of too many requests, those that were refused come first, and the
-//! others are left out and counted. The task also removes requests whose time is over, whichever
-//! gate stored them, and also where nothing is stored any more.
+//! itself does nothing for it. What it stores is bounded in rows a day, so that nobody fills the
+//! disk with requests. Of too many, those of known readers that were refused come first. Requests
+//! whose reader is not known, which anybody can make, have a small budget of their own. What is
+//! left out is counted.
+//!
+//! The task also removes requests whose time is over, whichever gate stored them, and also where
+//! nothing is stored any more.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Services;
 use super::explain::AnsweredRequest;
 use super::recent_requests::{Position, Unread};
+use super::request_queue::{Limit, Queue};
 use crate::clock::{self, Clock};
-use crate::ledger::{LedgerError, StoredRequest};
+use crate::ledger::LedgerError;
 use crate::supervise::supervise;
 use crate::telemetry::{LogLimit, RequestStorage, Task};
 
-/// The time between two writes, and between two removals: of a gate that stores requests, and of
-/// another one.
+/// The time between two writes, and between two removals: after one that removed as many as it may,
+/// of a gate that stores requests, and of another one.
 const INTERVAL: Duration = Duration::from_secs(1);
+const NEXT_REMOVAL: Duration = Duration::from_secs(1);
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(60);
 const IDLE_INTERVAL: Duration = Duration::from_secs(3600);
+/// The time without a write after one that failed.
+const FAILURE_PAUSE: Duration = Duration::from_secs(30);
+/// The deadline of the writes at the end of the process.
+const LAST_WRITE: Duration = Duration::from_secs(5);
 /// The number of copies under one lock, which a request may wait for.
 const COPIES: usize = 32;
 /// The most copies of all rings in an interval: a busy gate must not keep the task from writing.
 const MAX_READS: usize = 20;
-/// The most requests that wait, that are written in an interval, and in one transaction.
-const MAX_WAITING: usize = 4000;
-const MAX_WRITTEN: usize = 2000;
+/// The most rows of this gate that the ledger has at once, and the most that it stores at once
+/// after a quiet time: of known readers, and of others.
+const KNOWN: Limit = Limit { rows: 1_000_000, burst: 4000 };
+const UNKNOWN: Limit = Limit { rows: 50_000, burst: 500 };
+/// The number of requests in one transaction.
 const BATCH: usize = 250;
 /// The number of requests that one transaction removes.
-const REMOVED: u32 = 500;
+const ROWS_PER_REMOVAL: u32 = 500;
 
 static FAILURES: LogLimit = LogLimit::per_minute();
 
@@ -49,11 +59,10 @@ pub(crate) struct RequestRecorder {
 }
 
 /// The requests that wait to be stored.
-#[derive(Default)]
 struct Waiting {
     position: Position,
-    refused: VecDeque<StoredRequest>,
-    sent: VecDeque<StoredRequest>,
+    known: Queue,
+    unknown: Queue,
 }
 
 #[derive(Clone)]
@@ -75,7 +84,13 @@ impl RequestRecorder {
     ) -> RequestRecorder {
         let stop = CancellationToken::new();
         let metrics = services.metrics.clone();
-        let recorder = Recorder { services, clock, lifetime, waiting: Arc::default() };
+        let waiting = Waiting {
+            position: Position::default(),
+            known: Queue::new(KNOWN, lifetime),
+            unknown: Queue::new(UNKNOWN, lifetime),
+        };
+        let waiting = Arc::new(Mutex::new(waiting));
+        let recorder = Recorder { services, clock, lifetime, waiting };
         let stopping = stop.clone();
         let run = move || recorder.clone().run(stopping.clone());
         let task = tokio::spawn(supervise(Task::StoreRequests, metrics, stop.clone(), run));
@@ -95,28 +110,42 @@ impl Recorder {
     async fn run(self, stop: CancellationToken) {
         let mut waiting = self.waiting.lock().await;
         let is_on = !self.lifetime.is_zero();
-        let interval = if is_on { INTERVAL } else { IDLE_INTERVAL };
-        let mut remove_at = Instant::now();
+        let (pause, next_removal) = match is_on {
+            true => (INTERVAL, REMOVAL_INTERVAL),
+            false => (NEXT_REMOVAL, IDLE_INTERVAL),
+        };
+        let (mut remove_at, mut write_at) = (Instant::now(), Instant::now());
         loop {
             if Instant::now() >= remove_at {
-                remove_at = Instant::now() + REMOVAL_INTERVAL;
-                log_failure(self.remove(&stop).await);
+                let is_last = logged(self.remove().await).unwrap_or(true);
+                remove_at = Instant::now() + if is_last { next_removal } else { NEXT_REMOVAL };
             }
-            let stopped = timeout(interval, stop.cancelled()).await.is_ok();
+            let until = if is_on { Instant::now() + pause } else { remove_at };
+            let stopped = timeout_at(until, stop.cancelled()).await.is_ok();
             if is_on {
-                self.collect(&mut waiting);
-                log_failure(self.write(&mut waiting).await);
+                self.collect(&mut waiting).await;
+                if stopped {
+                    // What the ledger does not take in time is lost.
+                    if let Ok(written) = timeout(LAST_WRITE, self.write(&mut waiting)).await {
+                        logged(written);
+                    }
+                } else if Instant::now() >= write_at
+                    && logged(self.write(&mut waiting).await).is_none()
+                {
+                    write_at = Instant::now() + FAILURE_PAUSE;
+                }
             }
             if stopped {
+                let left = waiting.known.len() + waiting.unknown.len();
+                self.services.metrics.requests_stored(RequestStorage::Dropped, left as u64);
                 return;
             }
         }
     }
 
     /// Copies what is new, and drops the oldest if too many wait.
-    fn collect(&self, waiting: &mut Waiting) {
-        let (mut dropped, metrics) = (0, &self.services.metrics);
-        let until = clock::after(self.clock.now(), self.lifetime);
+    async fn collect(&self, waiting: &mut Waiting) {
+        let mut dropped = 0;
         for _ in 0..MAX_READS {
             let Unread { requests, missed } =
                 self.services.recent.read(&mut waiting.position, COPIES);
@@ -124,82 +153,62 @@ impl Recorder {
             if requests.is_empty() {
                 break;
             }
-            for request in requests.into_iter().map(AnsweredRequest::from) {
-                dropped += u64::from(waiting.add(&request, until));
+            for request in requests {
+                let queue = match request.asked {
+                    Some(_) => &mut waiting.known,
+                    None => &mut waiting.unknown,
+                };
+                dropped += u64::from(queue.add(request));
             }
+            // Flights run on this runtime, too.
+            tokio::task::yield_now().await;
         }
-        metrics.requests_stored(RequestStorage::Dropped, dropped);
+        self.services.metrics.requests_stored(RequestStorage::Dropped, dropped);
     }
 
-    /// Writes what waits, in transactions of a limited size. What is not written waits on.
+    /// Writes what waits and the budget permits. What is not written waits on.
     async fn write(&self, waiting: &mut Waiting) -> Result<(), LedgerError> {
-        let mut written = 0;
-        while written < MAX_WRITTEN {
-            let batch = waiting.batch();
-            if batch.is_empty() {
-                break;
-            }
-            let stored = self.services.ledger.record_requests(batch.clone()).await;
-            let count = batch.len() as u64;
-            match stored {
-                Ok(()) => {
-                    self.services.metrics.requests_stored(RequestStorage::Stored, count);
+        for queue in [&mut waiting.known, &mut waiting.unknown] {
+            queue.budget.add(Instant::now());
+            loop {
+                let until = clock::after(self.clock.now(), self.lifetime);
+                let batch: Vec<_> = queue
+                    .next(BATCH.min(queue.budget.rows()))
+                    .map(|request| AnsweredRequest::from(request.clone()).to_stored(until))
+                    .collect();
+                if batch.is_empty() {
+                    break;
                 }
-                // It would fail each time.
-                Err(error @ LedgerError::Unwritable(_)) => {
-                    waiting.remove(batch.len());
-                    self.services.metrics.requests_stored(RequestStorage::Dropped, count);
-                    return Err(error);
-                }
-                Err(error) => return Err(error),
+                let stored = self.services.ledger.record_requests(&batch).await;
+                // Also those that were not written: they might fail each time.
+                queue.remove(batch.len());
+                queue.budget.spend(batch.len());
+                let result = match stored {
+                    Ok(()) => RequestStorage::Stored,
+                    Err(_) => RequestStorage::Dropped,
+                };
+                self.services.metrics.requests_stored(result, batch.len() as u64);
+                stored?;
             }
-            waiting.remove(batch.len());
-            written += batch.len();
         }
         Ok(())
     }
 
-    async fn remove(&self, stop: &CancellationToken) -> Result<(), LedgerError> {
-        while !stop.is_cancelled() {
-            let removed = self.services.ledger.remove_requests(self.clock.now(), REMOVED).await?;
-            if removed < u64::from(REMOVED) {
-                break;
-            }
-        }
-        Ok(())
+    /// Removes requests whose time is over. Returns whether there are no more.
+    async fn remove(&self) -> Result<bool, LedgerError> {
+        let removed = self.services.ledger.remove_requests(self.clock.now(), ROWS_PER_REMOVAL);
+        Ok(removed.await? < u64::from(ROWS_PER_REMOVAL))
     }
 }
 
-fn log_failure(done: Result<(), LedgerError>) {
-    if let Err(error) = done
-        && let Some(left_out) = FAILURES.permit("requests")
-    {
+/// Returns the value, or logs the failure.
+fn logged<T>(done: Result<T, LedgerError>) -> Option<T> {
+    let error = match done {
+        Ok(value) => return Some(value),
+        Err(error) => error,
+    };
+    if let Some(left_out) = FAILURES.permit("requests") {
         tracing::warn!(%error, left_out, "requests for support could not be stored or removed");
     }
-}
-
-impl Waiting {
-    /// Adds a request. Returns whether one is dropped for it: the oldest one that was not refused,
-    /// if there is one.
-    fn add(&mut self, request: &AnsweredRequest, until: Timestamp) -> bool {
-        let stored = request.to_stored(until);
-        match request.is_refused() {
-            true => self.refused.push_back(stored),
-            false => self.sent.push_back(stored),
-        }
-        let is_full = self.refused.len() + self.sent.len() > MAX_WAITING;
-        is_full && self.sent.pop_front().or_else(|| self.refused.pop_front()).is_some()
-    }
-
-    /// Returns the next requests to store, those that were refused first.
-    fn batch(&self) -> Arc<[StoredRequest]> {
-        self.refused.iter().chain(&self.sent).take(BATCH).cloned().collect()
-    }
-
-    /// Removes the first requests, in the order of [`Waiting::batch`].
-    fn remove(&mut self, count: usize) {
-        let refused = count.min(self.refused.len());
-        self.refused.drain(..refused);
-        self.sent.drain(..(count - refused).min(self.sent.len()));
-    }
+    None
 }

@@ -331,6 +331,14 @@ const CASES: &[Case] = &[
         ],
     ),
     (
+        "requests that are stored for longer than the borrowers of loans",
+        "[privacy]",
+        "[server]\nstore_requests = \"7d\"\n\n[readers]\nmax_lifetime = \"1d\"\n\n[privacy]\n\
+         retention = \"2d\"",
+        &["22: privacy.retention: server.store_requests keeps the borrower of a request for \
+             longer. Write a longer time here, or a shorter one there"],
+    ),
+    (
         "a host of the admin listener with a port",
         "[admin]",
         "[admin]\nhosts = [\"gate.example.no:9443\"]",

@@ -12,7 +12,7 @@ use crate::support::{BOOK, File, Process, Scene, Setting, metric};
 const PATH: &str = "/files/9788299999014/book.epub";
 
 /// Every task that runs for the lifetime of the process.
-const TASK_NAMES: [&str; 17] = [
+const TASK_NAMES: [&str; 18] = [
     "accept-admin",
     "adopt-orphans",
     "balance",
@@ -27,6 +27,7 @@ const TASK_NAMES: [&str; 17] = [
     "search-late-begins",
     "send-ends",
     "share-limits",
+    "store-requests",
     "watch-certificates",
     "watch-gate",
     "watch-readers",

@@ -1,9 +1,12 @@
 //! Stored requests.
 
 use jiff::Timestamp;
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::PgQueryResult;
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
+use super::copy_marks::IS_MOVED;
+use super::pool::{BEGIN, TRANSACTION};
 use super::queries::Queries;
 use super::session::prepares;
 use super::sql::{column, statement};
@@ -11,13 +14,18 @@ use crate::ledger::{LedgerError, StoredRequest};
 
 const FIND: &str = "SELECT at, until, detail FROM requests WHERE id = $1";
 const OLD: &str = "SELECT 1 FROM requests WHERE until <= $1 LIMIT 1";
-/// The order is that of all processes, so that they do not deadlock.
-const ADD: &str = "INSERT INTO requests (id, at, until, detail) \
-     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[]) \
-     AS t (id, at, until, detail) ORDER BY id ON CONFLICT (id) DO NOTHING";
 /// Another process that removes the same rows is not waited for.
 const REMOVE: &str = "DELETE FROM requests WHERE id = ANY(ARRAY( \
      SELECT id FROM requests WHERE until <= $1 ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED))";
+
+/// The order is that of all processes, so that they do not deadlock.
+fn add() -> String {
+    format!(
+        "INSERT INTO requests (id, at, until, detail) \
+         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[]) \
+         AS t (id, at, until, detail) WHERE NOT {IS_MOVED} ORDER BY id ON CONFLICT (id) DO NOTHING"
+    )
+}
 
 impl Queries {
     pub(in crate::ledger) async fn request(
@@ -40,29 +48,43 @@ impl Queries {
         let query = statement(OLD).bind(now.as_millisecond());
         Ok(self.background_row(query).await?.is_some())
     }
-}
 
-/// Inserts the requests that are not there.
-pub(super) async fn add(
-    connection: &mut PgConnection,
-    requests: &[StoredRequest],
-) -> Result<u64, sqlx::Error> {
-    let query = sqlx::query(ADD)
-        .bind(column(requests, |request| request.id))
-        .bind(column(requests, |request| request.at.as_millisecond()))
-        .bind(column(requests, |request| request.until.as_millisecond()))
-        .bind(column(requests, |request| request.detail.as_str()));
-    let query = query.persistent(prepares(connection));
-    Ok(query.execute(connection).await?.rows_affected())
-}
+    /// Inserts the requests that are not there, unless the ledger was moved.
+    pub(in crate::ledger) async fn add_requests(
+        &self,
+        requests: &[StoredRequest],
+    ) -> Result<(), LedgerError> {
+        self.change_requests(async |connection| {
+            let query = sqlx::query(AssertSqlSafe(add()))
+                .bind(column(requests, |request| request.id))
+                .bind(column(requests, |request| request.at.as_millisecond()))
+                .bind(column(requests, |request| request.until.as_millisecond()))
+                .bind(column(requests, |request| request.detail.as_str()));
+            query.persistent(prepares(connection)).execute(connection).await
+        })
+        .await
+        .map(drop)
+    }
 
-/// Removes requests whose time is over.
-pub(super) async fn remove(
-    connection: &mut PgConnection,
-    now: Timestamp,
-    limit: u32,
-) -> Result<u64, sqlx::Error> {
-    let query = sqlx::query(REMOVE).bind(now.as_millisecond()).bind(i64::from(limit));
-    let query = query.persistent(prepares(connection));
-    Ok(query.execute(connection).await?.rows_affected())
+    /// Removes requests whose time is over.
+    pub(in crate::ledger) async fn remove_requests(
+        &self,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u64, LedgerError> {
+        self.change_requests(async |connection| {
+            let query = sqlx::query(REMOVE).bind(now.as_millisecond()).bind(i64::from(limit));
+            query.persistent(prepares(connection)).execute(connection).await
+        })
+        .await
+    }
+
+    async fn change_requests(
+        &self,
+        change: impl AsyncFn(&mut PgConnection) -> Result<PgQueryResult, sqlx::Error>,
+    ) -> Result<u64, LedgerError> {
+        // Boxed: connecting takes much memory, which a caller's future would reserve.
+        let changed = Box::pin(self.pool.transaction(BEGIN, TRANSACTION, change)).await;
+        Ok(changed.map_err(LedgerError::Server)?.rows_affected())
+    }
 }

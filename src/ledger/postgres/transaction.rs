@@ -13,14 +13,14 @@ use uuid::Uuid;
 
 use super::copy_marks::{self, IS_MOVED};
 use super::lane::Lane;
-use super::{chain, delivered, doubts, examinations, loans, reports, requests, retention};
+use super::{chain, delivered, doubts, examinations, loans, reports, retention};
 use crate::ledger::audit::{Head, NewStep};
 use crate::ledger::brake::Count;
 use crate::ledger::membership::Membership;
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, WorkError};
-use crate::ledger::{Delivered, Doubts, Report, ReportStep, StoredRequest};
+use crate::ledger::{Delivered, Doubts, Report, ReportStep};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress};
 
 /// The statement waits for a transaction that writes a mark, and then reads the mark.
@@ -239,14 +239,6 @@ impl StoreTransaction for PostgresTransaction<'_> {
     async fn assess(&mut self, loans: &[LoanId], now: Timestamp) -> Result<(), sqlx::Error> {
         let library = self.library()?;
         reports::assess(&mut self.transaction, library, loans, now).await
-    }
-
-    async fn add_requests(&mut self, requests: &[StoredRequest]) -> Result<u64, sqlx::Error> {
-        requests::add(&mut self.transaction, requests).await
-    }
-
-    async fn remove_requests(&mut self, now: Timestamp, limit: u32) -> Result<u64, sqlx::Error> {
-        requests::remove(&mut self.transaction, now, limit).await
     }
 
     /// Each process has a row of its own, so that processes do not wait for each other.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 
 use super::connection::write_options;
@@ -42,11 +42,25 @@ pub async fn backup(ledger: &Path, to: &Path) -> Result<(), LedgerError> {
     let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
     created.map_err(|source| LedgerError::File { file: to.to_owned(), source })?;
     let copied = sqlx::query("VACUUM INTO ?").bind(to.to_string_lossy().into_owned());
-    let copied = copied.execute(&mut connection).await.map(drop);
+    let copied = match copied.execute(&mut connection).await {
+        Ok(_) => remove_requests(to).await,
+        Err(error) => Err(error),
+    };
     if copied.is_err() {
         let _ = std::fs::remove_file(to);
     }
     copied.map_err(|source| LedgerError::Database { file: ledger.to_owned(), source })
+}
+
+/// Removes the stored requests from a copy, which may be kept for longer than they may.
+async fn remove_requests(copy: &Path) -> Result<(), sqlx::Error> {
+    let options = SqliteConnectOptions::new()
+        .filename(copy)
+        .journal_mode(SqliteJournalMode::Delete)
+        .pragma("secure_delete", "ON");
+    let mut connection = options.connect().await?;
+    sqlx::query("DELETE FROM requests").execute(&mut connection).await?;
+    connection.close().await
 }
 
 /// Checks the structure of the file, every loan, every history and every usage report. Returns the

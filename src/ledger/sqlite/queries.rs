@@ -7,8 +7,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::sqlite::{SqlitePoolOptions, SqliteRow};
-use sqlx::{Row, SqlitePool};
+use sqlx::sqlite::{SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::{ConnectOptions, Row, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
 use super::connection::write_options;
@@ -85,6 +85,13 @@ impl Queries {
     #[cfg(test)]
     pub(in crate::ledger) fn pool(&self) -> &SqlitePool {
         &self.pool
+    }
+
+    /// Opens a connection for what support writes. Its failures are none of a loan's, it does not
+    /// keep loans waiting for long, and a power failure may undo it.
+    pub(super) async fn connect_to_write(&self) -> Result<SqliteConnection, sqlx::Error> {
+        let options = write_options(&self.file).busy_timeout(ACQUIRE_DEADLINE);
+        options.synchronous(SqliteSynchronous::Normal).connect().await
     }
 
     pub(in crate::ledger) async fn close(&self) {

@@ -12,6 +12,7 @@ use crate::ledger::test_support::{
 };
 use crate::ledger::{
     AuditKey, Cause, Filter, HistoryRow, Keys, Ledger, LedgerError, ReportState, ReportStep,
+    StoredRequest,
 };
 use crate::loan::{EndReason, Event, LoanId, LoanState};
 
@@ -260,6 +261,28 @@ async fn older_copy_of_a_ledger_is_not_opened() {
     assert!(verify(&file, &audit_key()).await.unwrap().findings.is_empty());
     let missing = directory.path().join("none.db");
     assert!(reconcile_file(&missing, &keys, now, true).await.is_err() && !missing.exists());
+}
+
+/// A backup may be kept for longer than requests may.
+#[tokio::test]
+async fn backup_has_no_stored_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = closed_ledger(directory.path()).await;
+    let ledger = open(directory.path()).await.unwrap();
+    let id = uuid::Uuid::new_v4();
+    let now = Clock::system().machine_now();
+    let detail = "{\"path\":\"/files/a-title-that-was-read\"}".to_owned();
+    let request =
+        StoredRequest { id, at: now, until: now + jiff::SignedDuration::from_hours(1), detail };
+    ledger.record_requests(&[request]).await.unwrap();
+    assert!(ledger.request(id, now).await.unwrap().is_some());
+    let copy = directory.path().join("copy.db");
+    backup(&file, &copy).await.unwrap();
+    let bytes = std::fs::read(&copy).unwrap();
+    assert!(!bytes.windows(20).any(|part| part == b"a-title-that-was-rea"));
+    assert!(!directory.path().join("copy.db-wal").exists());
+    assert!(check(&copy).await.unwrap().is_empty());
+    ledger.close().await;
 }
 
 /// What is due may have been sent from a newer ledger, or not. It cannot be known now.

@@ -72,14 +72,13 @@ impl From<RecentRequest> for AnsweredRequest {
 }
 
 impl AnsweredRequest {
-    /// Returns whether it ended with a problem.
-    pub(in crate::server) fn is_refused(&self) -> bool {
-        self.answer.is_err()
-    }
-
     /// Returns the form in the ledger, to be removed at this time.
     pub(in crate::server) fn to_stored(&self, until: Timestamp) -> StoredRequest {
-        let path = self.path.as_deref().filter(|path| path.len() <= MAX_PATH);
+        // A path that names no title may have a link's token or a card number in it.
+        let is_resolved = self.asked.is_some()
+            || !matches!(self.step, Step::Path | Step::Authority | Step::Catalog);
+        let path = self.path.as_deref().filter(|_| is_resolved);
+        let path = path.filter(|path| path.len() <= MAX_PATH);
         let detail = Detail {
             method: self.method.clone().into_owned(),
             path: path.map(str::to_owned),
@@ -166,7 +165,21 @@ mod tests {
             let read = AnsweredRequest::of_stored(&stored).unwrap();
             assert_eq!(format!("{read:?}"), format!("{request:?}"));
             let other = StoredRequest { detail: stored.detail.replace("loan-", "new-"), ..stored };
-            assert_eq!(AnsweredRequest::of_stored(&other).is_none(), request.is_refused());
+            assert_eq!(AnsweredRequest::of_stored(&other).is_none(), request.answer.is_err());
+        }
+    }
+
+    #[test]
+    fn path_that_names_no_title_is_left_out() {
+        for (step, asked, is_stored) in [
+            (Step::Path, None, false),
+            (Step::Catalog, None, false),
+            (Step::Reader, None, true),
+            (Step::Catalog, request(Ok(StatusCode::OK)).asked, true),
+        ] {
+            let request = AnsweredRequest { step, asked, ..request(Err(Problem::TitleNotFound)) };
+            let detail = request.to_stored(Timestamp::MAX).detail;
+            assert_eq!(detail.contains("/files/"), is_stored, "{detail}");
         }
     }
 

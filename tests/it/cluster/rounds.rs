@@ -22,7 +22,7 @@ use crate::support::{AUDIO, BOOK};
 const GATES: usize = 4;
 /// Rounds, unless `LOANGATE_ROUNDS` sets them. Four gates on one file are rare.
 const SQLITE_ROUNDS: usize = 10;
-const POSTGRES_ROUNDS: usize = 40;
+const POSTGRES_ROUNDS: usize = 25;
 /// New readers of a round. Half of them return their loans in the next round.
 const READERS: usize = 6;
 /// Requests of each reader in a round.
