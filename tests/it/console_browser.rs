@@ -46,7 +46,7 @@ struct Stage {
     task: Value,
 }
 
-async fn stage() -> Option<Stage> {
+async fn stage(provider: Option<&OpenIdProvider>) -> Option<Stage> {
     let (node, chromium) = (program("node", "nodejs")?, program("chromium", "chromium")?);
     let modules = modules()?;
     let brake = "[brake]\nmode = \"shadow\"\nlibrary_per_hour = 40\nlibrary_per_day = 200\n\
@@ -55,6 +55,9 @@ async fn stage() -> Option<Stage> {
     let config = vec![("[ledger]", brake)];
     let mut scene = Scene::without_gate(Setting { world, config, ..Setting::default() }).await;
     let sizes = format!("{BOOK},900000\n{AUDIO},5000000\n");
+    if let Some(provider) = provider {
+        configure(&mut scene, provider);
+    }
     scene.report_usage("PAY_PER_LOAN,23.50\nPACKAGE,1250\n", &sizes, "");
     scene.start_gate().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(900_000));
@@ -181,7 +184,7 @@ fn check(report: &Value, pages: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn support_person_works_in_a_browser() {
-    let Some(stage) = stage().await else { return };
+    let Some(stage) = stage(None).await else { return };
     let report = drive(&stage).await;
     check(&report, 22);
     check_download(&report, &stage);
@@ -190,11 +193,18 @@ async fn support_person_works_in_a_browser() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operator_watches_the_gates_in_a_browser() {
-    let Some(mut stage) = stage().await else { return };
+    let Some(mut stage) = stage(None).await else { return };
     stage.task["watches"] = json!(true);
     let report = drive(&stage).await;
     check(&report, 9);
     stage.scene.end().await;
+}
+
+/// Configures the sign-in by a provider, which needs the address of the console.
+fn configure(scene: &mut Scene, provider: &OpenIdProvider) {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    scene.replace_in_config("admin = \"127.0.0.1:0\"", &format!("admin = \"{free}\""));
+    scene.replace_in_config("[ledger]", &provider.config(&format!("http://{free}")));
 }
 
 /// The provider is `localhost` and the console an address, so they are different sites.
@@ -207,9 +217,7 @@ async fn person_signs_in_by_a_provider_in_a_browser() {
     let Some(modules) = modules() else { return };
     let provider = OpenIdProvider::start().await;
     let mut scene = Scene::without_gate(Setting::default()).await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    scene.replace_in_config("admin = \"127.0.0.1:0\"", &format!("admin = \"{free}\""));
-    scene.replace_in_config("[ledger]", &provider.config(&format!("http://{free}")));
+    configure(&mut scene, &provider);
     scene.start_gate().await;
     let task = json!({
         "base": scene.admin,
@@ -241,11 +249,12 @@ async fn shrink(shot: &Path) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "writes docs/console, in about five minutes"]
 async fn screenshots_of_every_page() {
-    let Some(mut stage) = stage().await else { return };
+    let provider = OpenIdProvider::start().await;
+    let Some(mut stage) = stage(Some(&provider)).await else { return };
     let shots = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/console");
     stage.task["shots"] = json!(shots);
     let report = drive(&stage).await;
-    check(&report, 80);
+    check(&report, 88);
     for shot in std::fs::read_dir(shots).unwrap() {
         shrink(&shot.unwrap().path()).await;
     }

@@ -457,6 +457,7 @@ async function screenshots() {
       await find(page, task.refusedLoan);
       await shot("refused-loan");
       await page.goto(`${task.base}/why`);
+      await page.click("summary:has-text('More about the request')");
       await shot("why");
       await page.goto(`${task.base}/why/${task.refused}`);
       await shot("why-refused");
@@ -467,6 +468,9 @@ async function screenshots() {
       await page.click("button:has-text('Spør Bokbasen om disse titlene')");
       await page.waitForSelector("table[aria-labelledby=titles]");
       await shot("library-norwegian");
+      await page.goto(`${task.base}/trail`);
+      await page.waitForSelector("table.loans");
+      await shot("trail-norwegian");
       await page.goto(`${task.base}/problems`);
       await shot("problems-norwegian");
       await page.goto(`${task.base}/help`);
@@ -475,6 +479,9 @@ async function screenshots() {
       await shot("help");
       await page.goto(`${task.base}/library`);
       await shot("libraries");
+      await page.goto(`${task.base}/trail`);
+      await page.waitForSelector("table.loans");
+      await shot("trail");
       await openLibrary(page);
       await shot("library");
       await page.context().close();
