@@ -44,8 +44,10 @@ pub(super) struct Sums {
     pub(super) types: BTreeMap<Arc<str>, Sum>,
     pub(super) days: BTreeMap<Date, Sum>,
     pub(super) total: Sum,
-    /// Whether some titles are not among the rows.
-    pub(super) is_truncated: bool,
+    /// The sum of the titles that are not among the rows, and of the types that are not among the
+    /// types, if there are such.
+    pub(super) other_titles: Option<Sum>,
+    pub(super) other_types: Option<Sum>,
 }
 
 impl Sum {
@@ -88,7 +90,8 @@ impl Sums {
         self.days.entry(day).or_default().add(sum);
         let known = self.types.get_key_value(licence_type).map(|(name, _)| name.clone());
         if known.is_none() && self.types.len() >= MAX_TYPES {
-            self.is_truncated = true;
+            self.other_types.get_or_insert_default().add(sum);
+            self.other_titles.get_or_insert_default().add(sum);
             return;
         }
         let name = known.unwrap_or_else(|| licence_type.into());
@@ -96,7 +99,7 @@ impl Sums {
         let is_full = self.titles.len() >= MAX_TITLES;
         match self.titles.get_mut(&(isbn, name.clone())) {
             Some(title) => title.add(sum),
-            None if is_full => self.is_truncated = true,
+            None if is_full => self.other_titles.get_or_insert_default().add(sum),
             None => drop(self.titles.insert((isbn, name), *sum)),
         }
     }
@@ -155,7 +158,7 @@ mod tests {
         ];
         assert_eq!(found, expected);
         let total = Sum { lent: 16, refused: 4, over_budget: 4, cost: 2990, open: 2 };
-        assert_eq!((sums.total, sums.is_truncated), (total, false));
+        assert_eq!((sums.total, sums.other_titles), (total, None));
         assert_eq!((sums.days[&first].lent, sums.days[&second].lent), (2, 14));
         assert_eq!(sums.types["PACKAGE"].lent, 7);
     }
@@ -169,7 +172,9 @@ mod tests {
             sums.add_day(day, &[loans("9788299999014", Some(&name), 1)], &[]);
         }
         assert_eq!((sums.types.len(), sums.take_rows().len()), (MAX_TYPES, MAX_TYPES));
-        assert!(sums.is_truncated);
+        for others in [sums.other_titles, sums.other_types] {
+            assert_eq!(others.map(|sum| sum.lent), Some(200 - MAX_TYPES as u64));
+        }
         assert_eq!(sums.total.lent, 200);
     }
 }

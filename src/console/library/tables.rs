@@ -88,12 +88,20 @@ fn titles(counted: &Counted, has_prices: bool) -> Table {
         vec![Cell::Text(row.isbn.to_string()), Cell::Text(row.licence_type.to_string())]
     };
     let rows = counted.rows.iter().map(|title| (row(title), &title.sum));
+    let others = counted.sums.other_titles.iter().map(|sum| (vec![others(), others()], sum));
+    let rows = rows.chain(others);
     table("Titles", &["isbn", "licence_type"], rows, has_prices)
+}
+
+/// Names what has no row of its own, so that a column adds up to the total.
+fn others() -> Cell {
+    Cell::Text("others".to_owned())
 }
 
 fn types(counted: &Counted, has_prices: bool) -> Table {
     let types = counted.sums.types.iter();
     let rows = types.map(|(name, sum)| (vec![Cell::Text(name.to_string())], sum));
+    let rows = rows.chain(counted.sums.other_types.iter().map(|sum| (vec![others()], sum)));
     table("Licence types", &["licence_type"], rows, has_prices)
 }
 

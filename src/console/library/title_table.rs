@@ -26,7 +26,7 @@ pub(super) fn titles(visit: &Visit, shown: &Shown<'_>, counted: &Counted) -> Mar
             @if counted.rows.is_empty() {
                 div.empty { p { strong { (texts.no_loans) } } p { (texts.no_loans_hint) } }
             } @else {
-                @if counted.sums.is_truncated { p.hint { (texts.truncated) } }
+                @if counted.sums.other_titles.is_some() { p.hint { (texts.truncated) } }
                 (orders(visit, shown))
                 (table("titles", &names, 2..=names.len() - 2, &html! {
                     @for title in &titles { (title_row(visit, shown, title)) }
