@@ -7,15 +7,22 @@ use serde_json::{Value, json};
 
 use crate::support::console::{Browser, Seen};
 use crate::support::openid_provider::{Instead, OpenIdProvider, Script, Signed};
+use crate::support::scene::movable_clock;
 use crate::support::{BOOK, File, LIBRARY, Scene, Setting};
 
 /// Where the provider sends browsers to. The test takes the rest of the address to the gate.
 const CONSOLE: &str = "http://127.0.0.1:9";
+const DISCOVERY: &str = "/.well-known/openid-configuration";
 
 async fn start() -> (OpenIdProvider, Scene) {
+    start_at(CONSOLE).await
+}
+
+/// Starts a gate whose console has this address.
+async fn start_at(url: &str) -> (OpenIdProvider, Scene) {
     let provider = OpenIdProvider::start().await;
     let mut scene = Scene::without_gate(Setting::default()).await;
-    scene.replace_in_config("[ledger]", &provider.config(CONSOLE));
+    scene.replace_in_config("[ledger]", &provider.config(url));
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     scene.start_gate().await;
     (provider, scene)
@@ -26,7 +33,7 @@ async fn authorized(browser: &mut Browser, provider: &OpenIdProvider) -> String 
     let seen = browser.get("/sign-in/oidc?next=/help").await;
     assert_eq!(seen.status, StatusCode::SEE_OTHER, "{}", seen.body);
     let back = provider.authorize(seen.location()).await;
-    assert!(back.as_str().starts_with(&format!("{CONSOLE}/sign-in/oidc/callback?")), "{back}");
+    assert_eq!(back.path(), "/sign-in/oidc/callback");
     format!("{}?{}", back.path(), back.query().unwrap())
 }
 
@@ -97,6 +104,8 @@ async fn sign_in_belongs_to_one_browser_and_is_used_once() {
         assert!(seen.location().contains(parameter), "{}", seen.location());
     }
     let back = authorized(&mut browser, &provider).await;
+    assert!(back.starts_with("/sign-in/oidc/callback?"), "{back}");
+    assert!(seen.location().contains("redirect_uri=http%3A%2F%2F127.0.0.1%3A9%2F"));
     // Another browser, with and without a sign-in of its own.
     let mut other = Browser::at(&scene);
     assert_eq!(other.get(&back).await.status, StatusCode::BAD_REQUEST);
@@ -197,13 +206,12 @@ async fn hostile_tokens_sign_nobody_in() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_provider_gives_a_clear_page() {
-    let discovery = "/.well-known/openid-configuration";
     for (path, instead) in [
-        (discovery, Instead::Status(503)),
-        (discovery, Instead::Redirect),
-        (discovery, Instead::Huge(1 << 20)),
-        (discovery, Instead::Text("<html>")),
-        (discovery, Instead::Hang),
+        (DISCOVERY, Instead::Status(503)),
+        (DISCOVERY, Instead::Redirect),
+        (DISCOVERY, Instead::Huge(1 << 20)),
+        (DISCOVERY, Instead::Text("<html>")),
+        (DISCOVERY, Instead::Hang),
         ("/jwks", Instead::Status(404)),
         ("/jwks", Instead::Text("{\"keys\":[]}")),
         ("/jwks", Instead::Huge(1 << 20)),
@@ -250,14 +258,13 @@ async fn broken_provider_gives_a_clear_page() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn provider_that_fails_is_called_seldom() {
     let (provider, scene) = start().await;
-    let discovery = "/.well-known/openid-configuration";
-    provider.say(|script| script.instead = Some((discovery, Instead::Status(500))));
+    provider.say(|script| script.instead = Some((DISCOVERY, Instead::Status(500))));
     let mut browser = Browser::at(&scene);
     for _ in 0..20 {
         assert_eq!(browser.get("/sign-in/oidc").await.status, StatusCode::BAD_GATEWAY);
     }
     // Twice, if the test takes longer than the pause between two calls.
-    assert!(provider.requests(discovery) <= 2, "{}", provider.requests(discovery));
+    assert!(provider.requests(DISCOVERY) <= 2, "{}", provider.requests(DISCOVERY));
     scene.end().await;
 }
 
@@ -335,6 +342,12 @@ async fn check_role(
         if path == "/trail" && seen.status == StatusCode::OK {
             assert!(seen.body.contains(&format!("oidc:{role}")), "{}", seen.body);
         }
+        if path.starts_with("/library?") {
+            // A link that would be refused is none.
+            assert!(seen.body.contains(BOOK), "{}", seen.body);
+            let has_link = seen.body.contains("\"/loans?isbn=");
+            assert_eq!(has_link, role != "audit", "{role}: {}", seen.body);
+        }
     }
     let token = browser.get("/help").await.token();
     for (path, fields, expected) in forms {
@@ -382,10 +395,34 @@ async fn person_with_several_roles_has_the_first_one() {
         assert_eq!(browser.get(&library).await.status, StatusCode::OK);
     }
     let page = browser.get("/trail").await.body;
-    let older = page.split('"').find(|part| part.starts_with("/trail?before=")).unwrap();
+    let older = page.split('"').find(|part| part.starts_with("/trail?after=")).unwrap();
     let older = browser.get(&older.replace("&amp;", "&")).await.body;
     assert!(page.contains("NO-0000059") && !page.contains("NO-0000001"), "{page}");
     assert!(older.contains("NO-0000001"), "{older}");
+    scene.end().await;
+}
+
+/// Many accesses of one millisecond fill several pages of the trail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trail_has_pages_of_accesses_of_one_moment() {
+    let scene = Scene::start_with(Setting { clock: movable_clock(), ..Setting::default() }).await;
+    let mut browser = Browser::sign_in(&scene).await;
+    let token = browser.get("/help").await.token();
+    browser.post_with("/purpose", &token, &[("purpose", "case 7"), ("next", "/")]).await;
+    for number in 0..110 {
+        browser.get(&format!("/trail?library=NO-{number:07}")).await;
+    }
+    let (mut seen, mut path) = (String::new(), Some("/trail".to_owned()));
+    for _ in 0..3 {
+        let page = browser.get(&path.take().unwrap()).await.body;
+        let older = page.split('"').find(|part| part.starts_with("/trail?after="));
+        path = older.map(|older| older.replace("&amp;", "&"));
+        seen.push_str(&page);
+    }
+    for number in 0..110 {
+        let library = format!("NO-{number:07}");
+        assert_eq!(seen.matches(&library).count(), 1, "{library}");
+    }
     scene.end().await;
 }
 
