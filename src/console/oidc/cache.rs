@@ -8,10 +8,10 @@ use tokio::time::Instant;
 /// How long a value is used.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 /// The shortest time from one fetch to the next.
-const PAUSE: Duration = Duration::from_secs(10);
+const MIN_FETCH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A cached value.
-pub(super) struct Cache<T>(Mutex<State<T>>);
+pub(super) struct FetchCache<T>(Mutex<State<T>>);
 
 struct State<T> {
     value: Option<(T, Instant)>,
@@ -19,13 +19,13 @@ struct State<T> {
     last: Option<(Instant, Option<String>)>,
 }
 
-impl<T> Default for Cache<T> {
+impl<T> Default for FetchCache<T> {
     fn default() -> Self {
-        Cache(Mutex::new(State { value: None, last: None }))
+        FetchCache(Mutex::new(State { value: None, last: None }))
     }
 }
 
-impl<T: Clone> Cache<T> {
+impl<T: Clone> FetchCache<T> {
     /// Returns the value, and fetches it if there is none or it is too old; with `again` also if
     /// the last fetch is some time ago.
     ///
@@ -39,7 +39,8 @@ impl<T: Clone> Cache<T> {
     ) -> Result<T, String> {
         let mut state = self.0.lock().await;
         let value = state.value.as_ref().filter(|(_, at)| at.elapsed() < MAX_AGE);
-        let is_recent = state.last.as_ref().is_some_and(|(at, _)| at.elapsed() < PAUSE);
+        let is_recent =
+            state.last.as_ref().is_some_and(|(at, _)| at.elapsed() < MIN_FETCH_INTERVAL);
         if let Some((value, _)) = value
             && (!again || is_recent)
         {
@@ -66,7 +67,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn value_is_fetched_once_and_again_after_a_pause() {
-        let (cache, fetches) = (Cache::default(), AtomicU32::new(0));
+        let (cache, fetches) = (FetchCache::default(), AtomicU32::new(0));
         let get = async |again| {
             let slow = async || {
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -76,7 +77,7 @@ mod tests {
         };
         assert_eq!(join_all((0..20).map(|_| get(false))).await, [0; 20]);
         assert_eq!(join_all((0..20).map(|_| get(true))).await, [0; 20], "fetched just now");
-        tokio::time::advance(PAUSE - Duration::from_secs(1)).await;
+        tokio::time::advance(MIN_FETCH_INTERVAL - Duration::from_secs(1)).await;
         assert_eq!(get(true).await, 0, "fetched a while ago");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(get(false).await, 0);
@@ -87,7 +88,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failing_provider_is_called_once_in_a_pause() {
-        let (cache, fetches) = (Cache::<u32>::default(), AtomicU32::new(0));
+        let (cache, fetches) = (FetchCache::<u32>::default(), AtomicU32::new(0));
         let get = async || {
             let fail = async || {
                 tokio::time::sleep(Duration::from_secs(9)).await;
@@ -96,7 +97,7 @@ mod tests {
             cache.get(false, fail).await.unwrap_err()
         };
         assert_eq!(join_all((0..20).map(|_| get())).await, ["failure 0"; 20]);
-        tokio::time::advance(PAUSE - Duration::from_secs(1)).await;
+        tokio::time::advance(MIN_FETCH_INTERVAL - Duration::from_secs(1)).await;
         assert_eq!(get().await, "failure 0");
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(get().await, "failure 1");
@@ -104,9 +105,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failed_fetch_keeps_the_value() {
-        let cache = Cache::default();
+        let cache = FetchCache::default();
         assert_eq!(cache.get(false, async || Ok(1)).await, Ok(1));
-        tokio::time::advance(PAUSE).await;
+        tokio::time::advance(MIN_FETCH_INTERVAL).await;
         assert!(cache.get(true, async || Err("down".to_owned())).await.is_err());
         assert_eq!(cache.get(false, async || Ok(2)).await, Ok(1));
     }

@@ -1,9 +1,9 @@
 //! Sign-in by OpenID Connect: the authorisation code flow with PKCE (RFC 7636).
 //!
-//! The browser takes a state, a nonce and the hash of a verifier to the provider, and comes back
-//! with a code. The three values wait here, for the browser with the right cookie, and end with
-//! their first use. The gate exchanges the code itself, and signs the person in whom the verified
-//! ID token names, in the role of a claim. What the browser brings back is trusted for nothing.
+//! The browser sends a state, a nonce and the hash of a verifier to the provider, and returns with
+//! a code. The three values wait here, for the browser with the right cookie, and end with their
+//! first use. The gate exchanges the code itself, and signs in the person whom the verified ID
+//! token names, in the role of a claim. Nothing that the browser returns with is trusted.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -42,9 +42,9 @@ use super::sign_in::Onward;
 use super::trail::{To, record, what};
 use super::visit::{Visit, local_path};
 use crate::clock::Clock;
-use id_token::Subject;
+use id_token::VerifiedPerson;
 pub(super) use pending::LIFETIME;
-use pending::{Attempt, Pending};
+use pending::{PendingSignIn, PendingSignIns};
 use provider::Provider;
 pub(crate) use settings::OidcSettings;
 pub(crate) use settings::Settings;
@@ -61,7 +61,7 @@ const REFRESH: HeaderName = HeaderName::from_static("refresh");
 
 /// Why a sign-in fails.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Fault {
+pub(super) enum SignInError {
     /// The provider does not answer, or answers what cannot be used.
     Provider,
     /// Too many people sign in at once.
@@ -80,15 +80,16 @@ pub(super) enum Fault {
 /// Signs people in by a provider.
 pub(super) struct Oidc {
     provider: Provider,
-    pending: Pending,
+    pending: PendingSignIns,
     redirect_uri: String,
     clock: Clock,
 }
 
-/// What the provider sends back by the browser.
-#[derive(Debug, Default, Deserialize)]
+/// The provider's response by the browser (RFC 6749 §4.1.2). It has no `Debug`, since the code and
+/// the state are secrets.
+#[derive(Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Answer {
+pub(super) struct AuthorizationResponse {
     state: String,
     code: String,
     error: Option<String>,
@@ -102,7 +103,7 @@ impl Oidc {
         let redirect_uri = format!("{}{CALLBACK}", url.as_str().trim_end_matches('/'));
         match Provider::new(oidc) {
             Ok(provider) => {
-                Some(Oidc { provider, pending: Pending::default(), redirect_uri, clock })
+                Some(Oidc { provider, pending: PendingSignIns::default(), redirect_uri, clock })
             }
             Err(error) => {
                 tracing::error!(%error, "OpenID Connect is off: the HTTP client does not start");
@@ -112,9 +113,13 @@ impl Oidc {
     }
 
     /// Begins a sign-in. Returns the address at the provider, and the secret of the cookie.
-    async fn begin(&self, next: &str, address: Option<IpAddr>) -> Result<(Url, Secret), Fault> {
+    async fn begin(
+        &self,
+        next: &str,
+        address: Option<IpAddr>,
+    ) -> Result<(Url, Secret), SignInError> {
         let description = self.provider.description().await?;
-        let attempt = Attempt::new(next).ok_or(Fault::Busy)?;
+        let attempt = PendingSignIn::new(next).ok_or(SignInError::Busy)?;
         let mut url = description.authorization_endpoint.clone();
         let challenge = digest(&SHA256, attempt.verifier.cookie_value().as_bytes());
         url.query_pairs_mut().extend_pairs([
@@ -127,29 +132,29 @@ impl Oidc {
             ("code_challenge", &BASE64URL_NOPAD.encode(challenge.as_ref())),
             ("code_challenge_method", "S256"),
         ]);
-        let secret = self.pending.add(attempt, address).ok_or(Fault::Busy)?;
+        let secret = self.pending.add(attempt, address).ok_or(SignInError::Busy)?;
         Ok((url, secret))
     }
 
     /// Returns who was signed in, and where to go on to.
     async fn finish(
         &self,
-        answer: &Answer,
+        answer: &AuthorizationResponse,
         secret: Option<Secret>,
-    ) -> Result<(Subject, String), Fault> {
+    ) -> Result<(VerifiedPerson, String), SignInError> {
         let attempt = secret.and_then(|secret| self.pending.take(&secret, &answer.state));
-        let attempt = attempt.ok_or(Fault::NotPending)?;
-        // RFC 9207: another provider's response is none of this one.
+        let attempt = attempt.ok_or(SignInError::NotPending)?;
+        // RFC 9207: a response of another provider does not belong to this sign-in.
         let issuer = answer.iss.as_deref();
         if issuer.is_some_and(|issuer| issuer != self.provider.settings.issuer) {
-            return Err(Fault::Untrusted);
+            return Err(SignInError::Untrusted);
         }
         let must_name = self.provider.description().await?;
         if issuer.is_none() && must_name.authorization_response_iss_parameter_supported {
-            return Err(Fault::Untrusted);
+            return Err(SignInError::Untrusted);
         }
         if answer.error.is_some() || answer.code.is_empty() {
-            return Err(Fault::Refused);
+            return Err(SignInError::Refused);
         }
         let (provider, uri) = (&self.provider, &self.redirect_uri);
         let subject = provider.subject(&answer.code, &attempt, uri, &self.clock).await?;
@@ -178,16 +183,17 @@ pub(super) async fn start(
 
 /// Signs in whom the provider has signed in.
 ///
-/// The response is a page and no redirection: the browser comes from another site, so a request to
-/// which it is redirected would lack the cookie of the session, which is SameSite=Strict.
+/// The response is a page and no redirection: the provider's site has sent the browser, so a
+/// request to which it is redirected would lack the cookie of the session, which is
+/// SameSite=Strict.
 pub(super) async fn callback(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    answer: Result<Query<Answer>, QueryRejection>,
+    answer: Result<Query<AuthorizationResponse>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Failure> {
     let oidc = console.oidc.as_ref().ok_or(Failure::NotFound)?;
-    let Query(answer) = answer.map_err(|_| Failure::SignIn(Fault::NotPending))?;
+    let Query(answer) = answer.map_err(|_| Failure::SignIn(SignInError::NotPending))?;
     let secret = Cookie::Provider.read(request.headers(), visit.tls).and_then(Secret::of_cookie);
     let (subject, next) = oidc.finish(&answer, secret).await.map_err(Failure::SignIn)?;
     let person = person(&subject);
@@ -210,7 +216,7 @@ pub(super) async fn callback(
 
 /// Returns the person, as in the trail: the subject is what identifies her, and the prefix tells
 /// her from the holder of the admin token.
-fn person(Subject { subject, name, role }: &Subject) -> Person {
+fn person(VerifiedPerson { subject, name, role }: &VerifiedPerson) -> Person {
     let (trail, shown) = match name {
         Some(name) => (format!("oidc:{subject} ({name})"), name.clone()),
         None => (format!("oidc:{subject}"), subject.clone()),

@@ -1,4 +1,4 @@
-//! Sign-ins that have begun and wait for the browser to come back from the provider.
+//! Sign-ins that wait for the provider to send the browser back.
 //!
 //! Each belongs to a random cookie of one browser, and ends with its first use. Their number is
 //! bounded: a further one replaces the oldest one of the address that has the most.
@@ -19,9 +19,9 @@ pub(in crate::console) const LIFETIME: Duration = Duration::from_secs(600);
 /// The most sign-ins that wait.
 const MAX_PENDING: usize = 500;
 
-/// What the browser took to the provider, and what the provider must send back.
+/// What the browser sends to the provider, and what the provider must send back.
 #[derive(Clone)]
-pub(super) struct Attempt {
+pub(super) struct PendingSignIn {
     pub(super) state: Secret,
     pub(super) nonce: Secret,
     /// The verifier of PKCE (RFC 7636), of 43 characters.
@@ -31,27 +31,27 @@ pub(super) struct Attempt {
 }
 
 struct Waiting {
-    attempt: Attempt,
+    attempt: PendingSignIn,
     address: Option<IpAddr>,
     begun: Instant,
 }
 
 /// All sign-ins that wait.
 #[derive(Default)]
-pub(super) struct Pending(Mutex<HashMap<Hash, Waiting>>);
+pub(super) struct PendingSignIns(Mutex<HashMap<Hash, Waiting>>);
 
-impl Attempt {
+impl PendingSignIn {
     /// Makes the random values of a sign-in; none if the system has no randomness.
-    pub(super) fn new(next: &str) -> Option<Attempt> {
+    pub(super) fn new(next: &str) -> Option<PendingSignIn> {
         let (state, nonce, verifier) =
             (Secret::generate()?, Secret::generate()?, Secret::generate()?);
-        Some(Attempt { state, nonce, verifier, next: next.to_owned() })
+        Some(PendingSignIn { state, nonce, verifier, next: next.to_owned() })
     }
 }
 
-impl Pending {
+impl PendingSignIns {
     /// Stores a sign-in, and returns the secret for the browser's cookie; none without randomness.
-    pub(super) fn add(&self, attempt: Attempt, address: Option<IpAddr>) -> Option<Secret> {
+    pub(super) fn add(&self, attempt: PendingSignIn, address: Option<IpAddr>) -> Option<Secret> {
         let (secret, begun) = (Secret::generate()?, Instant::now());
         let mut waiting = lock(&self.0);
         waiting.retain(|_, one| one.begun.elapsed() < LIFETIME);
@@ -64,7 +64,7 @@ impl Pending {
 
     /// Removes and returns the sign-in of this cookie. One with another state stays: a link of
     /// another site must not end it.
-    pub(super) fn take(&self, secret: &Secret, state: &str) -> Option<Attempt> {
+    pub(super) fn take(&self, secret: &Secret, state: &str) -> Option<PendingSignIn> {
         let (hash, mut waiting) = (secret.hash(), lock(&self.0));
         let expected = waiting.get(&hash)?.attempt.state.cookie_value();
         verify_slices_are_equal(expected.as_bytes(), state.as_bytes()).ok()?;
@@ -91,15 +91,15 @@ fn remove_one(waiting: &mut HashMap<Hash, Waiting>) {
 mod tests {
     use super::*;
 
-    fn begin(pending: &Pending, address: u8) -> (Secret, String) {
-        let attempt = Attempt::new("/").unwrap();
+    fn begin(pending: &PendingSignIns, address: u8) -> (Secret, String) {
+        let attempt = PendingSignIn::new("/").unwrap();
         let state = attempt.state.cookie_value().to_owned();
         (pending.add(attempt, Some([10, 0, 0, address].into())).unwrap(), state)
     }
 
     #[tokio::test(start_paused = true)]
     async fn attempt_is_for_one_browser_and_one_use() {
-        let pending = Pending::default();
+        let pending = PendingSignIns::default();
         let ((one, state), (other, _)) = (begin(&pending, 1), begin(&pending, 1));
         assert!(pending.take(&other, &state).is_none(), "of another browser");
         assert!(pending.take(&one, "x").is_none(), "another state");
@@ -112,7 +112,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn flood_of_one_address_ends_its_own_attempts_only() {
-        let pending = Pending::default();
+        let pending = PendingSignIns::default();
         let (person, state) = begin(&pending, 1);
         for _ in 0..3 * MAX_PENDING {
             begin(&pending, 2);

@@ -20,10 +20,10 @@ use tokio::sync::Semaphore;
 use url::Url;
 use url::form_urlencoded::byte_serialize;
 
-use super::cache::Cache;
-use super::id_token::{self, Subject, TokenFault};
-use super::pending::Attempt;
-use super::{Fault, OidcSettings};
+use super::cache::FetchCache;
+use super::id_token::{self, IdTokenError, VerifiedPerson};
+use super::pending::PendingSignIn;
+use super::{OidcSettings, SignInError};
 use crate::clock::Clock;
 use crate::reader::VerifyKey;
 use crate::telemetry::LogLimit;
@@ -35,21 +35,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_RESPONSE: usize = 256 * 1024;
 const MAX_KEYS: usize = 100;
 /// The most codes that are exchanged at once.
-const EXCHANGES: usize = 8;
+const MAX_EXCHANGES: usize = 8;
 
 /// The provider, with what is known of it.
 pub(super) struct Provider {
     pub(super) settings: OidcSettings,
     client: Client,
-    description: Cache<Arc<Description>>,
-    keys: Cache<Arc<[VerifyKey]>>,
+    description: FetchCache<Arc<ProviderMetadata>>,
+    keys: FetchCache<Arc<[VerifyKey]>>,
     exchanges: Semaphore,
     failures: LogLimit,
 }
 
 /// What the provider says about itself (OpenID Connect Discovery §3).
 #[derive(Debug, Deserialize)]
-pub(super) struct Description {
+pub(super) struct ProviderMetadata {
     issuer: String,
     pub(super) authorization_endpoint: Url,
     token_endpoint: Url,
@@ -95,19 +95,19 @@ impl Provider {
         Ok(Provider {
             settings,
             client,
-            description: Cache::default(),
-            keys: Cache::default(),
-            exchanges: Semaphore::new(EXCHANGES),
+            description: FetchCache::default(),
+            keys: FetchCache::default(),
+            exchanges: Semaphore::new(MAX_EXCHANGES),
             failures: LogLimit::per_minute(),
         })
     }
 
     /// Returns what the provider says about itself.
-    pub(super) async fn description(&self) -> Result<Arc<Description>, Fault> {
+    pub(super) async fn description(&self) -> Result<Arc<ProviderMetadata>, SignInError> {
         let fetched = self.description.get(false, async || {
             let issuer = self.settings.issuer.trim_end_matches('/');
             let url = format!("{issuer}/.well-known/openid-configuration");
-            let description: Description = self.fetch(self.client.get(url)).await?;
+            let description: ProviderMetadata = self.fetch(self.client.get(url)).await?;
             description.check(&self.settings.issuer)?;
             Ok(Arc::new(description))
         });
@@ -118,12 +118,12 @@ impl Provider {
     pub(super) async fn subject(
         &self,
         code: &str,
-        attempt: &Attempt,
+        attempt: &PendingSignIn,
         redirect_uri: &str,
         clock: &Clock,
-    ) -> Result<Subject, Fault> {
+    ) -> Result<VerifiedPerson, SignInError> {
         let description = self.description().await?;
-        let _permit = self.exchanges.try_acquire().map_err(|_| Fault::Busy)?;
+        let _permit = self.exchanges.try_acquire().map_err(|_| SignInError::Busy)?;
         let request = self.token_request(&description, code, attempt, redirect_uri)?;
         let tokens = self.fetch::<Tokens>(request).await;
         let token = tokens.map_err(|why| self.failed("token", &why))?.id_token;
@@ -131,22 +131,22 @@ impl Provider {
         let verify =
             |keys: &[VerifyKey]| id_token::verify(&token, keys, &self.settings, nonce, clock.now());
         let mut verified = verify(&self.keys(&description, false).await?);
-        if verified == Err(TokenFault::Key) {
+        if verified == Err(IdTokenError::Key) {
             verified = verify(&self.keys(&description, true).await?);
         }
         verified.map_err(|fault| match fault {
-            TokenFault::NoRole => Fault::NoRole,
-            TokenFault::Key => self.untrusted("no key of the provider has signed it"),
-            TokenFault::Invalid(why) => self.untrusted(why),
+            IdTokenError::NoRole => SignInError::NoRole,
+            IdTokenError::Key => self.untrusted("no key of the provider has signed it"),
+            IdTokenError::Invalid(why) => self.untrusted(why),
         })
     }
 
     /// Returns the keys. With `again`, newer ones than those that are cached, if that may be.
     async fn keys(
         &self,
-        description: &Description,
+        description: &ProviderMetadata,
         again: bool,
-    ) -> Result<Arc<[VerifyKey]>, Fault> {
+    ) -> Result<Arc<[VerifyKey]>, SignInError> {
         let fetched = self.keys.get(again, async || {
             let set: KeySet = self.fetch(self.client.get(description.jwks_uri.clone())).await?;
             // Keys of other kinds and for other purposes are in such sets, too.
@@ -159,11 +159,11 @@ impl Provider {
 
     fn token_request(
         &self,
-        description: &Description,
+        description: &ProviderMetadata,
         code: &str,
-        attempt: &Attempt,
+        attempt: &PendingSignIn,
         redirect_uri: &str,
-    ) -> Result<RequestBuilder, Fault> {
+    ) -> Result<RequestBuilder, SignInError> {
         let OidcSettings { client_id, client_secret, .. } = &self.settings;
         let secret = client_secret.expose_secret();
         let mut form = vec![
@@ -209,22 +209,22 @@ impl Provider {
             .map_err(|_| "the response has not the members of OpenID Connect".to_owned())
     }
 
-    fn untrusted(&self, why: &'static str) -> Fault {
+    fn untrusted(&self, why: &'static str) -> SignInError {
         if let Some(left_out) = self.failures.permit(why) {
             tracing::warn!(why, left_out, "an ID token was refused");
         }
-        Fault::Untrusted
+        SignInError::Untrusted
     }
 
-    fn failed(&self, what: &'static str, why: &str) -> Fault {
+    fn failed(&self, what: &'static str, why: &str) -> SignInError {
         if let Some(left_out) = self.failures.permit(what) {
             tracing::warn!(what, why, left_out, "the OpenID provider cannot be used");
         }
-        Fault::Provider
+        SignInError::Provider
     }
 }
 
-impl Description {
+impl ProviderMetadata {
     /// Checks that the description is the issuer's own, and that no secret is sent in the clear.
     fn check(&self, issuer: &str) -> Result<(), String> {
         if self.issuer != issuer {
