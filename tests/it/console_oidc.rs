@@ -1,6 +1,8 @@
 //! Sign-in to the console by OpenID Connect: who gets in, in which role, and what a provider that
 //! is broken or hostile does not achieve.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use loangate::clock::Clock;
 use serde_json::{Value, json};
@@ -266,6 +268,45 @@ async fn provider_that_fails_is_called_seldom() {
     // Twice, if the test takes longer than the pause between two calls.
     assert!(provider.requests(DISCOVERY) <= 2, "{}", provider.requests(DISCOVERY));
     scene.end().await;
+}
+
+/// A client that disconnects does not let the next one call the provider at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disconnected_clients_start_no_further_request() {
+    let (provider, scene) = start().await;
+    provider.say(|script| script.instead = Some((DISCOVERY, Instead::Hang)));
+    let client = Browser::at(&scene).client;
+    for _ in 0..5 {
+        let request = client.get(format!("{}/sign-in/oidc", scene.admin));
+        let sent = request.timeout(Duration::from_millis(500)).send().await;
+        assert!(sent.is_err_and(|error| error.is_timeout()));
+    }
+    assert_eq!(provider.requests(DISCOVERY), 1);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_that_outsiders_cause_hide_no_others_in_the_log() {
+    let provider = OpenIdProvider::start().await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
+    scene.replace_in_config("[ledger]", &provider.config(CONSOLE));
+    let gate = scene.spawn_gate().await;
+    let mut browser = Browser::at(&scene);
+    for code in ["invalid_grant", "invalid_grant", "invalid_client"] {
+        provider.say(|script| script.instead = Some(("/token", Instead::Error(code))));
+        assert_eq!(sign_in(&mut browser, &provider).await.status, StatusCode::BAD_GATEWAY);
+    }
+    let claims = json!({ "sub": "no-role-7", "realm_access": null });
+    for _ in 0..2 {
+        provider.say(|script| script.claims = claims.clone());
+        assert_eq!(sign_in(&mut browser, &provider).await.status, StatusCode::FORBIDDEN);
+    }
+    let log = std::fs::read_to_string(&gate.log).unwrap();
+    for text in ["invalid_grant", "invalid_client", "no-role-7"] {
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(text)).collect();
+        assert_eq!(lines.len(), 1, "{text}: {log}");
+    }
+    drop(gate);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -27,14 +27,14 @@ const MAX_NAME: usize = 64;
 type Claims = Map<String, Value>;
 
 /// Why a token is refused.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum IdTokenError {
     /// No known key has signed it. The provider may have new ones.
     Key,
     /// What is wrong, as a phrase for the log.
     Invalid(&'static str),
-    /// The person has no role here.
-    NoRole,
+    /// The person with this subject has no role here.
+    NoRole(String),
 }
 
 /// The person whom a verified token names.
@@ -72,7 +72,8 @@ pub(super) fn verify(
         .filter(|text| (1..=MAX_SUBJECT).contains(&text.len()))
         .filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
         .ok_or(IdTokenError::Invalid("its subject is none of 1 to 255 visible ASCII characters"))?;
-    let role = role_of(&claims, settings).ok_or(IdTokenError::NoRole)?;
+    let role =
+        role_of(&claims, settings).ok_or_else(|| IdTokenError::NoRole(subject.to_owned()))?;
     let name = ["name", "preferred_username"].iter().find_map(|claim| display_name(&claims, claim));
     Ok(VerifiedPerson { subject: subject.to_owned(), name, role })
 }

@@ -10,11 +10,15 @@
 //! | `settings` | the keys of `[console]` |
 //! | `pending` | the sign-ins that wait |
 //! | `provider` | the client of the provider |
-//! | `cache` | when the provider is called |
+//! | `metadata` | what the provider publishes about itself |
+//! | `fetch` | its responses |
+//! | `cache` | when it is called |
 //! | `id_token` | verification of ID tokens |
 
 mod cache;
+mod fetch;
 mod id_token;
+mod metadata;
 mod pending;
 mod provider;
 mod settings;
@@ -118,9 +122,9 @@ impl Oidc {
         next: &str,
         address: Option<IpAddr>,
     ) -> Result<(Url, Secret), SignInError> {
-        let description = self.provider.description().await?;
+        let metadata = self.provider.metadata().await?;
         let attempt = PendingSignIn::new(next).ok_or(SignInError::Busy)?;
-        let mut url = description.authorization_endpoint.clone();
+        let mut url = metadata.authorization_endpoint.clone();
         let challenge = digest(&SHA256, attempt.verifier.cookie_value().as_bytes());
         url.query_pairs_mut().extend_pairs([
             ("response_type", "code"),
@@ -149,15 +153,15 @@ impl Oidc {
         if issuer.is_some_and(|issuer| issuer != self.provider.settings.issuer) {
             return Err(SignInError::Untrusted);
         }
-        let must_name = self.provider.description().await?;
-        if issuer.is_none() && must_name.authorization_response_iss_parameter_supported {
+        let metadata = self.provider.metadata().await?;
+        if issuer.is_none() && metadata.authorization_response_iss_parameter_supported {
             return Err(SignInError::Untrusted);
         }
         if answer.error.is_some() || answer.code.is_empty() {
             return Err(SignInError::Refused);
         }
         let (provider, uri) = (&self.provider, &self.redirect_uri);
-        let subject = provider.subject(&answer.code, &attempt, uri, &self.clock).await?;
+        let subject = provider.exchange(&answer.code, &attempt, uri, &self.clock).await?;
         Ok((subject, attempt.next))
     }
 }
