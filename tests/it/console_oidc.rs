@@ -131,6 +131,59 @@ async fn sign_in_belongs_to_one_browser_and_is_used_once() {
     scene.end().await;
 }
 
+/// A browser has one cookie for the sign-ins of all its tabs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn second_tab_does_not_end_the_sign_in_of_the_first() {
+    let (provider, scene) = start().await;
+    let mut browser = Browser::at(&scene);
+    let first = authorized(&mut browser, &provider).await;
+    let second = authorized(&mut browser, &provider).await;
+    for back in [&first, &second] {
+        assert_eq!(browser.get(back).await.status, StatusCode::OK, "{back}");
+    }
+    assert!(!browser.cookies.contains_key("loangate-provider"), "{browser:?}");
+    assert_eq!(browser.get(&first).await.status, StatusCode::BAD_REQUEST);
+    scene.end().await;
+}
+
+/// The browser sends neither cookie with SameSite=Strict from the provider's site.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sign_in_replaces_the_session_of_the_browser() {
+    let (provider, scene) = start().await;
+    let mut browser = Browser::sign_in(&scene).await;
+    let earlier = browser.cookies.clone();
+    let back = authorized(&mut browser, &provider).await;
+    browser.cookies.retain(|name, _| name == "loangate-provider");
+    browser.cookies.insert("loangate-form".to_owned(), "of a page before".to_owned());
+    assert_eq!(browser.get(&back).await.status, StatusCode::OK);
+    assert_eq!(browser.cookies.keys().collect::<Vec<_>>(), ["loangate-session"]);
+    assert_eq!(browser.get("/help").await.status, StatusCode::OK);
+    browser.cookies = earlier;
+    assert!(browser.get("/help").await.location().starts_with("/sign-in"));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sign_in_at_another_host_moves_to_the_consoles_address() {
+    let (provider, scene) = start().await;
+    let mut browser = Browser::at(&scene);
+    let start = format!("{}/sign-in/oidc?next=/help", scene.admin);
+    for (host, is_moved) in
+        [("localhost:9", true), ("[::1]", true), ("127.0.0.1", false), ("127.0.0.1:7", false)]
+    {
+        let seen = browser.send(browser.client.get(&start).header("host", host)).await;
+        assert_eq!(seen.status, StatusCode::SEE_OTHER, "{}", seen.body);
+        let console = format!("{CONSOLE}/sign-in/oidc?next=%2Fhelp&moved=true");
+        assert_eq!(seen.location() == console, is_moved, "{host}: {}", seen.location());
+        assert_eq!(browser.cookies.contains_key("loangate-provider"), !is_moved, "{host}");
+    }
+    // Once only: a proxy may replace the host.
+    let moved = browser.client.get(format!("{start}&moved=true")).header("host", "localhost");
+    let seen = browser.send(moved).await;
+    assert!(seen.location().starts_with(&provider.url), "{}", seen.location());
+    scene.end().await;
+}
+
 /// Signs in at a provider that says something else, and checks that nobody gets in.
 async fn refused(
     (provider, scene): &(OpenIdProvider, Scene),
