@@ -1,7 +1,7 @@
 //! Sign-in to the console by OpenID Connect: who gets in, in which role, and what a provider that
 //! is broken or hostile does not achieve.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use loangate::clock::Clock;
@@ -335,6 +335,50 @@ async fn disconnected_clients_start_no_further_request() {
         assert!(sent.is_err_and(|error| error.is_timeout()));
     }
     assert_eq!(provider.requests(DISCOVERY), 1);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_exchanges_of_one_address_end_no_other_sign_in() {
+    let (provider, scene) = start().await;
+    let mut browsers = Vec::new();
+    for _ in 0..3 {
+        let mut browser = Browser::at(&scene);
+        let back = authorized(&mut browser, &provider).await;
+        browsers.push((browser, back));
+    }
+    provider.say(|script| script.instead = Some(("/token", Instead::Hang)));
+    let (mut person, back) = browsers.pop().unwrap();
+    let slow: Vec<_> = browsers
+        .into_iter()
+        .map(|(mut browser, back)| tokio::spawn(async move { browser.get(&back).await.status }))
+        .collect();
+    scene.until("slow exchanges", async || provider.requests("/token") == 2).await;
+    assert_eq!(person.get(&back).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    provider.say(|_| {});
+    for slow in slow {
+        assert_eq!(slow.await.unwrap(), StatusCode::BAD_GATEWAY);
+    }
+    assert_eq!(person.get(&back).await.status, StatusCode::OK, "it still waits");
+    assert_eq!(provider.requests("/token"), 3);
+    scene.end().await;
+}
+
+/// Also after a failure, when the description is fetched again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_provider_delays_a_sign_in_for_20_seconds() {
+    let (provider, scene) = start().await;
+    provider.say(|script| script.instead = Some(("/token", Instead::Status(404))));
+    let mut browser = Browser::at(&scene);
+    assert_eq!(sign_in(&mut browser, &provider).await.status, StatusCode::BAD_GATEWAY);
+    let back = authorized(&mut browser, &provider).await;
+    assert_eq!(provider.requests(DISCOVERY), 1, "the description is cached");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    provider.say(|script| script.delay = Duration::from_secs(9));
+    let began = Instant::now();
+    assert_eq!(browser.get(&back).await.status, StatusCode::BAD_GATEWAY);
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    assert_eq!(provider.requests(DISCOVERY), 2, "its token endpoint has failed");
     scene.end().await;
 }
 

@@ -1,6 +1,7 @@
 //! The requests of a sign-in: its start, and the provider's response by the browser.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
@@ -10,6 +11,7 @@ use http::header::{HOST, HeaderName, HeaderValue, SET_COOKIE};
 use http::uri::Authority;
 use maud::html;
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use super::super::Console;
 use super::super::cookies::Cookie;
@@ -23,6 +25,8 @@ use super::{AuthorizationResponse, SignInError, Starter};
 
 /// The longest path to go on to.
 const MAX_NEXT: usize = 2000;
+/// The deadline of a callback, with all requests to the provider.
+const CALLBACK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A page that leads on at once, in every browser and without a script.
 const REFRESH: HeaderName = HeaderName::from_static("refresh");
@@ -92,7 +96,9 @@ pub(in crate::console) async fn callback(
     let Query(authorized) = response.map_err(|_| not_pending)?;
     let browser = Cookie::Provider.read(request.headers(), visit.tls).and_then(Secret::of_cookie);
     let browser = browser.ok_or(not_pending)?;
-    let finished = oidc.finish(&authorized, &browser).await;
+    let address = console.parts.host.address(request.extensions());
+    let finished = timeout(CALLBACK_TIMEOUT, oidc.finish(&authorized, &browser, address)).await;
+    let finished = finished.unwrap_or_else(|_| Err(oidc.provider.timed_out()));
     let (verified, pending) = finished.map_err(Failure::SignIn)?;
     let person = person(&verified);
     record(&console, &person, what::SIGN_IN, To::NONE, None).await?;

@@ -10,6 +10,7 @@
 //! | `settings` | the keys of `[console]` |
 //! | `handlers` | the requests of browsers |
 //! | `pending` | the sign-ins that wait |
+//! | `exchanges` | how many codes are exchanged at once |
 //! | `provider` | the client of the provider |
 //! | `metadata` | what the provider publishes about itself |
 //! | `fetch` | its responses |
@@ -17,6 +18,7 @@
 //! | `id_token` | verification of ID tokens |
 
 mod cache;
+mod exchanges;
 mod fetch;
 mod handlers;
 mod id_token;
@@ -34,6 +36,7 @@ use url::Url;
 
 use super::session::{Hash, Secret};
 use crate::clock::Clock;
+use exchanges::Exchanges;
 pub(super) use handlers::{callback, start};
 use id_token::VerifiedPerson;
 pub(super) use pending::LIFETIME;
@@ -69,6 +72,7 @@ pub(super) enum SignInError {
 pub(super) struct Oidc {
     provider: Provider,
     pending: PendingSignIns,
+    exchanges: Exchanges,
     /// The console's address, without a path.
     url: Url,
     redirect_uri: String,
@@ -103,8 +107,8 @@ impl Oidc {
         let provider = Provider::new(oidc).inspect_err(|error| {
             tracing::error!(%error, "OpenID Connect is off: the HTTP client does not start");
         });
-        let pending = PendingSignIns::default();
-        Some(Oidc { provider: provider.ok()?, pending, url, redirect_uri, clock })
+        let (pending, exchanges) = (PendingSignIns::default(), Exchanges::default());
+        Some(Oidc { provider: provider.ok()?, pending, exchanges, url, redirect_uri, clock })
     }
 
     /// Returns whether the console's address has this host, in lower case.
@@ -146,12 +150,15 @@ impl Oidc {
         &self,
         response: &AuthorizationResponse,
         browser: &Secret,
+        address: Option<IpAddr>,
     ) -> Result<(VerifiedPerson, PendingSignIn), SignInError> {
+        // A client without a sign-in takes no permit.
         if !self.pending.has(browser, &response.state) {
             return Err(SignInError::NotPending);
         }
-        // Before the sign-in ends: a person can load the page again after a failure.
+        // Both before the sign-in ends: a person can load the page again after a failure.
         let metadata = self.provider.metadata().await?;
+        let _permit = self.exchanges.acquire(address).await.ok_or(SignInError::Busy)?;
         let sign_in = self.pending.take(browser, &response.state);
         let sign_in = sign_in.ok_or(SignInError::NotPending)?;
         // RFC 9207: a response of another provider does not belong to this sign-in.

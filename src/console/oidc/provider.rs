@@ -13,7 +13,6 @@ use reqwest::{Client, RequestBuilder};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use url::form_urlencoded::byte_serialize;
 
 use super::cache::FetchCache;
@@ -31,8 +30,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most keys of a set.
 const MAX_KEYS: usize = 100;
-/// The most codes that are exchanged at once.
-const MAX_EXCHANGES: usize = 8;
 
 /// The provider, with what is known of it.
 pub(super) struct Provider {
@@ -40,7 +37,6 @@ pub(super) struct Provider {
     client: Client,
     metadata: FetchCache<Arc<ProviderMetadata>>,
     keys: FetchCache<Arc<[VerifyKey]>>,
-    exchanges: Semaphore,
     failures: LogLimit,
 }
 
@@ -75,7 +71,6 @@ impl Provider {
             client,
             metadata: FetchCache::default(),
             keys: FetchCache::default(),
-            exchanges: Semaphore::new(MAX_EXCHANGES),
             failures: LogLimit::per_minute(),
         })
     }
@@ -102,7 +97,6 @@ impl Provider {
         clock: &Clock,
     ) -> Result<VerifiedPerson, SignInError> {
         let metadata = self.metadata().await?;
-        let _permit = self.exchanges.try_acquire().map_err(|_| SignInError::Busy)?;
         let request = self.token_request(&metadata, code, pending, redirect_uri)?;
         let tokens = fetch::<Tokens>(request).await;
         let token = tokens.map_err(|error| self.failed("token", &error))?.id_token;
@@ -165,6 +159,11 @@ impl Provider {
             }
         };
         Ok(request.form(&form))
+    }
+
+    /// Logs a sign-in that took too long.
+    pub(super) fn timed_out(&self) -> SignInError {
+        self.failed("sign-in", &"its requests took too long".to_owned().into())
     }
 
     fn refused(&self, error: IdTokenError) -> SignInError {
