@@ -163,6 +163,22 @@ async fn sign_in_replaces_the_session_of_the_browser() {
     scene.end().await;
 }
 
+/// A proxy ends TLS, so the gate serves plain HTTP.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cookies_are_secure_behind_a_proxy_that_ends_tls() {
+    let (provider, scene) = start_at("https://127.0.0.1").await;
+    let mut browser = Browser::at(&scene);
+    let seen = sign_in(&mut browser, &provider).await;
+    assert_eq!(seen.status, StatusCode::OK, "{}", seen.body);
+    for field in seen.headers.get_all("set-cookie") {
+        let field = field.to_str().unwrap();
+        assert!(field.starts_with("__Host-") && field.ends_with("; Secure"), "{field}");
+    }
+    assert_eq!(browser.cookies.keys().collect::<Vec<_>>(), ["__Host-loangate-session"]);
+    assert_eq!(browser.get("/help").await.status, StatusCode::OK);
+    scene.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sign_in_at_another_host_moves_to_the_consoles_address() {
     let (provider, scene) = start().await;
