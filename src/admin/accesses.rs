@@ -186,7 +186,7 @@ pub(super) struct ShownAccess {
 }
 
 impl From<RecordedAccess> for ShownAccess {
-    fn from(RecordedAccess { at, access }: RecordedAccess) -> ShownAccess {
+    fn from(RecordedAccess { at, access, .. }: RecordedAccess) -> ShownAccess {
         let library = access.library().map(str::to_owned);
         let Access { who, role, what, target, why, .. } = access;
         ShownAccess { at, who, role, what: what.into_owned(), library, target, why }
@@ -224,6 +224,7 @@ impl AccessesQuery {
             library: read("library", self.library, "an ISIL like NO-0301000")?,
             since: read("since", self.since, "a time like 2026-01-31T00:00:00Z")?,
             before: read("before", self.before, "a time like 2026-01-31T00:00:00Z")?,
+            after: None,
             limit,
         })
     }

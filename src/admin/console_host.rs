@@ -23,7 +23,9 @@ impl Host for ConsoleHost {
     }
 
     fn address(&self, client: &Extensions) -> Option<IpAddr> {
-        client.get::<Arc<Peer>>().map(|peer| peer.address())
+        // Behind such a proxy, the peer is the proxy.
+        let is_direct = self.0.settings.tls || !is_url_https(&self.0);
+        client.get::<Arc<Peer>>().filter(|_| is_direct).map(|peer| peer.address())
     }
 
     fn note_session(&self, client: &Extensions) {
@@ -35,6 +37,12 @@ impl Host for ConsoleHost {
     async fn record(&self, access: Access) -> bool {
         self.0.record(access).await.is_ok()
     }
+}
+
+/// Returns whether browsers reach the console by HTTPS, as `[console] url` says. A proxy may end
+/// TLS.
+fn is_url_https(app: &App) -> bool {
+    app.parts.console.url.as_ref().is_some_and(|url| url.scheme() == "https")
 }
 
 /// Returns what the console uses.
@@ -53,7 +61,7 @@ pub(super) fn parts(app: &Arc<App>) -> console::Parts {
         brake: app.parts.brake,
         has_prices: app.parts.has_prices,
         public_base: app.parts.public_base.clone(),
-        tls: app.settings.tls,
+        tls: app.settings.tls || is_url_https(app),
         settings: app.parts.console.clone(),
         host: Box::new(ConsoleHost(app.clone())),
     }

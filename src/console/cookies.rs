@@ -53,8 +53,9 @@ impl Cookie {
         values.next().filter(|_| values.next().is_none())
     }
 
-    /// Returns a Set-Cookie field. Scripts cannot read the cookie, and no other site's request
-    /// has it, but for the one with which the provider sends the browser back.
+    /// Returns a Set-Cookie field. Scripts cannot read the cookie. Requests from other sites lack
+    /// it, except [`Cookie::Provider`] in the request with which the provider sends the browser
+    /// back.
     pub(super) fn set(self, value: &str, tls: bool) -> Option<HeaderValue> {
         let age = match self {
             Cookie::Session | Cookie::Form => String::new(),

@@ -6,9 +6,9 @@ use http::StatusCode;
 use maud::html;
 use url::form_urlencoded::byte_serialize;
 
-use super::oidc::Fault;
+use super::oidc::SignInError;
 use super::page::{Page, page};
-use super::text::sign_in_fault;
+use super::text::sign_in_error;
 use super::visit::Visit;
 
 /// Why a request gets no page of its own.
@@ -33,7 +33,7 @@ pub(super) enum Failure {
     /// An access cannot be recorded.
     Trail,
     /// A sign-in by OpenID Connect has failed.
-    SignIn(Fault),
+    SignIn(SignInError),
 }
 
 impl IntoResponse for Failure {
@@ -58,7 +58,7 @@ impl Failure {
             Failure::Malformed => (texts.malformed, StatusCode::BAD_REQUEST),
             Failure::Ledger => (texts.ledger, StatusCode::SERVICE_UNAVAILABLE),
             Failure::Trail => (texts.trail, StatusCode::SERVICE_UNAVAILABLE),
-            Failure::SignIn(fault) => (sign_in_fault(fault, visit.language), status_of(fault)),
+            Failure::SignIn(error) => (sign_in_error(error, visit.language), status_of(error)),
         };
         let to_sign_in = visit.session.is_none();
         let body = html! {
@@ -72,12 +72,12 @@ impl Failure {
     }
 }
 
-fn status_of(fault: Fault) -> StatusCode {
-    match fault {
-        Fault::Provider | Fault::Untrusted => StatusCode::BAD_GATEWAY,
-        Fault::Busy => StatusCode::SERVICE_UNAVAILABLE,
-        Fault::NotPending => StatusCode::BAD_REQUEST,
-        Fault::Refused | Fault::NoRole => StatusCode::FORBIDDEN,
+fn status_of(error: SignInError) -> StatusCode {
+    match error {
+        SignInError::Provider | SignInError::Untrusted => StatusCode::BAD_GATEWAY,
+        SignInError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        SignInError::NotPending => StatusCode::BAD_REQUEST,
+        SignInError::Refused | SignInError::NoRole => StatusCode::FORBIDDEN,
     }
 }
 

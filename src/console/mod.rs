@@ -72,7 +72,7 @@ pub(crate) trait Host: Send + Sync {
     /// the extensions of the request.
     async fn is_token(&self, client: &Extensions, token: &str) -> bool;
 
-    /// Returns the client's address; none if it is not known.
+    /// Returns the client's address; none if it is not known, as behind a proxy that ends TLS.
     fn address(&self, client: &Extensions) -> Option<IpAddr>;
 
     /// Records that the connection of a request has a session.
@@ -106,7 +106,7 @@ pub(crate) struct Parts {
     pub(crate) has_prices: bool,
     /// The public base URL of links, without a trailing slash.
     pub(crate) public_base: String,
-    /// Whether the listener serves TLS, so that cookies are secure.
+    /// Whether browsers reach the console over TLS, so that cookies are secure.
     pub(crate) tls: bool,
     /// The keys of `[console]`.
     pub(crate) settings: Settings,

@@ -179,7 +179,12 @@ impl Sessions {
 
     /// Ends a session.
     pub(super) fn end(&self, secret: &Secret) {
-        lock(&self.sessions).remove(&secret.hash());
+        self.end_hashed(&secret.hash());
+    }
+
+    /// Ends the session whose secret has this hash.
+    pub(super) fn end_hashed(&self, hash: &Hash) {
+        lock(&self.sessions).remove(hash);
     }
 }
 

@@ -1,12 +1,10 @@
 //! The access trail: who of the staff did what, the newest first.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use jiff::Timestamp;
 use maud::{Markup, html};
 use serde::Deserialize;
 use url::form_urlencoded::Serializer;
@@ -18,8 +16,7 @@ use super::format::time;
 use super::page::{Field, Page, Place, field, page};
 use super::trail::{To, look, what};
 use super::visit::Visit;
-use crate::clock;
-use crate::ledger::{AccessFilter, AccessTarget, RecordedAccess};
+use crate::ledger::{AccessFilter, AccessPosition, AccessTarget, RecordedAccess};
 use crate::loan::LibraryId;
 
 /// The number of accesses on a page.
@@ -30,7 +27,8 @@ const PAGE_SIZE: usize = 50;
 #[serde(default)]
 pub(super) struct Listing {
     library: String,
-    before: Option<String>,
+    /// The last access of the page before.
+    after: Option<String>,
 }
 
 /// Lists accesses.
@@ -43,17 +41,16 @@ pub(super) async fn list(
         "" => None,
         text => Some(text.parse().map_err(|_| Failure::NotFound)?),
     };
-    let before = listing.before.as_deref().map(str::parse).transpose();
-    let before: Option<Timestamp> = before.map_err(|_| Failure::NotFound)?;
+    let after = listing.after.as_deref().map(str::parse).transpose();
+    let after: Option<AccessPosition> = after.map_err(|_| Failure::NotFound)?;
+    let is_first = after.is_none();
     look(&console, &visit, what::LIST_ACCESSES, To::accesses(library)).await?;
     let limit = u32::try_from(PAGE_SIZE + 1).unwrap_or(u32::MAX);
-    let filter = AccessFilter { library, since: None, before, limit };
+    let filter = AccessFilter { library, since: None, before: None, after, limit };
     let mut accesses = console.parts.ledger.accesses(&filter).await.map_err(failed)?;
     let has_more = accesses.len() > PAGE_SIZE;
     accesses.truncate(PAGE_SIZE);
-    // The last ones again: others may have been recorded in the same millisecond.
-    let next = accesses.last().filter(|_| has_more);
-    let next = next.map(|last| clock::after(last.at, Duration::from_millis(1)));
+    let next = accesses.last().filter(|_| has_more).map(|last| &last.position);
     let texts = visit.trail_texts();
     let body = html! {
         p.lead { (texts.lead) }
@@ -64,7 +61,7 @@ pub(super) async fn list(
             (table(&visit, &accesses))
         }
         nav.paging aria-label=(texts.title) {
-            @if before.is_some() { a href=(path(library, None)) { (texts.newest) } }
+            @if !is_first { a href=(path(library, None)) { (texts.newest) } }
             @if let Some(next) = next {
                 a href=(path(library, Some(next))) rel="next" { (texts.older) }
             }
@@ -74,13 +71,13 @@ pub(super) async fn list(
     Ok(page(&visit, &Page { title: texts.title, place, ..Page::default() }, &body))
 }
 
-fn path(library: Option<LibraryId>, before: Option<Timestamp>) -> String {
+fn path(library: Option<LibraryId>, after: Option<&AccessPosition>) -> String {
     let mut query = Serializer::new(String::new());
     if let Some(library) = &library {
         query.append_pair("library", library.as_str());
     }
-    if let Some(before) = before {
-        query.append_pair("before", &before.to_string());
+    if let Some(after) = after {
+        query.append_pair("after", &after.to_string());
     }
     format!("/trail?{}", query.finish())
 }
@@ -120,7 +117,7 @@ fn table(visit: &Visit, accesses: &[RecordedAccess]) -> Markup {
     }
 }
 
-fn row(visit: &Visit, RecordedAccess { at, access }: &RecordedAccess) -> Markup {
+fn row(visit: &Visit, RecordedAccess { at, access, .. }: &RecordedAccess) -> Markup {
     let texts = visit.trail_texts();
     html! {
         tr role="row" {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Ledger, LedgerError, Update};
+use super::{AccessPosition, Ledger, LedgerError, Update};
 use crate::language::is_unprintable;
 use crate::loan::{Borrower, Isbn, LibraryId, LoanId};
 
@@ -140,13 +140,17 @@ pub struct RecordedAccess {
     /// The access.
     #[serde(flatten)]
     pub access: Access,
+    /// Where the listing has it.
+    #[serde(skip)]
+    pub position: AccessPosition,
 }
 
 impl RecordedAccess {
-    /// Parses the time and the detail of a step. Returns none if it is damaged.
-    pub(super) fn parse(at: i64, detail: Option<&str>) -> Option<RecordedAccess> {
+    /// Parses the detail of a step. Returns none if it or the time is damaged.
+    pub(super) fn parse(position: AccessPosition, detail: Option<&str>) -> Option<RecordedAccess> {
         let access = serde_json::from_str(detail?).ok()?;
-        Some(RecordedAccess { at: Timestamp::from_millisecond(at).ok()?, access })
+        let at = Timestamp::from_millisecond(position.at).ok()?;
+        Some(RecordedAccess { at, access, position })
     }
 }
 
@@ -159,6 +163,8 @@ pub struct AccessFilter {
     pub since: Option<Timestamp>,
     /// Only accesses before this time.
     pub before: Option<Timestamp>,
+    /// Only accesses that the listing has after this position: the older ones.
+    pub after: Option<AccessPosition>,
     /// The maximum number of accesses returned.
     pub limit: u32,
 }
@@ -167,7 +173,9 @@ impl AccessFilter {
     /// Returns the bounds of the times, in milliseconds: the first one included, the last one not.
     pub(super) fn bounds(&self) -> (i64, i64) {
         let millis = |time: Option<Timestamp>| time.map(Timestamp::as_millisecond);
-        (millis(self.since).unwrap_or(i64::MIN), millis(self.before).unwrap_or(i64::MAX))
+        let before = millis(self.before).unwrap_or(i64::MAX);
+        let end = self.after.as_ref().map_or(i64::MAX, |after| after.at.saturating_add(1));
+        (millis(self.since).unwrap_or(i64::MIN), before.min(end))
     }
 }
 

@@ -9,13 +9,14 @@ use super::*;
 
 on_each_store! {
     accesses_are_listed_and_verified
+    pages_of_accesses_have_each_once
     changed_or_removed_access_is_found
     old_accesses_are_removed_and_the_trail_verifies
     access_of_a_library_without_loans_makes_no_chain
 }
 
 const LISTING: AccessFilter =
-    AccessFilter { library: None, since: None, before: None, limit: 1000 };
+    AccessFilter { library: None, since: None, before: None, after: None, limit: 1000 };
 
 fn look(who: &str) -> Access {
     Access::new(who, "support", "list-loans")
@@ -56,6 +57,35 @@ async fn accesses_are_listed_and_verified(store: &TestStore) {
     assert!(history.iter().all(|step| step.cause != ACCESS_STEP), "{history:?}");
     ledger.close().await;
     store.assert_sound().await;
+}
+
+async fn pages_of_accesses_have_each_once(store: &TestStore) {
+    let ledger = store.open().await;
+    let loan = accepted(&ledger, 1).await;
+    let libraries = [None, Some(loan.library())];
+    for number in 0..40 {
+        let access = look(&number.to_string()).of_library(libraries[number % 2]);
+        ledger.record_access(access).await.unwrap();
+    }
+    let alike = "UPDATE history SET at = 1790000000000 + number / 30 WHERE to_state = 'access'";
+    store.execute(alike, alike).await;
+    for limit in [1, 7, 40] {
+        let (mut seen, mut times, mut after) = (Vec::new(), Vec::new(), None);
+        for _ in 0..40 {
+            let page = ledger.accesses(&AccessFilter { after, limit, ..LISTING }).await.unwrap();
+            after = page.last().map(|last| last.position.to_string().parse().unwrap());
+            times.extend(page.iter().map(|access| access.at));
+            seen.extend(page.into_iter().map(|access| access.access.who));
+            if after.is_none() {
+                break;
+            }
+        }
+        assert!(times.is_sorted_by(|newer, older| newer >= older), "{limit}: {times:?}");
+        seen.sort_by_key(|who| who.parse::<u32>().unwrap());
+        assert_eq!(seen, (0..40).map(|number| number.to_string()).collect::<Vec<_>>(), "{limit}");
+    }
+    end(&ledger, loan).await;
+    ledger.close().await;
 }
 
 async fn changed_or_removed_access_is_found(store: &TestStore) {

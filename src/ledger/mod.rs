@@ -35,6 +35,7 @@
 //! processes are alive, and `change_feed` reports what other processes ended. `sqlite` and
 //! `postgres` implement them and all queries. Callers see only [`Ledger`], which `open` creates.
 
+mod access_position;
 mod accesses;
 mod audit;
 mod batch;
@@ -79,6 +80,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 
+pub use access_position::AccessPosition;
 pub use accesses::{Access, AccessFilter, AccessTarget, RecordedAccess};
 pub use audit::{AuditKey, AuditStep, Chains, Head, Verified};
 pub use brake::{Brake, BrakeMode};

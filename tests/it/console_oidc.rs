@@ -1,21 +1,30 @@
 //! Sign-in to the console by OpenID Connect: who gets in, in which role, and what a provider that
 //! is broken or hostile does not achieve.
 
+use std::time::{Duration, Instant};
+
 use http::StatusCode;
 use loangate::clock::Clock;
 use serde_json::{Value, json};
 
 use crate::support::console::{Browser, Seen};
 use crate::support::openid_provider::{Instead, OpenIdProvider, Script, Signed};
+use crate::support::scene::movable_clock;
 use crate::support::{BOOK, File, LIBRARY, Scene, Setting};
 
 /// Where the provider sends browsers to. The test takes the rest of the address to the gate.
 const CONSOLE: &str = "http://127.0.0.1:9";
+const DISCOVERY: &str = "/.well-known/openid-configuration";
 
 async fn start() -> (OpenIdProvider, Scene) {
+    start_at(CONSOLE).await
+}
+
+/// Starts a gate whose console has this address.
+async fn start_at(url: &str) -> (OpenIdProvider, Scene) {
     let provider = OpenIdProvider::start().await;
     let mut scene = Scene::without_gate(Setting::default()).await;
-    scene.replace_in_config("[ledger]", &provider.config(CONSOLE));
+    scene.replace_in_config("[ledger]", &provider.config(url));
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     scene.start_gate().await;
     (provider, scene)
@@ -26,7 +35,7 @@ async fn authorized(browser: &mut Browser, provider: &OpenIdProvider) -> String 
     let seen = browser.get("/sign-in/oidc?next=/help").await;
     assert_eq!(seen.status, StatusCode::SEE_OTHER, "{}", seen.body);
     let back = provider.authorize(seen.location()).await;
-    assert!(back.as_str().starts_with(&format!("{CONSOLE}/sign-in/oidc/callback?")), "{back}");
+    assert_eq!(back.path(), "/sign-in/oidc/callback");
     format!("{}?{}", back.path(), back.query().unwrap())
 }
 
@@ -97,6 +106,8 @@ async fn sign_in_belongs_to_one_browser_and_is_used_once() {
         assert!(seen.location().contains(parameter), "{}", seen.location());
     }
     let back = authorized(&mut browser, &provider).await;
+    assert!(back.starts_with("/sign-in/oidc/callback?"), "{back}");
+    assert!(seen.location().contains("redirect_uri=http%3A%2F%2F127.0.0.1%3A9%2F"));
     // Another browser, with and without a sign-in of its own.
     let mut other = Browser::at(&scene);
     assert_eq!(other.get(&back).await.status, StatusCode::BAD_REQUEST);
@@ -117,6 +128,75 @@ async fn sign_in_belongs_to_one_browser_and_is_used_once() {
     replay.cookies = cookies;
     assert_eq!(replay.get(&back).await.status, StatusCode::BAD_REQUEST);
     assert!(!has_session(&replay));
+    scene.end().await;
+}
+
+/// A browser has one cookie for the sign-ins of all its tabs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn second_tab_does_not_end_the_sign_in_of_the_first() {
+    let (provider, scene) = start().await;
+    let mut browser = Browser::at(&scene);
+    let first = authorized(&mut browser, &provider).await;
+    let second = authorized(&mut browser, &provider).await;
+    for back in [&first, &second] {
+        assert_eq!(browser.get(back).await.status, StatusCode::OK, "{back}");
+    }
+    assert!(!browser.cookies.contains_key("loangate-provider"), "{browser:?}");
+    assert_eq!(browser.get(&first).await.status, StatusCode::BAD_REQUEST);
+    scene.end().await;
+}
+
+/// The browser sends neither cookie with SameSite=Strict from the provider's site.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sign_in_replaces_the_session_of_the_browser() {
+    let (provider, scene) = start().await;
+    let mut browser = Browser::sign_in(&scene).await;
+    let earlier = browser.cookies.clone();
+    let back = authorized(&mut browser, &provider).await;
+    browser.cookies.retain(|name, _| name == "loangate-provider");
+    browser.cookies.insert("loangate-form".to_owned(), "of a page before".to_owned());
+    assert_eq!(browser.get(&back).await.status, StatusCode::OK);
+    assert_eq!(browser.cookies.keys().collect::<Vec<_>>(), ["loangate-session"]);
+    assert_eq!(browser.get("/help").await.status, StatusCode::OK);
+    browser.cookies = earlier;
+    assert!(browser.get("/help").await.location().starts_with("/sign-in"));
+    scene.end().await;
+}
+
+/// A proxy ends TLS, so the gate serves plain HTTP.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cookies_are_secure_behind_a_proxy_that_ends_tls() {
+    let (provider, scene) = start_at("https://127.0.0.1").await;
+    let mut browser = Browser::at(&scene);
+    let seen = sign_in(&mut browser, &provider).await;
+    assert_eq!(seen.status, StatusCode::OK, "{}", seen.body);
+    for field in seen.headers.get_all("set-cookie") {
+        let field = field.to_str().unwrap();
+        assert!(field.starts_with("__Host-") && field.ends_with("; Secure"), "{field}");
+    }
+    assert_eq!(browser.cookies.keys().collect::<Vec<_>>(), ["__Host-loangate-session"]);
+    assert_eq!(browser.get("/help").await.status, StatusCode::OK);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sign_in_at_another_host_moves_to_the_consoles_address() {
+    let (provider, scene) = start().await;
+    let mut browser = Browser::at(&scene);
+    let start = format!("{}/sign-in/oidc?next=/help", scene.admin);
+    for (host, is_moved) in
+        [("localhost:9", true), ("[::1]", true), ("127.0.0.1", false), ("127.0.0.1:7", false)]
+    {
+        let seen = browser.send(browser.client.get(&start).header("host", host)).await;
+        assert_eq!(seen.status, StatusCode::SEE_OTHER, "{}", seen.body);
+        let console = format!("{CONSOLE}/sign-in/oidc?next=%2Fhelp&moved=true");
+        assert_eq!(seen.location() == console, is_moved, "{host}: {}", seen.location());
+        assert_eq!(browser.cookies.contains_key("loangate-provider"), !is_moved, "{host}");
+    }
+    // Once only: a proxy may replace the host.
+    let moved = browser.client.get(format!("{start}&moved=true")).header("host", "localhost");
+    let seen = browser.send(moved).await;
+    assert!(seen.location().starts_with(&provider.url), "{}", seen.location());
     scene.end().await;
 }
 
@@ -197,13 +277,12 @@ async fn hostile_tokens_sign_nobody_in() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_provider_gives_a_clear_page() {
-    let discovery = "/.well-known/openid-configuration";
     for (path, instead) in [
-        (discovery, Instead::Status(503)),
-        (discovery, Instead::Redirect),
-        (discovery, Instead::Huge(1 << 20)),
-        (discovery, Instead::Text("<html>")),
-        (discovery, Instead::Hang),
+        (DISCOVERY, Instead::Status(503)),
+        (DISCOVERY, Instead::Redirect),
+        (DISCOVERY, Instead::Huge(1 << 20)),
+        (DISCOVERY, Instead::Text("<html>")),
+        (DISCOVERY, Instead::Hang),
         ("/jwks", Instead::Status(404)),
         ("/jwks", Instead::Text("{\"keys\":[]}")),
         ("/jwks", Instead::Huge(1 << 20)),
@@ -250,15 +329,97 @@ async fn broken_provider_gives_a_clear_page() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn provider_that_fails_is_called_seldom() {
     let (provider, scene) = start().await;
-    let discovery = "/.well-known/openid-configuration";
-    provider.say(|script| script.instead = Some((discovery, Instead::Status(500))));
+    provider.say(|script| script.instead = Some((DISCOVERY, Instead::Status(500))));
     let mut browser = Browser::at(&scene);
     for _ in 0..20 {
         assert_eq!(browser.get("/sign-in/oidc").await.status, StatusCode::BAD_GATEWAY);
     }
     // Twice, if the test takes longer than the pause between two calls.
-    assert!(provider.requests(discovery) <= 2, "{}", provider.requests(discovery));
+    assert!(provider.requests(DISCOVERY) <= 2, "{}", provider.requests(DISCOVERY));
     scene.end().await;
+}
+
+/// A client that disconnects does not let the next one call the provider at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disconnected_clients_start_no_further_request() {
+    let (provider, scene) = start().await;
+    provider.say(|script| script.instead = Some((DISCOVERY, Instead::Hang)));
+    let client = Browser::at(&scene).client;
+    for _ in 0..5 {
+        let request = client.get(format!("{}/sign-in/oidc", scene.admin));
+        let sent = request.timeout(Duration::from_millis(500)).send().await;
+        assert!(sent.is_err_and(|error| error.is_timeout()));
+    }
+    assert_eq!(provider.requests(DISCOVERY), 1);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_exchanges_of_one_address_end_no_other_sign_in() {
+    let (provider, scene) = start().await;
+    let mut browsers = Vec::new();
+    for _ in 0..3 {
+        let mut browser = Browser::at(&scene);
+        let back = authorized(&mut browser, &provider).await;
+        browsers.push((browser, back));
+    }
+    provider.say(|script| script.instead = Some(("/token", Instead::Hang)));
+    let (mut person, back) = browsers.pop().unwrap();
+    let slow: Vec<_> = browsers
+        .into_iter()
+        .map(|(mut browser, back)| tokio::spawn(async move { browser.get(&back).await.status }))
+        .collect();
+    scene.until("slow exchanges", async || provider.requests("/token") == 2).await;
+    assert_eq!(person.get(&back).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    provider.say(|_| {});
+    for slow in slow {
+        assert_eq!(slow.await.unwrap(), StatusCode::BAD_GATEWAY);
+    }
+    assert_eq!(person.get(&back).await.status, StatusCode::OK, "it still waits");
+    assert_eq!(provider.requests("/token"), 3);
+    scene.end().await;
+}
+
+/// Also after a failure, when the description is fetched again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_provider_delays_a_sign_in_for_20_seconds() {
+    let (provider, scene) = start().await;
+    provider.say(|script| script.instead = Some(("/token", Instead::Status(404))));
+    let mut browser = Browser::at(&scene);
+    assert_eq!(sign_in(&mut browser, &provider).await.status, StatusCode::BAD_GATEWAY);
+    let back = authorized(&mut browser, &provider).await;
+    assert_eq!(provider.requests(DISCOVERY), 1, "the description is cached");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    provider.say(|script| script.delay = Duration::from_secs(9));
+    let began = Instant::now();
+    assert_eq!(browser.get(&back).await.status, StatusCode::BAD_GATEWAY);
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    assert_eq!(provider.requests(DISCOVERY), 2, "its token endpoint has failed");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_that_outsiders_cause_hide_no_others_in_the_log() {
+    let provider = OpenIdProvider::start().await;
+    let mut scene = Scene::without_gate(Setting::default()).await;
+    scene.replace_in_config("[ledger]", &provider.config(CONSOLE));
+    let gate = scene.spawn_gate().await;
+    let mut browser = Browser::at(&scene);
+    for code in ["invalid_grant", "invalid_grant", "invalid_client"] {
+        provider.say(|script| script.instead = Some(("/token", Instead::Error(code))));
+        assert_eq!(sign_in(&mut browser, &provider).await.status, StatusCode::BAD_GATEWAY);
+    }
+    let claims = json!({ "sub": "no-role-7", "realm_access": null });
+    for _ in 0..2 {
+        provider.say(|script| script.claims = claims.clone());
+        assert_eq!(sign_in(&mut browser, &provider).await.status, StatusCode::FORBIDDEN);
+    }
+    let log = std::fs::read_to_string(&gate.log).unwrap();
+    for text in ["invalid_grant", "invalid_client", "no-role-7"] {
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(text)).collect();
+        assert_eq!(lines.len(), 1, "{text}: {log}");
+    }
+    drop(gate);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -335,6 +496,12 @@ async fn check_role(
         if path == "/trail" && seen.status == StatusCode::OK {
             assert!(seen.body.contains(&format!("oidc:{role}")), "{}", seen.body);
         }
+        if path.starts_with("/library?") {
+            // A link that would be refused is none.
+            assert!(seen.body.contains(BOOK), "{}", seen.body);
+            let has_link = seen.body.contains("\"/loans?isbn=");
+            assert_eq!(has_link, role != "audit", "{role}: {}", seen.body);
+        }
     }
     let token = browser.get("/help").await.token();
     for (path, fields, expected) in forms {
@@ -382,10 +549,34 @@ async fn person_with_several_roles_has_the_first_one() {
         assert_eq!(browser.get(&library).await.status, StatusCode::OK);
     }
     let page = browser.get("/trail").await.body;
-    let older = page.split('"').find(|part| part.starts_with("/trail?before=")).unwrap();
+    let older = page.split('"').find(|part| part.starts_with("/trail?after=")).unwrap();
     let older = browser.get(&older.replace("&amp;", "&")).await.body;
     assert!(page.contains("NO-0000059") && !page.contains("NO-0000001"), "{page}");
     assert!(older.contains("NO-0000001"), "{older}");
+    scene.end().await;
+}
+
+/// Many accesses of one millisecond fill several pages of the trail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trail_has_pages_of_accesses_of_one_moment() {
+    let scene = Scene::start_with(Setting { clock: movable_clock(), ..Setting::default() }).await;
+    let mut browser = Browser::sign_in(&scene).await;
+    let token = browser.get("/help").await.token();
+    browser.post_with("/purpose", &token, &[("purpose", "case 7"), ("next", "/")]).await;
+    for number in 0..110 {
+        browser.get(&format!("/trail?library=NO-{number:07}")).await;
+    }
+    let (mut seen, mut path) = (String::new(), Some("/trail".to_owned()));
+    for _ in 0..3 {
+        let page = browser.get(&path.take().unwrap()).await.body;
+        let older = page.split('"').find(|part| part.starts_with("/trail?after="));
+        path = older.map(|older| older.replace("&amp;", "&"));
+        seen.push_str(&page);
+    }
+    for number in 0..110 {
+        let library = format!("NO-{number:07}");
+        assert_eq!(seen.matches(&library).count(), 1, "{library}");
+    }
     scene.end().await;
 }
 

@@ -62,6 +62,8 @@ pub(crate) enum Instead {
     Hang,
     Redirect,
     Text(&'static str),
+    /// The error of a token endpoint.
+    Error(&'static str),
 }
 
 /// What the provider says.
@@ -75,6 +77,8 @@ pub(crate) struct Script {
     pub(crate) instead: Option<(&'static str, Instead)>,
     /// Parameters of the response to the browser in addition to the usual ones; null removes one.
     pub(crate) response: Value,
+    /// How long each response to the gate takes.
+    pub(crate) delay: Duration,
 }
 
 struct State {
@@ -109,6 +113,7 @@ impl Default for Script {
             description: json!({}),
             instead: None,
             response: json!({}),
+            delay: Duration::ZERO,
         }
     }
 }
@@ -218,7 +223,13 @@ async fn answer(
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let path = parts.uri.path().to_owned();
     state.requests.lock().unwrap().push(path.clone());
-    let instead = state.script.lock().unwrap().instead.clone();
+    let (instead, delay) = {
+        let script = state.script.lock().unwrap();
+        (script.instead.clone(), script.delay)
+    };
+    if path != "/authorize" {
+        tokio::time::sleep(delay).await;
+    }
     if let Some((of, instead)) = instead
         && of == path
     {
@@ -226,6 +237,7 @@ async fn answer(
             Instead::Status(status) => respond(status, "{\"error\":\"server_error\"}"),
             Instead::Huge(length) => respond(200, format!("{{\"a\":\"{}\"}}", "x".repeat(length))),
             Instead::Text(text) => respond(200, text),
+            Instead::Error(code) => respond(400, json!({ "error": code }).to_string()),
             Instead::Redirect => moved(&format!("{}{path}?again", state.url)),
             Instead::Hang => {
                 tokio::time::sleep(Duration::from_secs(600)).await;

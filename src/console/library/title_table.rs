@@ -91,7 +91,11 @@ fn title_row(visit: &Visit, shown: &Shown<'_>, title: &TitleRow) -> Markup {
     html! {
         tr role="row" {
             td role="cell" data-label=(texts.title_column) {
-                a href={ "/loans?isbn=" (title.isbn) "&" (library) } { code { (title.isbn) } }
+                @if visit.may(Action::Look) {
+                    a href={ "/loans?isbn=" (title.isbn) "&" (library) } { code { (title.isbn) } }
+                } @else {
+                    code { (title.isbn) }
+                }
             }
             td role="cell" data-label=(texts.licence_type) { (licence(texts, &title.licence_type)) }
             (sums(visit, shown, &title.sum))

@@ -27,19 +27,19 @@ const MAX_NAME: usize = 64;
 type Claims = Map<String, Value>;
 
 /// Why a token is refused.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum TokenFault {
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum IdTokenError {
     /// No known key has signed it. The provider may have new ones.
     Key,
     /// What is wrong, as a phrase for the log.
     Invalid(&'static str),
-    /// The person has no role here.
-    NoRole,
+    /// The person with this subject has no role here.
+    NoRole(String),
 }
 
-/// Whom a token names.
+/// The person whom a verified token names.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Subject {
+pub(super) struct VerifiedPerson {
     pub(super) subject: String,
     /// A name to show; the provider or the person chose it.
     pub(super) name: Option<String>,
@@ -49,38 +49,39 @@ pub(super) struct Subject {
 /// Verifies a token that was issued for the sign-in with this nonce.
 ///
 /// # Errors
-/// [`TokenFault`]; the caller begins no session then.
+/// [`IdTokenError`]; the caller begins no session then.
 pub(super) fn verify(
     token: &str,
     keys: &[VerifyKey],
     settings: &OidcSettings,
     nonce: &str,
     now: Timestamp,
-) -> Result<Subject, TokenFault> {
-    let header = decode_header(token).map_err(|_| TokenFault::Invalid("it cannot be read"))?;
+) -> Result<VerifiedPerson, IdTokenError> {
+    let header = decode_header(token).map_err(|_| IdTokenError::Invalid("it cannot be read"))?;
     if header.crit.is_some() {
-        return Err(TokenFault::Invalid("its header has critical extensions"));
+        return Err(IdTokenError::Invalid("its header has critical extensions"));
     }
     let claims = signed_claims(token, &header, keys)?;
     check_parties(&claims, settings)?;
     check_times(&claims, now)?;
     let given = text(&claims, "nonce").unwrap_or_default();
     verify_slices_are_equal(given.as_bytes(), nonce.as_bytes())
-        .map_err(|_| TokenFault::Invalid("it has another nonce"))?;
+        .map_err(|_| IdTokenError::Invalid("it has another nonce"))?;
     // Without a space, so that a name after it in the access trail cannot be a part of it.
     let subject = text(&claims, "sub")
         .filter(|text| (1..=MAX_SUBJECT).contains(&text.len()))
         .filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
-        .ok_or(TokenFault::Invalid("its subject is none of 1 to 255 visible ASCII characters"))?;
-    let role = role_of(&claims, settings).ok_or(TokenFault::NoRole)?;
-    let name = ["name", "preferred_username"].iter().find_map(|claim| shown(&claims, claim));
-    Ok(Subject { subject: subject.to_owned(), name, role })
+        .ok_or(IdTokenError::Invalid("its subject is none of 1 to 255 visible ASCII characters"))?;
+    let role =
+        role_of(&claims, settings).ok_or_else(|| IdTokenError::NoRole(subject.to_owned()))?;
+    let name = ["name", "preferred_username"].iter().find_map(|claim| display_name(&claims, claim));
+    Ok(VerifiedPerson { subject: subject.to_owned(), name, role })
 }
 
 /// Returns the claims if one of the keys that fit the header has signed them.
-fn signed_claims(token: &str, header: &Header, keys: &[VerifyKey]) -> Result<Claims, TokenFault> {
+fn signed_claims(token: &str, header: &Header, keys: &[VerifyKey]) -> Result<Claims, IdTokenError> {
     let algorithm = Algorithm::named(header.alg)
-        .ok_or(TokenFault::Invalid("its algorithm is not RS256, ES256 or EdDSA"))?;
+        .ok_or(IdTokenError::Invalid("its algorithm is not RS256, ES256 or EdDSA"))?;
     let mut validation = Validation {
         algorithms: vec![header.alg],
         validate_exp: false,
@@ -96,13 +97,13 @@ fn signed_claims(token: &str, header: &Header, keys: &[VerifyKey]) -> Result<Cla
         .iter()
         .filter(fits)
         .filter_map(|key| decode::<Claims>(token, &key.key, &validation).ok());
-    verified.next().map(|token| token.claims).ok_or(TokenFault::Key)
+    verified.next().map(|token| token.claims).ok_or(IdTokenError::Key)
 }
 
 /// Checks who issued the token, and for whom.
-fn check_parties(claims: &Claims, settings: &OidcSettings) -> Result<(), TokenFault> {
+fn check_parties(claims: &Claims, settings: &OidcSettings) -> Result<(), IdTokenError> {
     if text(claims, "iss") != Some(&settings.issuer) {
-        return Err(TokenFault::Invalid("another issuer has issued it"));
+        return Err(IdTokenError::Invalid("another issuer has issued it"));
     }
     let client = settings.client_id.as_str();
     let (is_for_client, is_for_others) = match claims.get("aud") {
@@ -113,28 +114,28 @@ fn check_parties(claims: &Claims, settings: &OidcSettings) -> Result<(), TokenFa
         _ => (false, false),
     };
     if !is_for_client {
-        return Err(TokenFault::Invalid("it is for another client"));
+        return Err(IdTokenError::Invalid("it is for another client"));
     }
     match claims.get("azp") {
-        None if is_for_others => Err(TokenFault::Invalid("it is for several clients")),
-        Some(party) if party != client => Err(TokenFault::Invalid("another client got it")),
+        None if is_for_others => Err(IdTokenError::Invalid("it is for several clients")),
+        Some(party) if party != client => Err(IdTokenError::Invalid("another client got it")),
         _ => Ok(()),
     }
 }
 
-fn check_times(claims: &Claims, now: Timestamp) -> Result<(), TokenFault> {
-    let expires = time(claims, "exp")?.ok_or(TokenFault::Invalid("it has no expiry"))?;
+fn check_times(claims: &Claims, now: Timestamp) -> Result<(), IdTokenError> {
+    let expires = time(claims, "exp")?.ok_or(IdTokenError::Invalid("it has no expiry"))?;
     if now >= clock::after(expires, LEEWAY) {
-        return Err(TokenFault::Invalid("it has expired"));
+        return Err(IdTokenError::Invalid("it has expired"));
     }
-    let issued = time(claims, "iat")?.ok_or(TokenFault::Invalid("it has no issue time"))?;
+    let issued = time(claims, "iat")?.ok_or(IdTokenError::Invalid("it has no issue time"))?;
     let not_before = time(claims, "nbf")?.unwrap_or(issued);
     let latest = clock::after(now, LEEWAY);
     if issued > latest || not_before > latest {
-        return Err(TokenFault::Invalid("it is of the future: compare the clocks"));
+        return Err(IdTokenError::Invalid("it is of the future: compare the clocks"));
     }
     if issued < clock::before(now, MAX_AGE + LEEWAY) {
-        return Err(TokenFault::Invalid("it was issued long before this sign-in"));
+        return Err(IdTokenError::Invalid("it was issued long before this sign-in"));
     }
     Ok(())
 }
@@ -157,16 +158,16 @@ fn text<'a>(claims: &'a Claims, name: &str) -> Option<&'a str> {
 }
 
 /// Returns a name without invisible characters, shortened.
-fn shown(claims: &Claims, name: &str) -> Option<String> {
+fn display_name(claims: &Claims, name: &str) -> Option<String> {
     let letters = text(claims, name)?.trim().chars().filter(|letter| !is_unprintable(*letter));
     Some(letters.take(MAX_NAME).collect()).filter(|name: &String| !name.is_empty())
 }
 
 /// Parses a NumericDate (RFC 7519 §2), rounded down.
-fn time(claims: &Claims, name: &str) -> Result<Option<Timestamp>, TokenFault> {
+fn time(claims: &Claims, name: &str) -> Result<Option<Timestamp>, IdTokenError> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     // The cast saturates, and JSON has no NaN.
     let second = value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds.floor() as i64));
     let time = second.and_then(|second| Timestamp::from_second(second).ok());
-    time.map(Some).ok_or(TokenFault::Invalid("one of its times cannot be read"))
+    time.map(Some).ok_or(IdTokenError::Invalid("one of its times cannot be read"))
 }

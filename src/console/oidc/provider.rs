@@ -1,29 +1,26 @@
-//! The client of the OpenID provider: its description, its keys, and the exchange of a code.
+//! The client of the OpenID provider: its metadata, its keys, and the exchange of a code.
 //!
-//! The description and the keys are fetched when somebody signs in, one request at a time, and
+//! The metadata and the keys are fetched when somebody signs in, one request at a time, and
 //! cached. After a failure, and for an unknown key, they are fetched again at most once in ten
 //! seconds. No redirect is followed, and every response is bounded in size and time.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
-use http::header::ACCEPT;
 use jsonwebtoken::jwk::Jwk;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::sync::Semaphore;
-use url::Url;
 use url::form_urlencoded::byte_serialize;
 
-use super::cache::Cache;
-use super::id_token::{self, Subject, TokenFault};
-use super::pending::Attempt;
-use super::{Fault, OidcSettings};
+use super::cache::FetchCache;
+use super::fetch::{FetchError, fetch};
+use super::id_token::{self, IdTokenError, VerifiedPerson};
+use super::metadata::ProviderMetadata;
+use super::pending::PendingSignIn;
+use super::{OidcSettings, SignInError};
 use crate::clock::Clock;
 use crate::reader::VerifyKey;
 use crate::telemetry::LogLimit;
@@ -31,33 +28,16 @@ use crate::telemetry::LogLimit;
 /// The deadline of a request, with its response.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest response, in bytes, and the most keys of a set.
-const MAX_RESPONSE: usize = 256 * 1024;
+/// The most keys of a set.
 const MAX_KEYS: usize = 100;
-/// The most codes that are exchanged at once.
-const EXCHANGES: usize = 8;
 
 /// The provider, with what is known of it.
 pub(super) struct Provider {
     pub(super) settings: OidcSettings,
     client: Client,
-    description: Cache<Arc<Description>>,
-    keys: Cache<Arc<[VerifyKey]>>,
-    exchanges: Semaphore,
+    metadata: FetchCache<Arc<ProviderMetadata>>,
+    keys: FetchCache<Arc<[VerifyKey]>>,
     failures: LogLimit,
-}
-
-/// What the provider says about itself (OpenID Connect Discovery §3).
-#[derive(Debug, Deserialize)]
-pub(super) struct Description {
-    issuer: String,
-    pub(super) authorization_endpoint: Url,
-    token_endpoint: Url,
-    jwks_uri: Url,
-    token_endpoint_auth_methods_supported: Option<Vec<String>>,
-    /// Whether each response names the issuer (RFC 9207).
-    #[serde(default)]
-    pub(super) authorization_response_iss_parameter_supported: bool,
 }
 
 #[derive(Deserialize)]
@@ -68,12 +48,6 @@ struct KeySet {
 #[derive(Deserialize)]
 struct Tokens {
     id_token: String,
-}
-
-/// The error of a token endpoint (RFC 6749 §5.2).
-#[derive(Default, Deserialize)]
-struct Refusal {
-    error: String,
 }
 
 impl Provider {
@@ -95,85 +69,81 @@ impl Provider {
         Ok(Provider {
             settings,
             client,
-            description: Cache::default(),
-            keys: Cache::default(),
-            exchanges: Semaphore::new(EXCHANGES),
+            metadata: FetchCache::default(),
+            keys: FetchCache::default(),
             failures: LogLimit::per_minute(),
         })
     }
 
-    /// Returns what the provider says about itself.
-    pub(super) async fn description(&self) -> Result<Arc<Description>, Fault> {
-        let fetched = self.description.get(false, async || {
-            let issuer = self.settings.issuer.trim_end_matches('/');
-            let url = format!("{issuer}/.well-known/openid-configuration");
-            let description: Description = self.fetch(self.client.get(url)).await?;
-            description.check(&self.settings.issuer)?;
-            Ok(Arc::new(description))
+    /// Returns the metadata of the provider.
+    pub(super) async fn metadata(&self) -> Result<Arc<ProviderMetadata>, SignInError> {
+        let issuer = self.settings.issuer.clone();
+        let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+        let request = self.client.get(url);
+        let fetched = self.metadata.get(false, async move {
+            let metadata: ProviderMetadata = fetch(request).await.map_err(|error| error.why)?;
+            metadata.check(&issuer)?;
+            Ok(Arc::new(metadata))
         });
-        fetched.await.map_err(|why| self.failed("description", &why))
+        fetched.await.map_err(|why| self.failed("description", &why.into()))
     }
 
     /// Exchanges a code for the person whom the provider has signed in.
-    pub(super) async fn subject(
+    pub(super) async fn exchange(
         &self,
         code: &str,
-        attempt: &Attempt,
+        pending: &PendingSignIn,
         redirect_uri: &str,
         clock: &Clock,
-    ) -> Result<Subject, Fault> {
-        let description = self.description().await?;
-        let _permit = self.exchanges.try_acquire().map_err(|_| Fault::Busy)?;
-        let request = self.token_request(&description, code, attempt, redirect_uri)?;
-        let tokens = self.fetch::<Tokens>(request).await;
-        let token = tokens.map_err(|why| self.failed("token", &why))?.id_token;
-        let nonce = attempt.nonce.cookie_value();
+    ) -> Result<VerifiedPerson, SignInError> {
+        let metadata = self.metadata().await?;
+        let request = self.token_request(&metadata, code, pending, redirect_uri)?;
+        let tokens = fetch::<Tokens>(request).await;
+        let token = tokens.map_err(|error| self.failed("token", &error))?.id_token;
+        let nonce = pending.nonce.cookie_value();
         let verify =
             |keys: &[VerifyKey]| id_token::verify(&token, keys, &self.settings, nonce, clock.now());
-        let mut verified = verify(&self.keys(&description, false).await?);
-        if verified == Err(TokenFault::Key) {
-            verified = verify(&self.keys(&description, true).await?);
+        let mut verified = verify(&self.keys(&metadata, false).await?);
+        if verified == Err(IdTokenError::Key) {
+            verified = verify(&self.keys(&metadata, true).await?);
         }
-        verified.map_err(|fault| match fault {
-            TokenFault::NoRole => Fault::NoRole,
-            TokenFault::Key => self.untrusted("no key of the provider has signed it"),
-            TokenFault::Invalid(why) => self.untrusted(why),
-        })
+        verified.map_err(|error| self.refused(error))
     }
 
     /// Returns the keys. With `again`, newer ones than those that are cached, if that may be.
     async fn keys(
         &self,
-        description: &Description,
+        metadata: &ProviderMetadata,
         again: bool,
-    ) -> Result<Arc<[VerifyKey]>, Fault> {
-        let fetched = self.keys.get(again, async || {
-            let set: KeySet = self.fetch(self.client.get(description.jwks_uri.clone())).await?;
+    ) -> Result<Arc<[VerifyKey]>, SignInError> {
+        let request = self.client.get(metadata.jwks_uri.clone());
+        let fetched = self.keys.get(again, async move {
+            let set: KeySet = fetch(request).await.map_err(|error| error.why)?;
             // Keys of other kinds and for other purposes are in such sets, too.
             let keys = set.keys.into_iter().take(MAX_KEYS);
             let known = keys.filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
             Ok(known.filter_map(|key| VerifyKey::of(&key)).collect())
         });
-        fetched.await.map_err(|why| self.failed("keys", &why))
+        fetched.await.map_err(|why| self.failed("keys", &why.into()))
     }
 
     fn token_request(
         &self,
-        description: &Description,
+        metadata: &ProviderMetadata,
         code: &str,
-        attempt: &Attempt,
+        pending: &PendingSignIn,
         redirect_uri: &str,
-    ) -> Result<RequestBuilder, Fault> {
+    ) -> Result<RequestBuilder, SignInError> {
         let OidcSettings { client_id, client_secret, .. } = &self.settings;
         let secret = client_secret.expose_secret();
         let mut form = vec![
             ("grant_type", "authorization_code"),
             ("code", code),
             ("redirect_uri", redirect_uri),
-            ("code_verifier", attempt.verifier.cookie_value()),
+            ("code_verifier", pending.verifier.cookie_value()),
         ];
-        let request = self.client.post(description.token_endpoint.clone());
-        let request = match description.sends_secret_in_body() {
+        let request = self.client.post(metadata.token_endpoint.clone());
+        let request = match metadata.sends_secret_in_body() {
             // RFC 6749 §2.3.1: both are encoded as in a form first.
             Some(false) => {
                 let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
@@ -185,105 +155,45 @@ impl Provider {
             }
             None => {
                 let why = "the token endpoint takes neither client_secret_basic nor _post";
-                return Err(self.failed("token", why));
+                return Err(self.failed("token", &why.to_owned().into()));
             }
         };
         Ok(request.form(&form))
     }
 
-    /// Sends a request, and reads its JSON response. An error is a phrase for the log.
-    async fn fetch<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, String> {
-        let response = request.header(ACCEPT, "application/json").send().await.map_err(cause)?;
-        let status = response.status();
-        let body = read_body(response).await?;
-        if status != StatusCode::OK {
-            let refusal: Refusal = serde_json::from_slice(&body).unwrap_or_default();
-            let is_code = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
-            let error = refusal.error;
-            return Err(match error.len() <= 64 && error.bytes().all(is_code) {
-                true => format!("the provider answered {status} {error}"),
-                false => format!("the provider answered {status}"),
-            });
-        }
-        serde_json::from_slice(&body)
-            .map_err(|_| "the response has not the members of OpenID Connect".to_owned())
+    /// Logs a sign-in that took too long.
+    pub(super) fn timed_out(&self) -> SignInError {
+        self.failed("sign-in", &"its requests took too long".to_owned().into())
     }
 
-    fn untrusted(&self, why: &'static str) -> Fault {
+    fn refused(&self, error: IdTokenError) -> SignInError {
+        let why = match error {
+            IdTokenError::NoRole(sub) => {
+                if let Some(left_out) = self.failures.permit("no role") {
+                    tracing::warn!(sub, left_out, "a person without a role was not signed in");
+                }
+                return SignInError::NoRole;
+            }
+            IdTokenError::Key => "no key of the provider has signed it",
+            IdTokenError::Invalid(why) => why,
+        };
         if let Some(left_out) = self.failures.permit(why) {
             tracing::warn!(why, left_out, "an ID token was refused");
         }
-        Fault::Untrusted
+        SignInError::Untrusted
     }
 
-    fn failed(&self, what: &'static str, why: &str) -> Fault {
-        if let Some(left_out) = self.failures.permit(what) {
+    /// Logs what failed. Each error of the token endpoint has its own limit: anybody can cause
+    /// `invalid_grant` by an invented code, which must not hide `invalid_client`.
+    fn failed(&self, what: &'static str, error: &FetchError) -> SignInError {
+        if error.code.is_none() {
+            // An endpoint may have moved.
+            self.metadata.record_failed_use();
+        }
+        if let Some(left_out) = self.failures.permit(error.code.unwrap_or(what)) {
+            let why = &error.why;
             tracing::warn!(what, why, left_out, "the OpenID provider cannot be used");
         }
-        Fault::Provider
+        SignInError::Provider
     }
-}
-
-impl Description {
-    /// Checks that the description is the issuer's own, and that no secret is sent in the clear.
-    fn check(&self, issuer: &str) -> Result<(), String> {
-        if self.issuer != issuer {
-            return Err("the description is of another issuer than console.oidc.issuer".to_owned());
-        }
-        let may_be_plain = issuer.starts_with("http://");
-        for url in [&self.authorization_endpoint, &self.token_endpoint, &self.jwks_uri] {
-            let is_safe = match url.scheme() {
-                "https" => true,
-                "http" => may_be_plain && is_loopback(url),
-                _ => false,
-            };
-            if !is_safe || !url.username().is_empty() || url.password().is_some() {
-                return Err("an endpoint of the provider is not HTTPS".to_owned());
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns whether the client's secret is sent in the body; none if no method fits.
-    fn sends_secret_in_body(&self) -> Option<bool> {
-        let Some(methods) = &self.token_endpoint_auth_methods_supported else {
-            return Some(false); // OpenID Connect Discovery §3: the default
-        };
-        let has = |name: &str| methods.iter().any(|method| method == name);
-        match (has("client_secret_basic"), has("client_secret_post")) {
-            (true, _) => Some(false),
-            (false, true) => Some(true),
-            (false, false) => None,
-        }
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
-}
-
-async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(cause)? {
-        if body.len() + chunk.len() > MAX_RESPONSE {
-            return Err("the response is larger than 256 KiB".to_owned());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// Returns the message of the innermost error, without the URL, which may have a code.
-fn cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut innermost: &dyn std::error::Error = &error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

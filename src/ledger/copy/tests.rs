@@ -265,7 +265,8 @@ async fn ledger_of_every_state_is_the_same_there_and_back() {
         let histories = (first.history(loan.id).await, there.history(loan.id).await);
         assert_eq!(histories.0.unwrap(), histories.1.unwrap());
     }
-    let accesses = AccessFilter { library: None, since: None, before: None, limit: 100 };
+    let accesses =
+        AccessFilter { library: None, since: None, before: None, after: None, limit: 100 };
     assert_eq!(first.accesses(&accesses).await.unwrap().len(), 10);
     assert_eq!(there.accesses(&accesses).await.unwrap().len(), 10);
     // Both chains continue.

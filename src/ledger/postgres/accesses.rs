@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures_util::TryFutureExt;
 use jiff::Timestamp;
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -24,7 +25,7 @@ use crate::ledger::accesses::{ACCESS, no_library};
 use crate::ledger::audit::AuditKey;
 use crate::ledger::store::is_contention;
 use crate::ledger::stored_row::step_of;
-use crate::ledger::{Access, AccessFilter, LedgerError, RecordedAccess};
+use crate::ledger::{Access, AccessFilter, AccessPosition, LedgerError, RecordedAccess};
 use crate::loan::LibraryId;
 
 /// The number of libraries that one statement reads.
@@ -35,11 +36,12 @@ const BATCH_SIZE: i64 = 200;
 /// Finds the next library with a chain by the index.
 pub(super) const NEXT_LIBRARY: &str = "SELECT min(library) FROM chains WHERE library > $1";
 pub(super) const ACCESSES: &str = "SELECT found.* FROM unnest($1::text[]) AS t (name) \
-     CROSS JOIN LATERAL (SELECT at, chain, number, detail FROM history \
+     CROSS JOIN LATERAL (SELECT at, library, chain, number, detail FROM history \
      WHERE library = t.name AND loan = $2 AND at >= $3 AND at < $4 \
      AND ($6::text IS NULL OR strpos(detail, $6) > 0) \
+     AND (at, library, chain, number) < ($7, $8, $9, $10) \
      ORDER BY at DESC, chain DESC, number DESC LIMIT $5) AS found \
-     ORDER BY at DESC, chain DESC, number DESC LIMIT $5";
+     ORDER BY at DESC, library DESC, chain DESC, number DESC LIMIT $5";
 pub(super) const HAS_LOANS: &str = "SELECT 1 FROM loans WHERE library = $1 LIMIT 1";
 /// Without the newest step of each chain, which stays: the next one continues from it. Those of
 /// processes that are gone would fill a batch some day, and nothing would be removed any more.
@@ -62,19 +64,19 @@ impl Queries {
         };
         let mark = filter.library.map(Access::mark_of);
         let ((since, before), limit) = (filter.bounds(), i64::from(filter.limit));
+        let after = filter.after.clone().unwrap_or_else(AccessPosition::end);
         let mut accesses = Vec::new();
         for libraries in libraries.chunks(LIBRARIES) {
             let names: Vec<String> = libraries.iter().map(LibraryId::to_string).collect();
             let query = statement(ACCESSES).bind(names).bind(ACCESS);
-            let rows =
-                self.rows(query.bind(since).bind(before).bind(limit).bind(mark.clone())).await?;
-            for row in rows {
-                let at = row.try_get("at").map_err(LedgerError::Server)?;
-                let detail: Option<String> = row.try_get("detail").map_err(LedgerError::Server)?;
-                accesses.extend(RecordedAccess::parse(at, detail.as_deref()));
+            let query = query.bind(since).bind(before).bind(limit).bind(mark.clone());
+            let query = query.bind(after.at).bind(after.library.clone());
+            for row in self.rows(query.bind(after.chain).bind(after.number)).await? {
+                let (position, detail) = access_of(&row).map_err(LedgerError::Server)?;
+                accesses.extend(RecordedAccess::parse(position, detail.as_deref()));
             }
         }
-        accesses.sort_by_key(|access| std::cmp::Reverse(access.at));
+        accesses.sort_by(|one, other| other.position.cmp(&one.position));
         accesses.truncate(filter.limit as usize);
         Ok(accesses)
     }
@@ -167,6 +169,13 @@ impl Queries {
             }
         }
     }
+}
+
+/// Returns the position and the detail of a step.
+fn access_of(row: &PgRow) -> Result<(AccessPosition, Option<String>), sqlx::Error> {
+    let (at, library) = (row.try_get("at")?, row.try_get("library")?);
+    let (chain, number) = (row.try_get("chain")?, row.try_get("number")?);
+    Ok((AccessPosition { at, library, chain, number }, row.try_get("detail")?))
 }
 
 /// Returns the number of removed steps, or the inner error before anything is written if a step

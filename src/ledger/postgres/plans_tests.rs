@@ -215,6 +215,8 @@ fn maintenance() -> Vec<(String, Reach, String)> {
     let chain = format!("{LIBRARY}, md5('NO-000004242')::uuid");
     let ended = format!("ARRAY[{LIBRARY}], ARRAY[{ID}], '{{1}}', ARRAY[''::bytea]");
     let ended = format!("{ended}, '{{1}}', ARRAY[''::bytea]");
+    let accesses = format!("ARRAY[{LIBRARY}], {ACCESS}, 0, {LATE}, 100, NULL");
+    let accesses = format!("{accesses}, {LATE}, {LIBRARY}, {ID}, 0");
     let before = jiff::Timestamp::from_millisecond(LATE).unwrap();
     let mut all: Vec<(String, Reach, String)> = [
         (whole_ledger::FIRST_LIBRARY, All, String::new()),
@@ -232,7 +234,7 @@ fn maintenance() -> Vec<(String, Reach, String)> {
         (own_chains::OWN_ENDS, All, format!("ARRAY[{LIBRARY}], {ID}")),
         (other_chains::OTHERS, All, format!("ARRAY[{LIBRARY}], {ID}")),
         (accesses::OLD, One, format!("{LIBRARY}, {ACCESS}, {LATE}, 200")),
-        (accesses::ACCESSES, All, format!("ARRAY[{LIBRARY}], {ACCESS}, 0, {LATE}, 100, NULL")),
+        (accesses::ACCESSES, All, accesses),
         (accesses::HAS_LOANS, One, LIBRARY.into()),
         (accesses::REMOVE, One, format!("{chain}, '{{1,2}}', {ACCESS}")),
         (accesses::NEXT_LIBRARY, All, "''".into()),

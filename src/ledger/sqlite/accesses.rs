@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
+use uuid::Uuid;
 
 use super::anchors::anchor_steps;
 use super::chain::read_head;
@@ -13,7 +15,7 @@ use super::copy_marks;
 use super::queries::Queries;
 use crate::ledger::audit::{AuditKey, StoredStep};
 use crate::ledger::store::WorkError;
-use crate::ledger::{AccessFilter, LedgerError, RecordedAccess};
+use crate::ledger::{AccessFilter, AccessPosition, LedgerError, RecordedAccess};
 use crate::loan::LibraryId;
 
 /// The number of steps that one transaction removes, and the pause before the next transaction, in
@@ -28,7 +30,7 @@ impl Queries {
     ) -> Result<Vec<RecordedAccess>, LedgerError> {
         let (since, before) = filter.bounds();
         let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT at, detail FROM history INDEXED BY history_accesses \
+            "SELECT at, number, detail FROM history INDEXED BY history_accesses \
              WHERE to_state = 'access' AND at >= ",
         );
         query.push_bind(since).push(" AND at < ").push_bind(before);
@@ -38,13 +40,15 @@ impl Queries {
             );
             query.push_bind(library.as_str().to_owned());
         }
+        if let Some(after) = &filter.after {
+            query.push(" AND (at, number) < (").push_bind(after.at);
+            query.push(", ").push_bind(after.number).push(")");
+        }
         query.push(" ORDER BY at DESC, number DESC LIMIT ").push_bind(i64::from(filter.limit));
         let mut accesses = Vec::new();
         for row in self.rows(query.build()).await? {
-            let at = row.try_get("at").map_err(|source| self.failed(source))?;
-            let detail: Option<String> =
-                row.try_get("detail").map_err(|source| self.failed(source))?;
-            accesses.extend(RecordedAccess::parse(at, detail.as_deref()));
+            let (position, detail) = access_of(&row).map_err(|source| self.failed(source))?;
+            accesses.extend(RecordedAccess::parse(position, detail.as_deref()));
         }
         Ok(accesses)
     }
@@ -56,6 +60,13 @@ impl Queries {
     ) -> Result<bool, LedgerError> {
         Ok(true)
     }
+}
+
+/// Returns the position and the detail of a step.
+fn access_of(row: &SqliteRow) -> Result<(AccessPosition, Option<String>), sqlx::Error> {
+    let (at, number) = (row.try_get("at")?, row.try_get("number")?);
+    let position = AccessPosition { at, library: String::new(), chain: Uuid::nil(), number };
+    Ok((position, row.try_get("detail")?))
 }
 
 /// Removes accesses, also while a gate is running.
