@@ -168,7 +168,11 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(parts: Parts) -> Router<S
     let open = Router::new()
         .route("/sign-in", get(sign_in::form).post(sign_in::sign_in))
         .route(oidc::START, get(oidc::start))
-        .route(oidc::CALLBACK, get(oidc::callback))
+        // HEAD would sign in, too.
+        .route(
+            oidc::CALLBACK,
+            get(oidc::callback).head(async || http::StatusCode::METHOD_NOT_ALLOWED),
+        )
         .route("/preferences", post(preferences::set))
         .route("/now/stream", get(live::now))
         .route("/problems/stream", get(live::problems))

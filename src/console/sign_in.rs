@@ -97,7 +97,7 @@ fn sign_in_page(
 fn provider_link(visit: &Visit, next: &str) -> Markup {
     let next: String = byte_serialize(next.as_bytes()).collect();
     html! {
-        p {
+        p.again {
             a.button href={ (oidc::START) "?next=" (next) } {
                 (provider_sign_in(visit.language))
             }

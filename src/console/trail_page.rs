@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::find::{MAX_ISIL, failed};
 use super::format::time;
 use super::page::{Field, Page, Place, field, page};
+use super::text::access_name;
 use super::trail::{To, look, what};
 use super::visit::Visit;
 use crate::ledger::{AccessFilter, AccessPosition, AccessTarget, RecordedAccess};
@@ -123,9 +124,9 @@ fn row(visit: &Visit, RecordedAccess { at, access, .. }: &RecordedAccess) -> Mar
         tr role="row" {
             td role="cell" data-label=(texts.at) { (time(*at)) }
             td role="cell" data-label=(texts.who) { span { (access.who) " · " (access.role) } }
-            td role="cell" data-label=(texts.what) { code { (access.what) } }
+            td role="cell" data-label=(texts.what) { (access_name(visit.language, &access.what)) }
             td role="cell" data-label=(visit.texts.find.library) {
-                (access.library().unwrap_or("–"))
+                span.whole { (access.library().unwrap_or("–")) }
             }
             td role="cell" data-label=(texts.of) { (target(visit, access.target.as_ref())) }
             td role="cell" data-label=(texts.why) { (access.why.as_deref().unwrap_or("–")) }

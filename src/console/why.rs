@@ -94,7 +94,7 @@ pub(super) fn question_forms(visit: &Visit) -> Markup {
 fn request_fields(visit: &Visit) -> Markup {
     let texts = why_fields(visit.language);
     html! {
-        details.more {
+        details.again {
             summary { (texts.more) }
             div.pair {
                 (field(visit, &Field {

@@ -242,6 +242,7 @@ async fn hostile_tokens_sign_nobody_in() {
         Signed::ByStranger,
         Signed::UnknownKey,
         Signed::Critical,
+        Signed::Logout,
     ] {
         refused(&stage, |script| script.signed = signed, &format!("{signed:?}")).await;
     }
@@ -306,7 +307,8 @@ async fn broken_provider_gives_a_clear_page() {
         Instead::Status(500),
         Instead::Redirect,
         Instead::Huge(1 << 20),
-        Instead::Text("{\"id_token\":\"a.b.c\"}"),
+        Instead::Text("{\"id_token\":\"a.b.c\",\"token_type\":\"Bearer\"}"),
+        Instead::Text("{\"id_token\":\"a.b.c\",\"token_type\":\"mac\"}"),
         Instead::Text("{\"id_token\":null}"),
     ] {
         let name = format!("{instead:?}");

@@ -50,6 +50,8 @@ pub(crate) enum Signed {
     UnknownKey,
     /// As RS256, with a header that has a critical extension.
     Critical,
+    /// As RS256, with the type of a logout token.
+    Logout,
 }
 
 /// How an endpoint answers instead.
@@ -383,6 +385,10 @@ impl State {
             }
             Signed::Critical => {
                 let header = json!({ "alg": "RS256", "kid": "rsa", "crit": ["b64"], "b64": true });
+                signed(&KEYS.rsa, header)
+            }
+            Signed::Logout => {
+                let header = json!({ "alg": "RS256", "kid": "rsa", "typ": "logout+jwt" });
                 signed(&KEYS.rsa, header)
             }
             Signed::None => format!("{}.", message(json!({ "alg": "none", "kid": "rsa" }))),

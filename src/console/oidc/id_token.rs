@@ -61,6 +61,10 @@ pub(super) fn verify(
     if header.crit.is_some() {
         return Err(IdTokenError::Invalid("its header has critical extensions"));
     }
+    // Of other kinds are tokens of access and of a sign-out (RFC 8725 §3.11).
+    if header.typ.as_ref().is_some_and(|kind| !kind.eq_ignore_ascii_case("JWT")) {
+        return Err(IdTokenError::Invalid("it is a token of another kind"));
+    }
     let claims = signed_claims(token, &header, keys)?;
     check_parties(&claims, settings)?;
     check_times(&claims, now)?;

@@ -48,6 +48,7 @@ struct KeySet {
 #[derive(Deserialize)]
 struct Tokens {
     id_token: String,
+    token_type: String,
 }
 
 impl Provider {
@@ -99,7 +100,13 @@ impl Provider {
         let metadata = self.metadata().await?;
         let request = self.token_request(&metadata, code, pending, redirect_uri)?;
         let tokens = fetch::<Tokens>(request).await;
-        let token = tokens.map_err(|error| self.failed("token", &error))?.id_token;
+        let Tokens { id_token: token, token_type } =
+            tokens.map_err(|error| self.failed("token", &error))?;
+        // OpenID Connect Core §3.1.3.3.
+        if !token_type.eq_ignore_ascii_case("Bearer") {
+            let why = "the token endpoint gave no tokens of the type Bearer";
+            return Err(self.failed("token", &why.to_owned().into()));
+        }
         let nonce = pending.nonce.cookie_value();
         let verify =
             |keys: &[VerifyKey]| id_token::verify(&token, keys, &self.settings, nonce, clock.now());

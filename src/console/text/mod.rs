@@ -17,7 +17,7 @@ pub(super) use names::{cause, end_reason, role, state, state_meaning, step};
 pub(super) use now::{Now, level, live, now};
 pub(super) use oidc::{provider_sign_in, sign_in_error};
 pub(super) use problems::{advice, problem_name, problems, severity};
-pub(super) use trail::{TrailTexts, trail_texts};
+pub(super) use trail::{TrailTexts, access_name, trail_texts};
 pub(super) use why_fields::why_fields;
 
 /// All texts of one language.

@@ -26,6 +26,38 @@ pub(in crate::console) fn trail_texts(language: Language) -> &'static TrailTexts
     }
 }
 
+/// Returns the words for an access; its own name if there are none, as of a newer gate.
+pub(in crate::console) fn access_name(language: Language, name: &str) -> &str {
+    let found = ACCESSES.iter().find(|(known, ..)| *known == name);
+    match (found, language) {
+        (Some((_, english, _)), Language::English) => english,
+        (Some((.., norwegian)), Language::Norwegian) => norwegian,
+        (None, _) => name,
+    }
+}
+
+/// The accesses of the console, the command line and the admin API.
+const ACCESSES: [(&str, &str, &str); 18] = [
+    ("sign-in", "signed in", "logget inn"),
+    ("list-accesses", "looked at the trail", "så på loggen"),
+    ("find", "searched", "søkte"),
+    ("list-loans", "listed loans", "så på en liste av lån"),
+    ("show-loan", "looked at a loan", "så på et lån"),
+    ("explain", "asked why", "spurte hvorfor"),
+    ("end-loan", "ended a loan", "avsluttet et lån"),
+    ("mint-link", "made a link", "laget en lenke"),
+    ("poll-loan", "queried Bokbasen about a loan", "spurte Bokbasen om et lån"),
+    ("request-examination", "marked a loan for balance", "merket et lån for avstemming"),
+    ("show-library", "looked at a library", "så på et bibliotek"),
+    ("download-library", "downloaded a library's tables", "lastet ned et biblioteks tabeller"),
+    ("query-availability", "queried availability", "spurte om tilgjengelighet"),
+    ("list-reports", "listed usage reports", "så på en liste av bruksrapporter"),
+    ("show-report", "looked at a usage report", "så på en bruksrapport"),
+    ("settle-report", "settled a usage report", "avgjorde en bruksrapport"),
+    ("run-balance", "ran a balance", "kjørte en avstemming"),
+    ("show-balance", "looked at a balance", "så på en avstemming"),
+];
+
 const ENGLISH: TrailTexts = TrailTexts {
     title: "Trail",
     lead: "Who of the staff looked at loans or acted on them, and why. Looking here is recorded, \

@@ -1,10 +1,13 @@
 //! The head file: the newest link of the chain, as a text file beside the ledger.
 
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::Head;
+
+/// The longest text that is read, in bytes: several times that of a link.
+const MAX_LENGTH: u64 = 1024;
 
 /// Returns the path of the head file.
 pub(in crate::ledger) fn path(ledger: &Path) -> PathBuf {
@@ -39,13 +42,23 @@ impl StoredHead {
 /// # Errors
 /// The error of a file that is there and cannot be read. Nothing is known of its link then.
 pub(in crate::ledger) fn read(ledger: &Path) -> std::io::Result<StoredHead> {
-    let text = match std::fs::read(path(ledger)) {
+    let text = match read_start(&path(ledger)) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(StoredHead::Missing),
         Err(error) => return Err(error),
     };
     let head = std::str::from_utf8(&text).ok().and_then(Head::from_text);
     Ok(head.map_or(StoredHead::Damaged, StoredHead::Link))
+}
+
+/// Reads the first bytes of a regular file. Anything else might have no end, or never begin.
+fn read_start(file: &Path) -> std::io::Result<Vec<u8>> {
+    if !std::fs::metadata(file)?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
+    let mut text = Vec::new();
+    File::open(file)?.take(MAX_LENGTH).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// Writes the newest link to the head file. The text is synced before it replaces the older one, so

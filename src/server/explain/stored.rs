@@ -74,14 +74,9 @@ impl From<RecentRequest> for AnsweredRequest {
 impl AnsweredRequest {
     /// Returns the form in the ledger, to be removed at this time.
     pub(in crate::server) fn to_stored(&self, until: Timestamp) -> StoredRequest {
-        // A path that names no title may have a link's token or a card number in it.
-        let is_resolved = self.asked.is_some()
-            || !matches!(self.step, Step::Path | Step::Authority | Step::Catalog);
-        let path = self.path.as_deref().filter(|_| is_resolved);
-        let path = path.filter(|path| path.len() <= MAX_PATH);
         let detail = Detail {
             method: self.method.clone().into_owned(),
-            path: path.map(str::to_owned),
+            path: self.stored_path(),
             step: self.step,
             asked: self.asked.map(|Asked { key, issued }| AskedDetail {
                 library: key.library.to_string(),
@@ -99,6 +94,18 @@ impl AnsweredRequest {
             until,
             detail: serde_json::to_string(&detail).unwrap_or_default(),
         }
+    }
+
+    /// Returns what is stored of the path: all of it if there is such a file, else no more than the
+    /// title. A path that an app has put together wrongly may have a token or a card number in it.
+    fn stored_path(&self) -> Option<String> {
+        let path = self.path.as_deref().filter(|path| path.len() <= MAX_PATH)?;
+        if self.answer.is_ok() {
+            return Some(path.to_owned());
+        }
+        let isbn = self.asked?.key.isbn.to_string();
+        let (before, _) = path.split_once(&isbn)?;
+        Some(format!("{before}{isbn}/…"))
     }
 
     /// Reads the form in the ledger; none if it is damaged, or of a newer gate.
@@ -162,7 +169,8 @@ mod tests {
         for answer in [Ok(StatusCode::PARTIAL_CONTENT), Err(refused), Err(Problem::LoanEnded)] {
             let request = request(answer);
             let stored = request.to_stored(Timestamp::MAX);
-            let read = AnsweredRequest::of_stored(&stored).unwrap();
+            let mut read = AnsweredRequest::of_stored(&stored).unwrap();
+            read.path = request.path.clone();
             assert_eq!(format!("{read:?}"), format!("{request:?}"));
             let other = StoredRequest { detail: stored.detail.replace("loan-", "new-"), ..stored };
             assert_eq!(AnsweredRequest::of_stored(&other).is_none(), request.answer.is_err());
@@ -170,17 +178,18 @@ mod tests {
     }
 
     #[test]
-    fn path_that_names_no_title_is_left_out() {
-        for (step, asked, is_stored) in [
-            (Step::Path, None, false),
-            (Step::Catalog, None, false),
-            (Step::Reader, None, true),
-            (Step::Catalog, request(Ok(StatusCode::OK)).asked, true),
-        ] {
-            let request = AnsweredRequest { step, asked, ..request(Err(Problem::TitleNotFound)) };
-            let detail = request.to_stored(Timestamp::MAX).detail;
-            assert_eq!(detail.contains("/files/"), is_stored, "{detail}");
-        }
+    fn path_of_a_refused_request_is_stored_up_to_its_title() {
+        let path = "/files/9788299999014/eyJhbGciOi.token/4111111111111111";
+        let of = |answer, asked| {
+            let request = AnsweredRequest { path: Some(path.into()), asked, ..request(answer) };
+            let stored = request.to_stored(Timestamp::MAX);
+            AnsweredRequest::of_stored(&stored).unwrap().path.map(|path| path.to_string())
+        };
+        let asked = request(Ok(StatusCode::OK)).asked;
+        assert_eq!(of(Ok(StatusCode::OK), asked).as_deref(), Some(path));
+        let refused = || Err(Problem::LoanEnded);
+        assert_eq!(of(refused(), asked).as_deref(), Some("/files/9788299999014/…"));
+        assert_eq!(of(refused(), None), None);
     }
 
     #[test]
