@@ -88,8 +88,9 @@ impl Lanes {
         lane.send(Message::Run(Box::new(command))).await.map_err(|_| LedgerError::Closed)
     }
 
-    /// Commits the queued commands and ends the executors, within this deadline.
-    pub(super) async fn close(&self, deadline: Option<Duration>) {
+    /// Commits the queued commands and ends the executors. Returns false if that takes longer than
+    /// this deadline.
+    pub(super) async fn close(&self, deadline: Option<Duration>) -> bool {
         self.queues.close();
         let close = async |lane: &mpsc::Sender<Message>| {
             let (responder, response) = oneshot::channel();
@@ -98,9 +99,11 @@ impl Lanes {
             }
         };
         let closed = join_all(self.lanes.iter().map(|lane| close(&lane.messages)));
-        if within(deadline, closed).await.is_none() {
+        let is_closed = within(deadline, closed).await.is_some();
+        if !is_closed {
             tracing::error!("timed out while writing the last commands to the ledger");
         }
+        is_closed
     }
 
     /// Returns the lanes to test: each whose connection is closed, and the one whose turn it is. A

@@ -111,8 +111,9 @@ pub(super) trait Membership: Debug + Send + Sync {
         Duration::ZERO
     }
 
-    /// Declares this process dead, since it ends.
-    fn leave(&self) -> futures_util::future::BoxFuture<'_, ()> {
+    /// Declares this process dead, since it ends. `_is_silent` says that none of its transactions
+    /// runs any more: where nothing else keeps it from writing, it is not dead before.
+    fn leave(&self, _is_silent: bool) -> futures_util::future::BoxFuture<'_, ()> {
         Box::pin(async {})
     }
 }

@@ -299,8 +299,8 @@ impl Ledger {
 
     /// Commits the queued commands, checkpoints the write-ahead log and closes the ledger.
     pub async fn close(&self) {
-        self.lanes.close(self.deadlines.close).await;
-        self.membership.leave().await;
+        let is_silent = self.lanes.close(self.deadlines.close).await;
+        self.membership.leave(is_silent).await;
         self.queries.close().await;
         self.support.close().await;
     }

@@ -91,7 +91,7 @@ pub(in crate::ledger) async fn open(
     let refused = in_time(give_up_copy(&mut connection)).await;
     let _ = step(connection.close()).await;
     if let Err(error) = refused {
-        membership.leave().await;
+        membership.leave(true).await;
         return Err(error);
     }
     let shares = settings.shares();
@@ -99,7 +99,7 @@ pub(in crate::ledger) async fn open(
     let lanes = match connect_lanes(&connector, shares.writes, own, clock).await {
         Ok(lanes) => lanes,
         Err(error) => {
-            membership.leave().await;
+            membership.leave(true).await;
             return Err(error);
         }
     };

@@ -303,7 +303,8 @@ impl Membership for Standing {
         if difference.0 > 0 { difference.amount() } else { Duration::ZERO }
     }
 
-    fn leave(&self) -> BoxFuture<'_, ()> {
+    /// Also while a transaction runs: a process that was declared dead cannot change a loan.
+    fn leave(&self, _is_silent: bool) -> BoxFuture<'_, ()> {
         Box::pin(async {
             let (done, left) = oneshot::channel();
             if self.leaving.try_send(done).is_ok() {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use crate::ledger::membership::Membership;
@@ -87,6 +88,14 @@ impl Membership for Process {
         names.filter(is_other).filter(|name| !self.is_dead(name)).count()
     }
 
+    fn leave(&self, is_silent: bool) -> BoxFuture<'_, ()> {
+        // Now, and not when the last task of the process drops this.
+        if is_silent {
+            let _ = fs::remove_file(self.directory.join(self.name.as_ref()));
+        }
+        Box::pin(async {})
+    }
+
     fn is_dead(&self, name: &str) -> bool {
         if name == self.name.as_ref() || !is_valid_name(name) {
             return false;
@@ -130,6 +139,19 @@ mod tests {
         drop(other);
         assert!(mine.is_dead(&name));
         assert!(!mine.is_dead("../other"), "an invalid name is not dead");
+    }
+
+    /// A task that has not ended yet may still hold it.
+    #[tokio::test]
+    async fn process_that_has_left_is_dead_before_it_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = directory.path().join("loans.db");
+        let (mine, other) =
+            (Process::register(&ledger).unwrap(), Process::register(&ledger).unwrap());
+        other.leave(false).await;
+        assert!(!mine.is_dead(&other.name()), "it may still write");
+        other.leave(true).await;
+        assert!(mine.is_dead(&other.name()) && mine.count_others() == 0);
     }
 
     #[test]

@@ -421,7 +421,7 @@ async fn lease_is_renewed_again_after_a_panic() {
     assert_eq!(renewals(), Some(1));
     let restarts = "loangate_task_restarts_total{task=\"keep-lease\"} 1";
     assert!(metrics.render().contains(restarts));
-    standing.leave().await;
+    standing.leave(true).await;
     assert!(!standing.is_member() && lock(&rows).values().all(|(_, has_ended)| *has_ended));
     keeping.await.unwrap();
 }
