@@ -61,7 +61,8 @@ pub(crate) async fn measure(
     let (mut searches, mut all) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let subject = subject(round);
-        let fields = [("query", &*subject.lending_id), ("purpose", "a bench")];
+        let query = format!("bokbasen:{}", subject.lending_id);
+        let fields = [("query", &*query), ("purpose", "a bench")];
         let began = Instant::now();
         let found = browser.post_with("/find", &form, &fields).await;
         searches.push(began.elapsed());
