@@ -15,7 +15,7 @@ use super::find::failed;
 use super::format::time;
 use super::loan_page::find;
 use super::page::{Field, Page, Place, field, notice, page, token};
-use super::roles::{Action, may};
+use super::roles::Action;
 use super::sign_in::MAX_REASON;
 use super::text::Actions;
 use super::trail::{To, record, what};
@@ -189,7 +189,7 @@ async fn begin(
     (id, form, what): (&str, &Form, &'static str),
 ) -> Result<Result<(Loan, String), Response>, Failure> {
     let person = &visit.session()?.person;
-    if !may(person.role, Action::Act) {
+    if !visit.may(Action::Act) {
         return Err(Failure::NotAllowed);
     }
     let loan = find(console, id).await?;

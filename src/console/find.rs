@@ -90,7 +90,7 @@ fn lending_id(text: &str) -> Option<&str> {
 
 impl Query {
     /// Only a text of a known form, and one that is marked as an id of Bokbasen, is searched for in
-    /// the ledger as it is. A borrower's own id is not: a database may log what it is asked for.
+    /// the ledger as it is. A borrower's own id is not: a database may log its queries.
     ///
     /// Returns none for a text that nothing can have: PostgreSQL takes no zero byte, for example.
     fn of(text: &str, library: Option<LibraryId>) -> Option<Query> {

@@ -110,17 +110,14 @@ impl Recorder {
     async fn run(self, stop: CancellationToken) {
         let mut waiting = self.waiting.lock().await;
         let is_on = !self.lifetime.is_zero();
-        let (pause, next_removal) = match is_on {
-            true => (INTERVAL, REMOVAL_INTERVAL),
-            false => (NEXT_REMOVAL, IDLE_INTERVAL),
-        };
+        let next_removal = if is_on { REMOVAL_INTERVAL } else { IDLE_INTERVAL };
         let (mut remove_at, mut write_at) = (Instant::now(), Instant::now());
         loop {
             if Instant::now() >= remove_at {
                 let is_last = logged(self.remove().await).unwrap_or(true);
                 remove_at = Instant::now() + if is_last { next_removal } else { NEXT_REMOVAL };
             }
-            let until = if is_on { Instant::now() + pause } else { remove_at };
+            let until = if is_on { Instant::now() + INTERVAL } else { remove_at };
             let stopped = timeout_at(until, stop.cancelled()).await.is_ok();
             if is_on {
                 self.collect(&mut waiting).await;

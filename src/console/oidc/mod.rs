@@ -173,7 +173,8 @@ impl Oidc {
             return Err(SignInError::Refused);
         }
         let (provider, uri) = (&self.provider, &self.redirect_uri);
-        let verified = provider.exchange(&response.code, &sign_in, uri, &self.clock).await?;
+        let code = &response.code;
+        let verified = provider.exchange(&metadata, code, &sign_in, uri, &self.clock).await?;
         Ok((verified, sign_in))
     }
 }

@@ -92,13 +92,13 @@ impl Provider {
     /// Exchanges a code for the person whom the provider has signed in.
     pub(super) async fn exchange(
         &self,
+        metadata: &ProviderMetadata,
         code: &str,
         pending: &PendingSignIn,
         redirect_uri: &str,
         clock: &Clock,
     ) -> Result<VerifiedPerson, SignInError> {
-        let metadata = self.metadata().await?;
-        let request = self.token_request(&metadata, code, pending, redirect_uri)?;
+        let request = self.token_request(metadata, code, pending, redirect_uri)?;
         let tokens = fetch::<Tokens>(request).await;
         let Tokens { id_token: token, token_type } =
             tokens.map_err(|error| self.failed("token", &error))?;
@@ -110,9 +110,9 @@ impl Provider {
         let nonce = pending.nonce.cookie_value();
         let verify =
             |keys: &[VerifyKey]| id_token::verify(&token, keys, &self.settings, nonce, clock.now());
-        let mut verified = verify(&self.keys(&metadata, false).await?);
+        let mut verified = verify(&self.keys(metadata, false).await?);
         if verified == Err(IdTokenError::Key) {
-            verified = verify(&self.keys(&metadata, true).await?);
+            verified = verify(&self.keys(metadata, true).await?);
         }
         verified.map_err(|error| self.refused(error))
     }

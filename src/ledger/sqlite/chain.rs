@@ -37,6 +37,17 @@ pub(super) fn stored_head(ledger: &Path) -> Result<StoredHead, LedgerError> {
         .map_err(|source| LedgerError::File { file: head_file::path(ledger), source })
 }
 
+/// Returns whether the head file has a link, or the ledger no step. Otherwise nothing shows that
+/// the ledger is the newest.
+pub(super) async fn has_head_file(
+    connection: &mut SqliteConnection,
+    ledger: &Path,
+) -> Result<bool, LedgerError> {
+    let head = read_head(connection).await;
+    let head = head.map_err(|source| LedgerError::Database { file: ledger.to_owned(), source })?;
+    Ok(head.number == 0 || stored_head(ledger)?.link().is_some())
+}
+
 /// Checks that the link in the head file is in the chain, and returns the newest link.
 ///
 /// If it is not, the last steps were removed, or an older copy replaced the ledger. Opening such a

@@ -45,9 +45,7 @@ impl ExclusiveFile {
 
     /// Returns whether the head file has a link, or the ledger no step.
     pub(in crate::ledger) async fn has_head_file(&mut self) -> Result<bool, LedgerError> {
-        let head = chain::read_head(&mut self.connection).await;
-        let head = head.map_err(|source| self.failed(source))?;
-        Ok(head.number == 0 || chain::stored_head(&self.file)?.link().is_some())
+        chain::has_head_file(&mut self.connection, &self.file).await
     }
 
     /// Writes the newest link to the head file.
