@@ -36,12 +36,13 @@
 //! | `gate` | `circulation`, `process_handles` |
 //! | `delivery` | `origin`, `metering`, `gate` (the permit), `catalog` (files) |
 //! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads, requests), `supervise` |
+//! | `server` | `origin` (its Settings and errors) |
 //! | `monitor` | `circulation`, `ledger` (counts), `lending`, `process_handles`, `supervise` |
 //! | `console` | `catalog`, `circulation`, `gate` (ends loans), `ledger` (reads, accesses) |
-//! | `console` | `monitor`, `reader` (mints links), `server` (explanations) |
+//! | `console` | `monitor`, `reader` (mints links), `server` (explanations, routes) |
 //! | `admin` | `console`, `circulation` (balances), `gate` (ends loans), `monitor` |
 //! | `admin` | `ledger` (reads, accesses) |
-//! | `admin` | `reader` (mints links), `catalog`, `server` (explanations), `supervise` |
+//! | `admin` | `reader` (mints links), `server` (explanations, routes), `supervise` |
 //! | `sandbox`, `samples` | |
 //! | `config` | `admin`, `catalog`, `circulation`, `console`, `delivery` (their Settings) |
 //! | `config` | `gate`, `ledger` (their Settings) |

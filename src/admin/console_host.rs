@@ -47,18 +47,17 @@ fn is_url_https(app: &App) -> bool {
 
 /// Returns what the console uses.
 pub(super) fn parts(app: &Arc<App>) -> console::Parts {
-    let Parts { ledger, gate, circulation, readers, catalog, explainer, clock, monitor, .. } =
+    let Parts { ledger, gate, circulation, readers, requests, explainer, clock, monitor, .. } =
         &app.parts;
     console::Parts {
         ledger: ledger.clone(),
         gate: gate.clone(),
         circulation: circulation.clone(),
         readers: readers.clone(),
-        catalog: catalog.clone(),
+        requests: requests.clone(),
         explainer: explainer.clone(),
         monitor: monitor.clone(),
         clock: clock.clone(),
-        brake: app.parts.brake,
         has_prices: app.parts.has_prices,
         public_base: app.parts.public_base.clone(),
         tls: app.settings.tls || is_url_https(app),

@@ -123,7 +123,8 @@ fn scope(
                     "isbn cannot be read. Write 13 digits with a right check digit.",
                 )
             })?;
-            let below = app.parts.catalog.files_of(isbn).into_iter().next().unwrap_or_default();
+            let below =
+                app.parts.requests.catalog().files_of(isbn).into_iter().next().unwrap_or_default();
             Ok((Scope::Title(isbn), below))
         }
         (None, Some(prefix)) => {

@@ -254,7 +254,7 @@ impl SupportLoan {
     fn of(loan: &Loan, delivered: BTreeMap<String, Tally>, parts: &Parts) -> SupportLoan {
         SupportLoan {
             id: loan.id.to_string(),
-            loan: LoanView::of(loan, parts.catalog.files_of(loan.key.isbn)),
+            loan: LoanView::of(loan, parts.requests.catalog().files_of(loan.key.isbn)),
             end_reason: loan.end_reason.map(|reason| reason.name()),
             refusal: loan.refusal.as_ref().map(|refusal| ShownRefusal {
                 code: refusal.code.clone(),

@@ -1,5 +1,5 @@
 //! Admin listener for operators and support staff: health, readiness, metrics, loans, links,
-//! explanations, balances, usage reports, and the console.
+//! explanations, balances, usage reports, reloads, and the console.
 //!
 //! `app` starts it on its own listener and on the slow runtime, so that it never
 //! competes with readers. It reads the ledger, ends loans through the gate, and runs balances
@@ -23,6 +23,8 @@ mod listen;
 mod loans;
 mod openapi;
 mod problems;
+#[allow(unused_qualifications, reason = "utoipa's macros write them")]
+mod reload;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod reports;
 mod request_body;
@@ -51,15 +53,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::buffer_budget::Buffers;
-use crate::catalog::Catalog;
 use crate::circulation::Circulation;
 use crate::clock::Clock;
 use crate::console;
 use crate::gate::Gate;
-use crate::ledger::{Brake, Ledger};
+use crate::ledger::Ledger;
 use crate::monitor::Monitor;
 use crate::reader::Readers;
-use crate::server::Explainer;
+use crate::reload::Reloading;
+use crate::server::{Explainer, RequestConfigs};
 use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Task};
 use accesses::{AccessLimits, Accessor};
@@ -105,12 +107,12 @@ pub(crate) struct Parts {
     pub public_base: String,
     /// Explains what requests would get.
     pub explainer: Arc<Explainer>,
-    /// The limits of the brake.
-    pub brake: Brake,
     /// Whether there is a list of prices of usage reports.
     pub has_prices: bool,
-    /// The catalog, which finds a title's files.
-    pub catalog: Arc<Catalog>,
+    /// The routes in use, which find a title's files.
+    pub requests: RequestConfigs,
+    /// Reloads the configuration.
+    pub reload: Reloading,
     /// What the gate's own watch has found.
     pub monitor: Monitor,
     /// The keys of `[console]`.
@@ -261,6 +263,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/balance", get(balance::last).post(balance::balance))
         .route("/api/v1/reports", get(reports::list))
         .route("/api/v1/reports/{loan}", get(reports::one).post(reports::resolve))
+        .route("/api/v1/reload", post(reload::reload))
         .route("/openapi.json", get(openapi::describe))
         .route("/api", any(async || AdminProblem::NOT_FOUND))
         .route("/api/", any(async || AdminProblem::NOT_FOUND))

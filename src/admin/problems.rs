@@ -63,6 +63,12 @@ impl AdminProblem {
         StatusCode::NOT_FOUND,
         "No usage report belongs to this loan. Search for it in /api/v1/reports.",
     );
+    pub(super) const RELOADING: AdminProblem = AdminProblem::fixed(
+        "reload-under-way",
+        "Reload under way",
+        StatusCode::CONFLICT,
+        "Another reload of the configuration is under way. Try again when it has ended.",
+    );
     pub(super) const NOT_RESOLVABLE: AdminProblem = AdminProblem::fixed(
         "report-not-resolvable",
         "Report not resolvable",

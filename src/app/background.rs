@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::build::ConnectedParts;
+use super::reload::Reloader;
 use crate::clock::Clock;
 use crate::process_handles::ProcessHandles;
 use crate::server::Certificates;
@@ -21,8 +22,8 @@ const FOLD_INTERVAL: Duration = Duration::from_secs(5);
 /// Starts the tasks on the slow runtime.
 pub(super) fn start(parts: &ConnectedParts, stopping: &CancellationToken) {
     let ProcessHandles { clock, metrics, slow } = &parts.handles;
-    let delivery = parts.delivery.clone();
-    let monitor = move || delivery.run_stall_monitor();
+    let requests = parts.requests.clone();
+    let monitor = move || requests.run_stall_monitor();
     // It works until the drain ends, so only the end of the process stops it.
     let never = CancellationToken::new();
     slow.spawn(supervise(Task::WatchReaders, metrics.clone(), never, monitor));
@@ -35,6 +36,18 @@ pub(super) fn start(parts: &ConnectedParts, stopping: &CancellationToken) {
         daily(stop.clone(), move || log_date_problems(&certificates, &clock))
     };
     slow.spawn(supervise(Task::WatchCertificates, metrics.clone(), stopping.clone(), watch));
+}
+
+/// Starts the task that reloads the configuration.
+pub(super) fn start_reloads(
+    parts: &ConnectedParts,
+    reloader: &Reloader,
+    stopping: &CancellationToken,
+) {
+    let ProcessHandles { metrics, slow, .. } = &parts.handles;
+    let (reloader, stop) = (reloader.clone(), stopping.clone());
+    let run = move || reloader.clone().run(stop.clone());
+    slow.spawn(supervise(Task::Reload, metrics.clone(), stopping.clone(), run));
 }
 
 /// Logs certificate dates that are invalid, or become invalid soon.

@@ -1,6 +1,7 @@
 //! Creates the parts of a gate and connects them. `run` starts them.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,41 +9,38 @@ use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 
 use super::open_ledger::open_ledger;
-use super::{StartError, readiness};
+use super::reload::Reloader;
+use super::{StartError, readiness, request_config};
 use crate::admin;
 use crate::buffer_budget::Buffers;
-use crate::catalog::Catalog;
 use crate::circulation::Circulation;
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::gate::Gate;
-use crate::ledger::{Brake, Ledger};
+use crate::ledger::Ledger;
 use crate::lending::{Bokbasen, Reporting};
 use crate::metering::Meter;
 use crate::monitor::{CertificateDates, Monitor, Probes};
 use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
 use crate::server::{
-    self, Certificates, DateProblem, Explainer, RecentRequests, SecurityHeaders, Services,
+    self, Certificates, DateProblem, Explainer, RecentRequests, RequestConfigs, Services,
 };
 
 /// The connected parts of a gate, without its listeners. Nothing runs yet.
 pub(super) struct ConnectedParts {
     pub(super) handles: ProcessHandles,
     pub(super) readers: Arc<Readers>,
-    pub(super) catalog: Arc<Catalog>,
+    pub(super) requests: RequestConfigs,
     pub(super) certificates: Arc<Certificates>,
     pub(super) meter: Meter,
-    pub(super) delivery: Delivery,
     pub(super) ledger: Ledger,
     pub(super) circulation: Circulation,
     /// The client of the Reporting API, if usage reports are on.
     pub(super) reporting: Option<Reporting>,
     buffers: Buffers,
-    lending: Bokbasen,
+    pub(super) lending: Bokbasen,
     gate: Gate,
-    /// The limits of the brake.
-    brake: Brake,
     /// Whether there is a list of prices of usage reports.
     has_prices: bool,
 }
@@ -55,8 +53,7 @@ impl ConnectedParts {
     ) -> Result<ConnectedParts, StartError> {
         let ProcessHandles { clock, metrics, .. } = handles.clone();
         let readers = Arc::new(Readers::new(&config.readers, clock.clone())?);
-        let catalog = Arc::new(Catalog::new(&config.catalog).map_err(StartError::all)?);
-        catalog.read_tables().map_err(StartError::all)?;
+        let catalog = request_config::catalog(config)?;
         let certificates = Arc::new(Certificates::load(&config.server, clock.clone())?);
         let (meter, buffers) = (Meter::new(), Buffers::new(config.server.buffers));
         let delivery = Delivery::new(
@@ -66,6 +63,8 @@ impl ConnectedParts {
             meter.clone(),
             metrics.clone(),
         )?;
+        let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let requests = request_config::build(config, catalog, delivery, workers)?;
         let ledger = open_ledger(config, &readers, &certificates, &handles).await?;
         warn_of_other_processes(&ledger);
         let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone())?;
@@ -86,17 +85,15 @@ impl ConnectedParts {
         Ok(ConnectedParts {
             handles,
             readers,
-            catalog,
+            requests,
             certificates,
             meter,
-            delivery,
             ledger,
             circulation,
             reporting,
             buffers,
             lending,
             gate,
-            brake: config.ledger.brake,
             has_prices: config.reports.as_ref().is_some_and(|reports| reports.prices.is_some()),
         })
     }
@@ -105,12 +102,8 @@ impl ConnectedParts {
     pub(super) fn services(&self, settings: &server::Settings) -> Services {
         Services {
             readers: self.readers.clone(),
-            catalog: self.catalog.clone(),
             gate: self.gate.clone(),
             ledger: self.ledger.clone(),
-            cors: settings.cors.clone(),
-            security: SecurityHeaders::new(settings.hsts),
-            body_timeout: settings.limits.body,
             buffers: self.buffers.clone(),
             recent: RecentRequests::new(settings.recent_requests),
             metrics: self.handles.metrics.clone(),
@@ -146,30 +139,32 @@ impl ConnectedParts {
         public: SocketAddr,
         services: Arc<Services>,
         monitor: Monitor,
+        reloader: &Reloader,
         stopping: &CancellationToken,
-    ) -> Result<admin::Parts, StartError> {
+    ) -> admin::Parts {
         let name = self.certificates.name().filter(|name| !name.starts_with('*'));
-        let explainer =
-            Explainer::new(services, self.delivery.for_worker()?, name, self.handles.clock.clone());
-        Ok(admin::Parts {
+        let clock = self.handles.clock.clone();
+        let explainer = Explainer::new(services, self.requests.explainer.clone(), name, clock);
+        let readiness = readiness::check(self, reloader, stopping);
+        admin::Parts {
             ledger: self.ledger.for_support(),
             metrics: self.handles.metrics.clone(),
             buffers: self.buffers.clone(),
-            readiness: readiness::check(&self.ledger, &self.circulation, &self.lending, stopping),
+            readiness,
             gate: self.gate.clone(),
             circulation: self.circulation.clone(),
             readers: self.readers.clone(),
             public_base: public_base(&self.certificates, public),
             explainer: Arc::new(explainer),
-            brake: self.brake,
             has_prices: self.has_prices,
-            catalog: self.catalog.clone(),
+            requests: self.requests.clone(),
+            reload: reloader.for_operators(),
             monitor,
             console: config.console.clone(),
             clock: self.handles.clock.clone(),
             readers_api: server::Api::openapi(),
             tls: self.certificates.config(),
-        })
+        }
     }
 }
 

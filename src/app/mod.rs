@@ -7,6 +7,7 @@
 //! - `open_ledger` waits for a database that does not respond.
 //! - `descriptors` divides the file descriptors of the process among connections.
 //! - `background` runs the tasks that belong to no part, and `readiness` answers `/readyz`.
+//! - `request_config` builds what requests need of the configuration.
 //! - `reload` validates new versions of all parts that can be reloaded, then applies them.
 
 mod background;
@@ -15,6 +16,7 @@ mod descriptors;
 mod open_ledger;
 mod readiness;
 mod reload;
+mod request_config;
 mod run;
 
 use std::fmt;

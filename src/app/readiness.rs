@@ -2,6 +2,8 @@
 
 use tokio_util::sync::CancellationToken;
 
+use super::build::ConnectedParts;
+use super::reload::Reloader;
 use crate::admin::{Missing, Readiness};
 use crate::circulation::Circulation;
 use crate::ledger::Ledger;
@@ -13,20 +15,30 @@ const LEDGER_MOVED: &str = "The ledger was moved, so the gate delivers nothing a
                             says where to.";
 const CLOCK_OFF: &str = "This machine's clock is more than 15 minutes from Bokbasen's: no loan is \
                          begun and no expiry is registered. Set it by NTP.";
+const NOT_RELOADED: &str = "The last reload found a mistake, so the configuration of before is in \
+                            use. The log and `loangate check` name the line.";
 const BEGINS_CLOSED: &str = "No gate begins a loan, since the database of the ledger lost steps: \
                              see \"At night\" in docs/cluster.md.";
 
 /// Builds the readiness check, which returns what is missing as sentences.
 pub(super) fn check(
-    ledger: &Ledger,
-    circulation: &Circulation,
-    lending: &Bokbasen,
+    parts: &ConnectedParts,
+    reloader: &Reloader,
     stopping: &CancellationToken,
 ) -> Readiness {
+    let ConnectedParts { ledger, circulation, lending, .. } = parts;
     let parts = (ledger.clone(), circulation.clone(), lending.clone(), stopping.clone());
+    let reloader = reloader.clone();
     Readiness::new(move || {
         let (ledger, circulation, lending, stopping) = parts.clone();
-        async move { find_missing(&ledger, &circulation, &lending, &stopping).await }
+        let reloader = reloader.clone();
+        async move {
+            let mut missing = find_missing(&ledger, &circulation, &lending, &stopping).await;
+            if reloader.has_failed() {
+                missing.wanted.push(NOT_RELOADED.into());
+            }
+            missing
+        }
     })
 }
 

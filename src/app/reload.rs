@@ -1,133 +1,233 @@
-//! Reloads the parts of a running gate: validates all of them first, then applies what is valid.
+//! Reloads the configuration of a running gate: reads and validates all of it first, then applies
+//! it. A mistake anywhere changes nothing.
+//!
+//! A signal or an operator asks for it. Requests that run keep what they began with. What a reload
+//! cannot change is named, key by key.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::FutureExt;
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::build::ConnectedParts;
-use crate::config::Config;
-use crate::reload::Reload;
+use super::{descriptors, request_config};
+use crate::circulation::Circulation;
+use crate::config::{self, Loaded, Mistake, Written};
+use crate::ledger::Ledger;
+use crate::lending::{Bokbasen, Reporting};
+use crate::reader::{self, Readers};
+use crate::reload::{NotReloaded, Reload, Reloaded, Reloading, WrongKey};
+use crate::server::{Certificates, LoadedKeys, NewRequestConfigs, RequestConfigs};
+use crate::telemetry::{self, Metrics, ReloadOutcome};
 
-/// The most mistakes of one part to log. `loangate check` lists all of them.
-const MAX_REPORTED_ERRORS: usize = 10;
+/// The most mistakes to log. `loangate check` lists all of them.
+const MAX_LOGGED: usize = 10;
+/// The key that a reload must not change.
+const PSEUDONYM_KEY: &str = "privacy.pseudonym_key";
 
-/// Puts a validated version in use.
-type Apply = Box<dyn FnOnce()>;
-/// Validates one part. Returns none if the old version stays: the new one is invalid, or the part
-/// needs a configuration and there is none.
-type Validate = Box<dyn Fn(Option<&Config>) -> Option<Apply> + Send + Sync>;
+/// Reloads the configuration. Clones share what is in use.
+#[derive(Clone)]
+pub(super) struct Reloader(Arc<Inner>);
+
+struct Inner {
+    file: PathBuf,
+    /// The configuration with which the process started.
+    started: Written,
+    /// The configuration in use.
+    in_use: Arc<Mutex<Written>>,
+    parts: ReloadableParts,
+    requested: Notify,
+    has_failed: AtomicBool,
+}
 
 /// The parts that can be reloaded.
-#[derive(Default)]
-pub(super) struct ReloadableParts(Vec<Validate>);
+struct ReloadableParts {
+    requests: RequestConfigs,
+    certificates: Arc<Certificates>,
+    readers: Arc<Readers>,
+    ledger: Ledger,
+    circulation: Circulation,
+    lending: Bokbasen,
+    reporting: Option<Reporting>,
+    metrics: Metrics,
+}
 
-impl fmt::Debug for ReloadableParts {
+/// Versions of the parts that are valid, but not in use.
+struct NewVersions {
+    requests: NewRequestConfigs,
+    certificates: LoadedKeys,
+    readers: reader::Keys,
+    config: config::Config,
+}
+
+impl fmt::Debug for Reloader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ReloadableParts({})", self.0.len())
+        f.debug_struct("Reloader").field("file", &self.0.file).finish_non_exhaustive()
     }
+}
+
+impl Reloader {
+    /// Creates a reloader of this file, of which `started` is in use.
+    pub(super) fn new(file: PathBuf, started: Written, parts: &ConnectedParts) -> Reloader {
+        let in_use = Arc::new(Mutex::new(started.clone()));
+        let parts = ReloadableParts {
+            requests: parts.requests.clone(),
+            certificates: parts.certificates.clone(),
+            readers: parts.readers.clone(),
+            ledger: parts.ledger.clone(),
+            circulation: parts.circulation.clone(),
+            lending: parts.lending.clone(),
+            reporting: parts.reporting.clone(),
+            metrics: parts.handles.metrics.clone(),
+        };
+        let (requested, has_failed) = (Notify::new(), AtomicBool::new(false));
+        Reloader(Arc::new(Inner { file, started, in_use, parts, requested, has_failed }))
+    }
+
+    /// Requests a reload, which [`Reloader::run`] does. Requests during one lead to one more.
+    pub(super) fn request(&self) {
+        self.0.requested.notify_one();
+    }
+
+    /// Reloads at each request until the gate stops.
+    pub(super) async fn run(self, stopping: CancellationToken) {
+        while stopping.run_until_cancelled(self.0.requested.notified()).await.is_some() {
+            let in_use = self.0.in_use.clone().lock_owned().await;
+            // The log has the result.
+            let _ = self.reload(in_use).await;
+        }
+    }
+
+    /// Returns the function by which an operator reloads and gets the result.
+    pub(super) fn for_operators(&self) -> Reloading {
+        let reloader = self.clone();
+        Arc::new(move || {
+            let reloader = reloader.clone();
+            async move {
+                match reloader.0.in_use.clone().try_lock_owned() {
+                    Ok(in_use) => reloader.reload(in_use).await,
+                    Err(_) => Err(NotReloaded::UnderWay),
+                }
+            }
+            .boxed()
+        })
+    }
+
+    /// Whether the last reload found a mistake, so that an older configuration is in use.
+    pub(super) fn has_failed(&self) -> bool {
+        self.0.has_failed.load(Ordering::Relaxed)
+    }
+
+    /// Reloads off the runtime, since files may be slow. It goes on if the caller is gone.
+    async fn reload(&self, in_use: OwnedMutexGuard<Written>) -> Result<Reloaded, NotReloaded> {
+        let inner = self.0.clone();
+        let reloaded = tokio::task::spawn_blocking(move || inner.reload(in_use)).await;
+        reloaded.unwrap_or_else(|error| {
+            let sentence = format!("the reload failed: {error}");
+            tracing::error!(%error, "the reload failed");
+            let file = self.0.file.display().to_string();
+            Err(NotReloaded::Wrong(vec![WrongKey { file, line: 1, key: String::new(), sentence }]))
+        })
+    }
+}
+
+impl Inner {
+    fn reload(&self, mut in_use: OwnedMutexGuard<Written>) -> Result<Reloaded, NotReloaded> {
+        let (loaded, new) = self.prepare(&in_use).map_err(|mistakes| self.refuse(&mistakes))?;
+        let (needs_restart, _): (Vec<_>, Vec<_>) = self
+            .started
+            .changes(&loaded.written)
+            .into_iter()
+            .partition(|changed| changed.needs_restart);
+        let mut changed = in_use.changes(&loaded.written);
+        changed.retain(|changed| !changed.needs_restart);
+        self.parts.apply(new);
+        *in_use = loaded.written;
+        self.has_failed.store(false, Ordering::Relaxed);
+        self.parts.metrics.reload(ReloadOutcome::Applied);
+        for warning in loaded.warnings {
+            tracing::warn!(%warning, "in the configuration");
+        }
+        let keys = |keys: &[crate::reload::ChangedKey]| -> String {
+            keys.iter().map(|changed| changed.key.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        tracing::info!(changed = keys(&changed), "the configuration was reloaded");
+        if !needs_restart.is_empty() {
+            let keys = keys(&needs_restart);
+            tracing::warn!(keys, "these keys take effect only when the gate starts again");
+        }
+        Ok(Reloaded { changed, needs_restart })
+    }
+
+    /// Reads and validates everything. Changes nothing.
+    fn prepare(&self, in_use: &Written) -> Result<(Loaded, NewVersions), Vec<Mistake>> {
+        let file = &self.file;
+        let mut loaded = config::load(file)?;
+        let mistakes = config::check_files(file, &loaded);
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        let changes = in_use.changes(&loaded.written);
+        if changes.iter().any(|changed| changed.key == PSEUDONYM_KEY) {
+            let sentence = "the key has changed, so that every reader would get another pseudonym \
+                            and lose their loans. Put the old one back";
+            return Err(vec![loaded.mistake(file, PSEUDONYM_KEY, sentence.to_owned())]);
+        }
+        descriptors::fit_limits(&mut loaded.config);
+        let new = self.parts.validate(file, &loaded)?;
+        Ok((loaded, new))
+    }
+
+    fn refuse(&self, mistakes: &[Mistake]) -> NotReloaded {
+        self.has_failed.store(true, Ordering::Relaxed);
+        self.parts.metrics.reload(ReloadOutcome::Refused);
+        for mistake in mistakes.iter().take(MAX_LOGGED) {
+            let mistakes = mistakes.len();
+            tracing::error!(%mistake, mistakes, "the configuration was not reloaded");
+        }
+        NotReloaded::Wrong(mistakes.iter().map(wrong_key).collect())
+    }
+}
+
+fn wrong_key(mistake: &Mistake) -> WrongKey {
+    let Mistake { file, line, key, sentence } = mistake;
+    let file = Path::display(file).to_string();
+    WrongKey { file, line: *line, key: key.clone(), sentence: sentence.clone() }
+}
+
+/// Returns the mistakes of a part at the table that it is configured by.
+fn all(file: &Path, loaded: &Loaded, key: &str, errors: &[impl fmt::Display]) -> Vec<Mistake> {
+    errors.iter().map(|error| loaded.mistake(file, key, error.to_string())).collect()
 }
 
 impl ReloadableParts {
-    /// Lists the parts that implement [`Reload`].
-    pub(super) fn of(parts: &ConnectedParts) -> ReloadableParts {
-        let mut reloadable = ReloadableParts::default();
-        for table in parts.catalog.title_tables() {
-            reloadable.add(table, |_| Some(&()));
-        }
-        reloadable.add(parts.certificates.clone(), |config| Some(&config?.server));
-        reloadable.add(parts.readers.clone(), |config| Some(&config?.readers));
-        reloadable
+    /// Makes new versions of all parts. `file` is that of the configuration.
+    fn validate(&self, file: &Path, loaded: &Loaded) -> Result<NewVersions, Vec<Mistake>> {
+        let config = loaded.config.clone();
+        let certificates = self.certificates.validate(&config.server);
+        let certificates = certificates.map_err(|errors| all(file, loaded, "tls", &errors))?;
+        let readers = self.readers.validate(&config.readers);
+        let readers = readers.map_err(|errors| all(file, loaded, "readers", &errors))?;
+        let requests = request_config::prepare(&self.requests, file, loaded)?;
+        Ok(NewVersions { requests, certificates, readers, config })
     }
 
-    /// Adds a part. `settings` selects its settings.
-    fn add<P>(&mut self, part: Arc<P>, settings: fn(Option<&Config>) -> Option<&P::Settings>)
-    where
-        P: Reload<Settings: 'static, Version: 'static> + Send + Sync + 'static,
-    {
-        self.0.push(Box::new(move |config| validate(&part, settings(config)?)));
-    }
-
-    /// Reloads every part, or those that need no configuration.
-    pub(super) fn reload(&self, config: Option<&Config>) {
-        let valid: Vec<Apply> = self.0.iter().filter_map(|validate| validate(config)).collect();
-        valid.into_iter().for_each(|apply| apply());
-        if config.is_some() {
-            tracing::info!(
-                "a reload covers title tables, certificates, ticket keys and readers' keys; for \
-                 other changes, restart"
-            );
+    /// Puts the new versions in use for later requests.
+    fn apply(&self, new: NewVersions) {
+        let NewVersions { requests, certificates, readers, config } = new;
+        telemetry::apply(&config.log);
+        self.certificates.apply(certificates);
+        self.readers.apply(readers);
+        self.requests.apply(requests);
+        self.ledger.set_brake(config.ledger.brake);
+        self.circulation.set_licences(config.circulation.licences);
+        self.lending.set_credentials(&config.lending.auth);
+        if let Some(reporting) = &self.reporting {
+            reporting.set_credentials(&config.lending.auth);
         }
-    }
-}
-
-/// Validates a part, and logs its mistakes.
-fn validate<P>(part: &Arc<P>, settings: &P::Settings) -> Option<Apply>
-where
-    P: Reload<Version: 'static> + 'static,
-{
-    match part.validate(settings) {
-        Ok(version) => {
-            let part = part.clone();
-            Some(Box::new(move || part.apply(version)))
-        }
-        Err(errors) => {
-            let mistakes = errors.len();
-            for error in errors.iter().take(MAX_REPORTED_ERRORS) {
-                tracing::error!(%error, mistakes, "{}", P::KEPT);
-            }
-            None
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-
-    /// A part that records what happens to all parts.
-    struct Recorder {
-        name: &'static str,
-        is_valid: bool,
-        steps: Arc<Mutex<Vec<String>>>,
-    }
-
-    impl Recorder {
-        fn record(&self, step: &str) {
-            self.steps.lock().unwrap().push(format!("{step} {}", self.name));
-        }
-    }
-
-    impl Reload for Recorder {
-        type Settings = ();
-        type Version = ();
-        type Error = &'static str;
-
-        const KEPT: &str = "the old version stays";
-
-        fn validate(&self, (): &()) -> Result<(), Vec<&'static str>> {
-            self.record("validate");
-            if self.is_valid { Ok(()) } else { Err(vec!["a mistake"]) }
-        }
-
-        fn apply(&self, (): ()) {
-            self.record("apply");
-        }
-    }
-
-    #[test]
-    fn all_parts_validate_before_the_valid_ones_apply() {
-        let steps = Arc::new(Mutex::new(Vec::new()));
-        let mut reloadable = ReloadableParts::default();
-        for (name, is_valid) in [("first", true), ("broken", false), ("last", true)] {
-            let part = Arc::new(Recorder { name, is_valid, steps: steps.clone() });
-            reloadable.add(part, |_| Some(&()));
-        }
-        let needs_config = Recorder { name: "config", is_valid: true, steps: steps.clone() };
-        reloadable.add(Arc::new(needs_config), |config| config.map(|_| &()));
-        reloadable.reload(None);
-        let expected =
-            ["validate first", "validate broken", "validate last", "apply first", "apply last"];
-        assert_eq!(*steps.lock().unwrap(), expected);
     }
 }

@@ -4,7 +4,7 @@
 //! then the ledger. So the ledger still records everything that readers do.
 
 use std::net::SocketAddr;
-use std::num::NonZero;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::build::ConnectedParts;
-use super::reload::ReloadableParts;
+use super::reload::Reloader;
 use super::{StartError, background, descriptors};
 use crate::admin::{self, Admin};
 use crate::circulation::Circulation;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::ledger::{Ledger, LedgerError};
 use crate::metering::Flusher;
 use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
-use crate::server::{self, RequestRecorder, Services};
+use crate::server::{self, RequestRecorder};
 use crate::telemetry::Metrics;
 
 /// How long `circulation` may take to stop, because it waits for begins in flight, and how long the
@@ -47,36 +47,43 @@ pub struct Running {
     flusher: Flusher,
     recorder: RequestRecorder,
     ledger: Ledger,
-    reloadable: ReloadableParts,
+    reloader: Reloader,
     stopping: CancellationToken,
 }
 
 /// Starts everything in a configuration, on the current runtime. Readers get their own threads.
+/// `file` is where it was loaded from, and where a reload loads it from.
 ///
 /// # Errors
 /// Returns a [`StartError`] that names the part that could not start.
-pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartError> {
+pub async fn start(file: &Path, loaded: Loaded, clock: Clock) -> Result<Running, StartError> {
+    let Loaded { mut config, written, .. } = loaded;
     descriptors::fit_limits(&mut config);
     let handles = ProcessHandles { clock, metrics: Metrics::new()?, slow: Handle::current() };
-    let parts = ConnectedParts::build(&config, handles).await?;
+    let mut parts = ConnectedParts::build(&config, handles).await?;
     let services = Arc::new(parts.services(&config.server));
-    let server = start_server(&config, &parts, services.clone())?;
+    let certificates = parts.certificates.clone();
+    let server =
+        server::start(&config.server, services.clone(), certificates, &mut parts.requests)?;
     let stopping = CancellationToken::new();
     background::start(&parts, &stopping);
-    let reloadable = ReloadableParts::of(&parts);
+    let reloader = Reloader::new(file.to_owned(), written, &parts);
+    background::start_reloads(&parts, &reloader, &stopping);
     let store_requests = config.server.store_requests;
     let clock = parts.handles.clock.clone();
     let recorder = RequestRecorder::start(services.clone(), clock, store_requests);
     let monitor = parts.monitor(&config, server.address);
     monitor.start(&stopping);
-    let for_admin = parts.for_admin(&config, server.address, services, monitor, &stopping)?;
-    let ConnectedParts { handles, readers, catalog, meter, ledger, circulation, reporting, .. } =
-        parts;
+    let for_admin =
+        parts.for_admin(&config, server.address, services, monitor, &reloader, &stopping);
+    let ConnectedParts {
+        handles, readers, requests, meter, ledger, circulation, reporting, ..
+    } = parts;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
     let admin = Admin::start(&config.admin, for_admin).await?;
     circulation.start();
     if let Some((settings, client)) = config.reports.clone().zip(reporting) {
-        let stored_file = Arc::new(move |path: &str| catalog.stored_file(path));
+        let stored_file = Arc::new(move |path: &str| requests.catalog().stored_file(path));
         circulation.start_reports(settings, client, stored_file);
     }
     Ok(Running {
@@ -89,28 +96,16 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartErr
         flusher,
         recorder,
         ledger,
-        reloadable,
+        reloader,
         stopping,
     })
 }
 
-/// Starts the public listener with one worker for each core.
-fn start_server(
-    config: &Config,
-    parts: &ConnectedParts,
-    services: Arc<Services>,
-) -> Result<server::Running, StartError> {
-    let count = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let workers = (0..count).map(|_| parts.delivery.for_worker()).collect::<Result<Vec<_>, _>>()?;
-    Ok(server::start(&config.server, services, parts.certificates.clone(), workers)?)
-}
-
 impl Running {
-    /// Reloads title tables, certificates, ticket keys and readers' keys. Keeps the old version of
-    /// anything invalid. Without a valid configuration, it reloads only the title tables, from the
-    /// paths that were configured at the start.
-    pub fn reload(&self, config: Option<&Config>) {
-        self.reloadable.reload(config);
+    /// Requests a reload of the configuration, in the background. A mistake changes nothing, and is
+    /// logged.
+    pub fn reload(&self) {
+        self.reloader.request();
     }
 
     /// Waits until the gate must end, since its ledger was moved, and returns the error. It already

@@ -1,7 +1,5 @@
 //! Checks one configured route, and builds what its requests need.
 
-use std::sync::Arc;
-
 use super::overlap::Shape;
 use super::template::Template;
 use super::title_table::TitleTable;
@@ -16,7 +14,7 @@ pub(super) struct BuiltRoute {
     /// The index of the origin.
     pub(super) origin: usize,
     pub(super) to: Template,
-    pub(super) table: Option<Arc<TitleTable>>,
+    pub(super) table: Option<TitleTable>,
 }
 
 impl BuiltRoute {
@@ -32,8 +30,8 @@ impl BuiltRoute {
     pub(super) fn paths_in_table(&self, isbn: Isbn) -> Vec<String> {
         let Some(by) = &self.table else { return Vec::new() };
         let before = self.settings.path.split('{').next().unwrap_or_default();
-        let table = by.current();
-        table.paths(isbn).iter().map(|path| encode_path(&format!("{before}{path}"))).collect()
+        let paths = by.titles().paths(isbn);
+        paths.iter().map(|path| encode_path(&format!("{before}{path}"))).collect()
     }
 }
 
@@ -104,7 +102,7 @@ pub(super) fn build(
 fn title_of(
     index: usize,
     route: &Route,
-) -> Result<Option<Arc<TitleTable>>, (&'static str, &'static str)> {
+) -> Result<Option<TitleTable>, (&'static str, &'static str)> {
     let by_isbn = route.path.contains("{isbn}");
     let Some(file) = route.table.clone() else {
         let names_none = !route.open && !by_isbn;
@@ -131,7 +129,7 @@ fn title_of(
         "with a table of titles, {*file} must be its only parameter. Write a path like \
          /media/{*file}",
     ))?;
-    Ok(Some(Arc::new(TitleTable::new(index, file, parameter.to_owned()))))
+    Ok(Some(TitleTable::new(index, file, parameter.to_owned())))
 }
 
 const NO_TITLE: &str = "a gated route needs {isbn}, which names the title, or a table of titles. \

@@ -2,8 +2,7 @@
 //!
 //! The server calls it. It depends only on shared types. It rebuilds the path at the origin from
 //! the pattern's parameters and never copies it from the request. Only the catalog creates an
-//! [`OpenFile`]. If paths do not name their title, a table maps them to titles. Tables are reloaded
-//! while requests are served.
+//! [`OpenFile`]. If paths do not name their title, a table maps them to titles.
 
 mod built_route;
 mod location;
@@ -14,8 +13,6 @@ mod template;
 mod title_table;
 mod titles;
 
-use std::sync::Arc;
-
 use matchit::Router;
 
 use crate::loan::Isbn;
@@ -23,7 +20,6 @@ use crate::path::{PathError, RequestPath};
 use crate::problem::Problem;
 use built_route::{BuiltRoute, build, encode_path};
 use overlap::Shape;
-use title_table::TitleTable;
 
 pub use location::{Location, Storage};
 pub use settings::{Disposition, Route, RouteError, Settings};
@@ -150,7 +146,7 @@ impl Catalog {
         let titles = match &built.table {
             None => isbn.map(Titles::one),
             Some(by) => {
-                found.params.get(by.parameter()).and_then(|path| by.current().titles(path).cloned())
+                found.params.get(by.parameter()).and_then(|path| by.titles().titles(path).cloned())
             }
         };
         let titles = titles.ok_or(Problem::TitleNotFound)?;
@@ -172,20 +168,15 @@ impl Catalog {
     ///
     /// # Errors
     /// Returns every mistake in every table.
-    pub fn read_tables(&self) -> Result<Vec<usize>, Vec<TableError>> {
+    pub fn read_tables(&mut self) -> Result<Vec<usize>, Vec<TableError>> {
         let (mut lines, mut wrong) = (Vec::new(), Vec::new());
-        for table in self.title_tables() {
+        for table in self.routes.iter_mut().filter_map(|built| built.table.as_mut()) {
             match table.read() {
                 Ok(read) => lines.push(read),
                 Err(mistakes) => wrong.extend(mistakes),
             }
         }
         if wrong.is_empty() { Ok(lines) } else { Err(wrong) }
-    }
-
-    /// Returns the tables of all routes, which can be reloaded while requests are served.
-    pub(crate) fn title_tables(&self) -> impl Iterator<Item = Arc<TitleTable>> {
-        self.routes.iter().filter_map(|built| built.table.clone())
     }
 
     /// Returns the pattern of a route, for logs.

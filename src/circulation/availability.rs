@@ -60,13 +60,13 @@ impl Circulation {
         let cell = self.inner.availabilities.0.get_with((library, isbn), Arc::default);
         let result = cell.get_or_try_init(|| self.inner.lending.availability(library, isbn)).await;
         let availability = result.map_err(|error| error_of(&error))?.clone();
-        Ok(self.inner.settings.licences.visible(library, availability))
+        Ok(self.inner.licences.get().visible(library, availability))
     }
 
     /// Returns the availability that [`Circulation::availability`] has cached, without a query.
     pub fn known_availability(&self, library: LibraryId, isbn: Isbn) -> Option<Availability> {
         let known = self.inner.availabilities.0.get(&(library, isbn))?.get()?.clone();
-        Some(self.inner.settings.licences.visible(library, known))
+        Some(self.inner.licences.get().visible(library, known))
     }
 }
 

@@ -53,6 +53,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::lending::Bokbasen;
 use crate::loan::{LoanId, LoanKey};
 use crate::process_handles::ProcessHandles;
+use crate::reload::Current;
 use crate::supervise::supervise;
 use crate::telemetry::{LogLimit, Metrics, RequestId, Task};
 
@@ -121,6 +122,8 @@ struct Inner {
     lending: Bokbasen,
     clock: Clock,
     settings: Settings,
+    /// Which licences loans use; a reload replaces those of the settings.
+    licences: Current<Licences>,
     metrics: Metrics,
     slow: Handle,
     listener: OnceLock<Listener>,
@@ -160,6 +163,7 @@ impl Circulation {
             ledger,
             lending,
             clock,
+            licences: Current::new(settings.licences.clone()),
             settings,
             metrics,
             slow,
@@ -174,6 +178,11 @@ impl Circulation {
             stopping: CancellationToken::new(),
         };
         Circulation { inner: Arc::new(inner) }
+    }
+
+    /// Sets which licences the loans use that are begun later.
+    pub fn set_licences(&self, licences: Licences) {
+        self.inner.licences.replace(licences);
     }
 
     /// Sets the listener that is notified of each end before Bokbasen is. Only the first call has

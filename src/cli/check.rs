@@ -1,10 +1,12 @@
-//! `loangate check`: reports every mistake in a configuration, with its line.
+//! `loangate check`: reports every mistake in a configuration, with its line; prints a configuration,
+//! or compares two.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{CliError, say};
-use crate::config;
+use crate::config::{self, Loaded};
+use crate::reload::ChangedKey;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -15,9 +17,24 @@ pub(super) struct Args {
     /// the ledger's database.
     #[arg(long)]
     online: bool,
+    /// Print the configuration as the gate would use it, with the values of environment variables
+    /// and without secrets.
+    #[arg(long, conflicts_with_all = ["online", "diff"])]
+    print: bool,
+    /// Compare two configurations: what a reload would change, and what would need a restart.
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with_all = ["config", "online"])]
+    diff: Option<Vec<PathBuf>>,
+    /// Print the comparison as JSON.
+    #[arg(long, requires = "diff")]
+    json: bool,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
+    match args.diff.as_deref() {
+        Some([old, new]) => return diff(old, new, args.json),
+        _ if args.print => return say(load(&args.config)?.written.to_toml().trim_end()),
+        _ => {}
+    }
     let checked = config::check(&args.config, args.online).await;
     let mut text = String::new();
     for found in checked.found.iter().filter(|_| args.online) {
@@ -34,4 +51,44 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         say(text.trim_end())?;
     }
     Err(CliError::all(checked.mistakes))
+}
+
+fn load(file: &Path) -> Result<Loaded, CliError> {
+    config::load(file).map_err(CliError::all)
+}
+
+/// Prints how two configurations differ.
+fn diff(old: &Path, new: &Path, is_json: bool) -> Result<(), CliError> {
+    let changes = load(old)?.written.changes(&load(new)?.written);
+    if is_json {
+        let text = serde_json::to_string_pretty(&changes).map_err(CliError::new)?;
+        return say(&text);
+    }
+    if changes.is_empty() {
+        return say("The configurations set the same keys to the same values.");
+    }
+    let (restart, reload): (Vec<_>, Vec<_>) =
+        changes.iter().partition(|changed| changed.needs_restart);
+    let mut text = String::new();
+    for (title, changes) in [("A reload changes:", reload), ("These need a restart:", restart)] {
+        if !changes.is_empty() {
+            let _ = writeln!(text, "{title}");
+            changes.iter().for_each(|changed| {
+                let _ = writeln!(text, "  {}", line(changed));
+            });
+        }
+    }
+    say(text.trim_end())
+}
+
+/// Returns the line of a changed key, such as `server.drain: "60s" -> "90s"`.
+fn line(changed: &ChangedKey) -> String {
+    let ChangedKey { key, old, new, .. } = changed;
+    match (old, new) {
+        (Some(old), Some(new)) if old == new => format!("{key}: another secret"),
+        (Some(old), Some(new)) => format!("{key}: {old} -> {new}"),
+        (None, Some(new)) => format!("{key}: set to {new}"),
+        (Some(old), None) => format!("{key}: {old} is removed, so the default applies"),
+        (None, None) => key.clone(),
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::signals::{SignalAction, Signals};
 use super::{CliError, say};
 use crate::clock::Clock;
-use crate::config::{self, Loaded, Mistake};
+use crate::config::{self, Mistake};
 use crate::{app, telemetry};
 
 #[derive(Debug, clap::Args)]
@@ -21,16 +21,16 @@ pub(super) struct Args {
 /// Serves until a signal stops the process. Fails if the ledger was moved.
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let path = args.config;
-    let Loaded { config, warnings, .. } = config::load(&path).map_err(CliError::all)?;
-    telemetry::init(&config.log).map_err(CliError::new)?;
-    for Mistake { file, line, key, sentence } in warnings {
+    let loaded = config::load(&path).map_err(CliError::all)?;
+    telemetry::init(&loaded.config.log).map_err(CliError::new)?;
+    for Mistake { file, line, key, sentence } in &loaded.warnings {
         tracing::warn!(file = %file.display(), line, key, "{sentence}");
     }
     let mut signals = Signals::listen()?;
-    let is_json = config.log.json;
+    let is_json = loaded.config.log.json;
     // The start waits for the database of the ledger, for as long as it takes.
     let started = tokio::select! {
-        started = app::start(config, Clock::system()) => started,
+        started = app::start(&path, loaded, Clock::system()) => started,
         () = signals.drain() => {
             tracing::info!("stopped before the gate was ready");
             return Ok(());
@@ -61,12 +61,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
             }
         };
         match action {
-            SignalAction::Reload => {
-                let config = super::load(&path).inspect_err(|error| {
-                    tracing::error!(%error, "the configuration was not reloaded");
-                });
-                running.reload(config.as_ref().ok());
-            }
+            SignalAction::Reload => running.reload(),
             SignalAction::Drain => break,
         }
     }

@@ -44,7 +44,7 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     };
     let mut checker = Checker { file, loaded: &loaded, checked: Checked::default() };
     checker.addresses();
-    checker.certificates();
+    checker.certificates(true);
     checker.readers();
     checker.origins();
     checker.titles();
@@ -64,6 +64,16 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     checked
 }
 
+/// Checks certificates, readers' keys and origins for a reload. Returns every mistake. An expired
+/// certificate is none: the one in use may have expired, too.
+pub fn check_files(file: &Path, loaded: &Loaded) -> Vec<Mistake> {
+    let mut checker = Checker { file, loaded, checked: Checked::default() };
+    checker.certificates(false);
+    checker.readers();
+    checker.origins();
+    checker.checked.mistakes
+}
+
 struct Checker<'a> {
     file: &'a Path,
     loaded: &'a Loaded,
@@ -72,8 +82,7 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn at(&self, key: &str, sentence: String) -> Mistake {
-        let line = self.loaded.lines.get(key);
-        Mistake { file: self.file.to_owned(), line, key: key.to_owned(), sentence }
+        self.loaded.mistake(self.file, key, sentence)
     }
 
     /// Checks that this machine has the listen addresses and that this user may bind them. An
@@ -103,13 +112,14 @@ impl Checker<'_> {
         }
     }
 
-    fn certificates(&mut self) {
+    fn certificates(&mut self, with_dates: bool) {
         let settings = &self.loaded.config.server;
         let extra = settings.extra.iter().enumerate();
         let named = std::iter::once(("tls".to_owned(), &settings.certificate))
             .chain(extra.map(|(number, files)| (format!("tls.extra[{number}]"), files)));
         for (table, files) in named {
             let error = match Certificates::try_load(files) {
+                Ok(_) if !with_dates => continue,
                 Ok(validity) => {
                     self.dates(&format!("{table}.certificate"), &files.certificate, validity);
                     continue;
@@ -174,15 +184,9 @@ impl Checker<'_> {
     /// Checks the title tables. [`load`] has already checked the routes.
     fn titles(&mut self) {
         let config = &self.loaded.config;
-        let read = Catalog::new(&config.catalog).map(|catalog| catalog.read_tables());
+        let read = Catalog::new(&config.catalog).map(|mut catalog| catalog.read_tables());
         for error in read.ok().and_then(Result::err).unwrap_or_default() {
-            let mistake = match error.line {
-                Some(line) => {
-                    Mistake { file: error.file, line, key: String::new(), sentence: error.sentence }
-                }
-                None => self.at(&format!("routes[{}].title.table", error.route), error.sentence),
-            };
-            self.checked.mistakes.push(mistake);
+            self.checked.mistakes.push(self.loaded.table_mistake(self.file, error));
         }
     }
 

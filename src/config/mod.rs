@@ -5,6 +5,9 @@
 //! module builds the `Settings` of every other module and calls nothing else in them. Only `check`
 //! also opens files and connections, through the modules that own them.
 //!
+//! `overrides` puts values of the environment into the file before it is read. `written` compares
+//! two configurations key by key, and `reloadable` says which keys a running gate applies.
+//!
 //! `source` has the lines and the mistakes, `table` walks the TOML, and `values` reads one value.
 //! The files named after sections read those sections. One mistake never hides another.
 
@@ -16,7 +19,9 @@ mod ledger;
 mod lending;
 mod limits;
 mod origins;
+mod overrides;
 mod readers;
+mod reloadable;
 mod reports;
 mod routes;
 mod secrets;
@@ -26,6 +31,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod values;
+mod written;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -36,10 +42,13 @@ use crate::{
     lending as bokbasen, metering, monitor, origin, reader, server, telemetry,
 };
 
-pub use check::{Checked, check};
+pub use check::{Checked, check, check_files};
 pub use ledger::ledger_of_url;
+use overrides::Override;
+pub use reloadable::is_reloadable;
 use source::{Report, Source};
 use table::Table;
+pub use written::Written;
 
 /// The settings of every part of a gate.
 #[derive(Clone, Debug)]
@@ -83,10 +92,34 @@ pub struct Loaded {
     pub config: Config,
     /// Settings that are valid but not advisable.
     pub warnings: Vec<Mistake>,
+    /// The keys that the file and the environment set.
+    pub written: Written,
     /// The line of each key in the file.
     lines: Lines,
     /// The files that contain secrets.
     secret_files: Vec<SecretFile>,
+}
+
+impl Loaded {
+    /// Returns a mistake at a key, or at the nearest table that contains it. `file` is that of the
+    /// configuration.
+    pub fn mistake(&self, file: &Path, key: &str, sentence: String) -> Mistake {
+        let (file, line) = match self.written.variable(key) {
+            Some(variable) => (PathBuf::from(variable), 0),
+            None => (file.to_owned(), self.lines.get(key)),
+        };
+        Mistake { file, line, key: key.to_owned(), sentence }
+    }
+
+    /// Returns the mistake in a title table, with its own line if the table can be read. `file` is
+    /// that of the configuration.
+    pub fn table_mistake(&self, file: &Path, error: catalog::TableError) -> Mistake {
+        let catalog::TableError { route, file: table, line, sentence } = error;
+        match line {
+            Some(line) => Mistake { file: table, line, key: String::new(), sentence },
+            None => self.mistake(file, &format!("routes[{route}].title.table"), sentence),
+        }
+    }
 }
 
 /// A file that contains a secret, and the key that names it. It may be the configuration itself.
@@ -99,9 +132,10 @@ struct SecretFile {
 /// A mistake in a configuration: where it is, what is wrong and what to write instead.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Mistake {
-    /// The file's path, as the caller or the configuration named it.
+    /// The file's path, as the caller or the configuration named it; or the name of the environment
+    /// variable that overrides the key.
     pub file: PathBuf,
-    /// The line, counted from 1.
+    /// The line, counted from 1; zero for an environment variable.
     pub line: usize,
     /// The key with its tables, such as `lending.timeout`.
     pub key: String,
@@ -111,7 +145,10 @@ pub struct Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.file.display(), self.line)?;
+        match self.line {
+            0 => write!(f, "{}: ", self.file.display())?,
+            line => write!(f, "{}:{line}: ", self.file.display())?,
+        }
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
@@ -143,7 +180,8 @@ impl Lines {
     }
 }
 
-/// Loads a configuration from a file, with the secrets that it names.
+/// Loads a configuration from a file, with the secrets that it names. Variables of the environment
+/// override its keys.
 ///
 /// # Errors
 /// Returns every mistake, sorted by line.
@@ -157,7 +195,7 @@ pub fn load(file: &Path) -> Result<Loaded, Vec<Mistake>> {
         let sentence = format!("the configuration cannot be read: {error}{hint}");
         vec![Mistake { file: file.to_owned(), line: 1, key: String::new(), sentence }]
     })?;
-    read(file, &text)
+    read_with(file, &text, &Override::all(std::env::vars_os()))
 }
 
 /// Reads a configuration from text. Paths in it are relative to the directory of `file`.
@@ -165,16 +203,22 @@ pub fn load(file: &Path) -> Result<Loaded, Vec<Mistake>> {
 /// # Errors
 /// Returns every mistake, sorted by line.
 pub fn read(file: &Path, text: &str) -> Result<Loaded, Vec<Mistake>> {
+    read_with(file, text, &[])
+}
+
+fn read_with(file: &Path, text: &str, overrides: &[Override]) -> Result<Loaded, Vec<Mistake>> {
     let (document, errors) = toml::de::DeTable::parse_recoverable(text);
+    let mut document = document.into_inner();
     let source = Source::new(file, text);
     errors.iter().for_each(|error| source.not_toml(error));
-    let root = Table::root(&source, document.get_ref());
-    let config = sections(root);
+    overrides.iter().for_each(|variable| variable.apply(&mut document, &source));
+    let config = sections(Table::root(&source, &document));
     let report = source.finish();
     match config {
         Some(config) if report.mistakes.is_empty() => {
-            let Report { warnings, lines, secret_files, .. } = report;
-            Ok(Loaded { config, warnings, lines, secret_files })
+            let Report { warnings, lines, secret_files, secrets, overrides, .. } = report;
+            let written = Written::new(&document, secrets, overrides);
+            Ok(Loaded { config, warnings, written, lines, secret_files })
         }
         _ => Err(report.mistakes),
     }

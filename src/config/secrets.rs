@@ -23,6 +23,9 @@ impl Table<'_> {
     /// Records that the value of a key contains a secret, and warns about it.
     pub(super) fn record_literal_secret(&mut self, key: &'static str) {
         self.source().record_secret_file(self.full_key(key), None);
+        if let Some(text) = self.optional(key, values::text) {
+            self.source().record_secret(self.full_key(key), text.into());
+        }
         self.warn(
             key,
             "the configuration contains the secret itself, visible to all who can read the file. \
@@ -51,13 +54,18 @@ impl Table<'_> {
                  it if it got there by mistake",
             );
         }
-        let note = |file| self.source().record_secret_file(self.full_key(key), file);
+        let (name, source) = (self.full_key(key), self.source());
+        source.record_secret(name.clone(), secret.inner().clone());
+        // A variable that overrides the key is as good a place as one that the file names.
+        let is_overridden = source.variable(&name).is_some();
+        let note = |file| source.record_secret_file(name.clone(), file);
         match secret {
             Secret::Environment(secret) => secret,
             Secret::File(secret, file) => {
                 note(Some(file));
                 secret
             }
+            Secret::Literal(secret) if is_overridden => secret,
             Secret::Literal(secret) => {
                 note(None);
                 let sentence = "the configuration contains the secret itself, visible to all who \

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
+use secrecy::SecretString;
 use toml::de::DeTable;
 
 use super::{Lines, Mistake, SecretFile};
@@ -23,6 +24,8 @@ struct Found {
     /// Lines with invalid TOML. Other mistakes on these lines are not reported.
     invalid_lines: Vec<usize>,
     known: Vec<(String, &'static str)>,
+    /// The keys that environment variables override, and the names of the variables.
+    overrides: Vec<(String, String)>,
     unknown: Vec<(usize, String, String)>,
 }
 
@@ -33,6 +36,8 @@ pub(super) struct Report {
     pub(super) warnings: Vec<Mistake>,
     pub(super) lines: Lines,
     pub(super) secret_files: Vec<SecretFile>,
+    pub(super) overrides: Vec<(String, String)>,
+    pub(super) secrets: Vec<(String, SecretString)>,
 }
 
 impl<'a> Source<'a> {
@@ -66,7 +71,22 @@ impl<'a> Source<'a> {
     }
 
     fn at(&self, line: usize, key: String, sentence: impl Into<String>) -> Mistake {
-        Mistake { file: self.file.to_owned(), line, key, sentence: sentence.into() }
+        let sentence = sentence.into();
+        let below = || self.variable_below(&key).filter(|_| line == 0);
+        match self.variable(&key).or_else(below) {
+            Some(variable) => Mistake { file: variable.into(), line: 0, key, sentence },
+            None => Mistake { file: self.file.to_owned(), line, key, sentence },
+        }
+    }
+
+    /// Records that a variable overrides a key.
+    pub(super) fn record_override(&self, key: String, variable: &str) {
+        self.found.borrow_mut().overrides.push((key, variable.to_owned()));
+    }
+
+    /// Returns the variable that overrides a key.
+    pub(super) fn variable(&self, key: &str) -> Option<String> {
+        variable_of(&self.found.borrow().overrides, key).map(str::to_owned)
     }
 
     pub(super) fn mistake(&self, line: usize, key: String, sentence: impl Into<String>) {
@@ -104,9 +124,22 @@ impl<'a> Source<'a> {
         self.found.borrow_mut().unknown.push((line, table.to_owned(), key.to_owned()));
     }
 
+    /// Returns a variable that overrides a key in this table.
+    fn variable_below(&self, table: &str) -> Option<String> {
+        let found = self.found.borrow();
+        let is_below = |key: &String| key.starts_with(&format!("{table}."));
+        let below = found.overrides.iter().find(|(key, _)| is_below(key));
+        below.map(|(_, variable)| variable.clone())
+    }
+
     /// Records the line of a key.
     pub(super) fn record_line(&self, key: String, line: usize) {
         self.found.borrow_mut().report.lines.record(key, line);
+    }
+
+    /// Records that the value of a key is a secret.
+    pub(super) fn record_secret(&self, key: String, secret: SecretString) {
+        self.found.borrow_mut().report.secrets.push((key, secret));
     }
 
     /// Records the file that contains a secret; none for the configuration itself.
@@ -125,7 +158,8 @@ impl<'a> Source<'a> {
             };
             self.mistake(line, join(&table, &key), sentence);
         }
-        let mut report = self.found.into_inner().report;
+        let Found { mut report, overrides, .. } = self.found.into_inner();
+        report.overrides = overrides;
         report.mistakes.sort_by_key(|mistake| mistake.line);
         report.warnings.sort_by_key(|warning| warning.line);
         report
@@ -136,6 +170,15 @@ impl<'a> Source<'a> {
     pub(super) fn known(&self) -> Vec<(String, &'static str)> {
         self.found.borrow().known.clone()
     }
+}
+
+/// Returns the variable that overrides a key or a table that contains it.
+pub(super) fn variable_of<'o>(overrides: &'o [(String, String)], key: &str) -> Option<&'o str> {
+    let is_within = |name: &String| {
+        let rest = key.strip_prefix(name.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    overrides.iter().find(|(name, _)| is_within(name)).map(|(_, variable)| variable.as_str())
 }
 
 /// Returns the name of a key with its table.

@@ -243,7 +243,11 @@ impl<'s> Table<'s> {
         let unknown =
             self.entries.keys().filter(|key| !self.read_keys.contains(&key.get_ref().as_ref()));
         for key in unknown {
-            let line = self.source.line(key.span().start);
+            // One that a variable has added has no place in the file.
+            let line = match key.span() {
+                span if span.is_empty() => 0,
+                span => self.source.line(span.start),
+            };
             self.source.record_unknown(line, &self.name, key.get_ref());
         }
     }

@@ -274,7 +274,8 @@ pub(super) async fn link(
     let Some((minted, expires)) = ttl.filter(|_| is_accepted(&loan)).and_then(mint) else {
         return Ok(Done::NoLink.at(&loan));
     };
-    let below = console.parts.catalog.files_of(key.isbn).into_iter().next().unwrap_or_default();
+    let below =
+        console.parts.requests.catalog().files_of(key.isbn).into_iter().next().unwrap_or_default();
     let url = format!("{}/~{minted}{below}", console.parts.public_base);
     let texts = &visit.texts.actions;
     let body = html! {

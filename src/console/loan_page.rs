@@ -62,7 +62,7 @@ pub(super) async fn show(
     let delivered = ledger.delivered(&[loan.id]).await.map_err(failed)?;
     let delivered = delivered.into_values().next().unwrap_or_default();
     let waits = ledger.waits_for_examination(loan.id).await.map_err(failed)?;
-    let files = console.parts.catalog.files_of(loan.key.isbn);
+    let files = console.parts.requests.catalog().files_of(loan.key.isbn);
     let texts = &visit.texts.loan;
     let body = html! {
         p.lead { code { (loan.key.isbn) } " " (badge(&visit, &loan)) }

@@ -48,14 +48,13 @@ use axum::routing::{get, post};
 use http::Extensions;
 use tokio::sync::Semaphore;
 
-use crate::catalog::Catalog;
 use crate::circulation::Circulation;
 use crate::clock::Clock;
 use crate::gate::Gate;
-use crate::ledger::{Access, Brake, Ledger};
+use crate::ledger::{Access, Ledger};
 use crate::monitor::Monitor;
 use crate::reader::Readers;
-use crate::server::Explainer;
+use crate::server::{Explainer, RequestConfigs};
 pub(crate) use actions::checked_reason;
 use failure::Failure;
 use live::Streams;
@@ -92,16 +91,14 @@ pub(crate) struct Parts {
     pub(crate) circulation: Circulation,
     /// The authenticator, which makes pseudonyms and links.
     pub(crate) readers: Arc<Readers>,
-    /// The catalog, which finds a title's files.
-    pub(crate) catalog: Arc<Catalog>,
+    /// The routes in use, which find a title's files.
+    pub(crate) requests: RequestConfigs,
     /// Explains what requests get.
     pub(crate) explainer: Arc<Explainer>,
     /// What the gate's own watch has found, here and at the other gates.
     pub(crate) monitor: Monitor,
     /// The clock of this process.
     pub(crate) clock: Clock,
-    /// The limits of the brake.
-    pub(crate) brake: Brake,
     /// Whether there is a list of prices, so that costs are shown.
     pub(crate) has_prices: bool,
     /// The public base URL of links, without a trailing slash.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::num::NonZeroU32;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -31,30 +31,29 @@ type BorrowerKey = (LibraryId, Borrower);
 const TOO_MANY_STREAMS: Problem =
     Problem::TooManyRequests { reason: "streams", retry_after: Duration::from_secs(2) };
 
+/// Every borrower with a counted stream, and no other.
+type Borrowers = Arc<Mutex<HashMap<BorrowerKey, RunningStreams>>>;
+
 /// The limits of all borrowers with a running stream.
 #[derive(Clone, Debug)]
-pub(super) struct BorrowerLimits(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
+pub(super) struct BorrowerLimits {
     streams: usize,
     rate: Option<NonZeroU32>,
-    /// Every borrower with a running stream, and no other.
-    borrowers: Mutex<HashMap<BorrowerKey, RunningStreams>>,
+    borrowers: Borrowers,
 }
 
 /// The running streams of a borrower.
 #[derive(Debug)]
 struct RunningStreams {
     count: usize,
-    /// The rate limiter that the streams share; `None` if no rate is configured.
-    bucket: Option<Arc<Bucket>>,
+    /// The rate, and the rate limiter that the streams share; `None` if no rate is configured.
+    bucket: Option<(NonZeroU32, Arc<Bucket>)>,
 }
 
 /// Counts a stream of a borrower until it is dropped.
 #[derive(Debug)]
 struct CountedStream {
-    limits: BorrowerLimits,
+    borrowers: Borrowers,
     borrower: BorrowerKey,
 }
 
@@ -73,11 +72,12 @@ pub(super) struct StreamAllowance {
 impl BorrowerLimits {
     pub(super) fn new(settings: &Settings) -> BorrowerLimits {
         let rate = NonZeroU32::new(u32::try_from(settings.rate_per_borrower).unwrap_or(u32::MAX));
-        BorrowerLimits(Arc::new(Inner {
-            streams: settings.streams_per_borrower,
-            rate,
-            borrowers: Mutex::default(),
-        }))
+        BorrowerLimits { streams: settings.streams_per_borrower, rate, borrowers: Arc::default() }
+    }
+
+    /// Returns the limits with other settings. Streams that run count, and keep their rate.
+    pub(super) fn with_settings(&self, settings: &Settings) -> BorrowerLimits {
+        BorrowerLimits { borrowers: self.borrowers.clone(), ..BorrowerLimits::new(settings) }
     }
 
     /// Counts one more stream. Returns `None` if no limits are configured.
@@ -85,40 +85,39 @@ impl BorrowerLimits {
     /// # Errors
     /// Returns `too-many-requests` if the borrower is at its stream limit.
     pub(super) fn take(&self, key: &LoanKey) -> Result<Option<StreamAllowance>, Problem> {
-        if self.0.streams == 0 && self.0.rate.is_none() {
+        if self.streams == 0 && self.rate.is_none() {
             return Ok(None);
         }
         let borrower = (key.library, key.borrower);
-        let mut borrowers = self.borrowers();
-        let running = borrowers
-            .entry(borrower)
-            .or_insert_with(|| RunningStreams { count: 0, bucket: self.0.rate.map(bucket) });
-        if self.0.streams > 0 && running.count >= self.0.streams {
+        let mut borrowers = lock(&self.borrowers);
+        let running =
+            borrowers.entry(borrower).or_insert_with(|| RunningStreams { count: 0, bucket: None });
+        if self.streams > 0 && running.count >= self.streams {
             return Err(TOO_MANY_STREAMS);
         }
         running.count += 1;
-        let bucket = running.bucket.clone();
+        // Streams from before a reload of the rate keep their limiter.
+        if running.bucket.as_ref().map(|(rate, _)| *rate) != self.rate {
+            running.bucket = self.rate.map(|rate| (rate, bucket(rate)));
+        }
+        let bucket = running.bucket.as_ref().map(|(_, bucket)| bucket.clone());
         drop(borrowers);
-        let counted = CountedStream { limits: self.clone(), borrower };
-        let burst = self.0.rate.map_or(0, |rate| u64::from(rate.get()));
+        let counted = CountedStream { borrowers: self.borrowers.clone(), borrower };
+        let burst = self.rate.map_or(0, |rate| u64::from(rate.get()));
         Ok(Some(StreamAllowance { _counted: counted, bucket, burst, debt: 0, waiting: None }))
     }
 
     /// Returns whether [`BorrowerLimits::take`] would refuse one more stream, and counts none.
     pub(super) fn would_refuse(&self, key: &LoanKey) -> Option<Problem> {
-        let borrowers = self.borrowers();
+        let borrowers = lock(&self.borrowers);
         let running = borrowers.get(&(key.library, key.borrower)).map_or(0, |some| some.count);
-        (self.0.streams > 0 && running >= self.0.streams).then_some(TOO_MANY_STREAMS)
-    }
-
-    fn borrowers(&self) -> MutexGuard<'_, HashMap<BorrowerKey, RunningStreams>> {
-        lock(&self.0.borrowers)
+        (self.streams > 0 && running >= self.streams).then_some(TOO_MANY_STREAMS)
     }
 }
 
 impl Drop for CountedStream {
     fn drop(&mut self) {
-        if let Entry::Occupied(mut running) = self.limits.borrowers().entry(self.borrower) {
+        if let Entry::Occupied(mut running) = lock(&self.borrowers).entry(self.borrower) {
             running.get_mut().count -= 1;
             if running.get().count == 0 {
                 running.remove();

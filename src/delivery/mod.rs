@@ -46,6 +46,7 @@ use crate::gate::Permit;
 use crate::metering::Meter;
 use crate::origin::{self, Origin};
 use crate::problem::Problem;
+use crate::reload::Current;
 use crate::telemetry::Metrics;
 
 pub(crate) use body::Body;
@@ -120,9 +121,18 @@ pub(crate) struct Delivery {
     metadata: Vec<MetadataCache>,
     settings: Settings,
     monitor: StallMonitor,
+    watched: Current<Watched>,
     limits: BorrowerLimits,
+    buffers: Buffers,
     meter: Meter,
     metrics: Metrics,
+}
+
+/// What the stall monitor watches besides the bodies.
+#[derive(Debug)]
+struct Watched {
+    origins: Vec<Arc<Origin>>,
+    interval: Duration,
 }
 
 impl Delivery {
@@ -142,10 +152,22 @@ impl Delivery {
             .iter()
             .map(|settings| Origin::new(settings, &buffers, metrics.clone()).map(Arc::new))
             .collect();
-        let metadata =
-            origins.iter().map(|settings| origin_fetch::metadata(settings.metadata_ttl)).collect();
+        let origins = built?;
+        let metadata = origins.iter().map(|origin| cache_of(origin)).collect();
         let (monitor, limits) = (StallMonitor::new(settings), BorrowerLimits::new(&settings));
-        Ok(Delivery { origins: built?, metadata, settings, monitor, limits, meter, metrics })
+        let interval = stall_monitor::interval(&settings);
+        let watched = Current::new(Watched { origins: origins.clone(), interval });
+        Ok(Delivery {
+            origins,
+            metadata,
+            settings,
+            monitor,
+            watched,
+            limits,
+            buffers,
+            meter,
+            metrics,
+        })
     }
 
     /// Returns a delivery with its own connections. The metadata cache is shared.
@@ -159,11 +181,69 @@ impl Delivery {
         Ok(Delivery { origins: origins?, meter, monitor, ..self.clone() })
     }
 
+    /// Returns a delivery for other settings and origins. An origin whose settings are the same
+    /// keeps its connections, its breakers and what is known of its files.
+    ///
+    /// # Errors
+    /// As [`Delivery::new`].
+    pub(crate) fn with_settings(
+        &self,
+        settings: Settings,
+        origins: &[origin::Settings],
+    ) -> Result<Delivery, origin::SetUpError> {
+        let (mut built, mut metadata) = (Vec::new(), Vec::new());
+        for settings in origins {
+            let mut old = self.origins.iter().zip(&self.metadata);
+            let (origin, cache) = match old.find(|(origin, _)| origin.settings() == settings) {
+                Some((origin, cache)) => (origin.clone(), cache.clone()),
+                None => {
+                    let origin = Origin::new(settings, &self.buffers, self.metrics.clone())?;
+                    let cache = cache_of(&origin);
+                    (Arc::new(origin), cache)
+                }
+            };
+            built.push(origin);
+            metadata.push(cache);
+        }
+        Ok(Delivery {
+            origins: built,
+            metadata,
+            settings,
+            monitor: self.monitor.with_settings(settings),
+            limits: self.limits.with_settings(&settings),
+            ..self.clone()
+        })
+    }
+
+    /// Returns this delivery for the worker that has the other one. It keeps that worker's
+    /// connections to the origins that stay.
+    ///
+    /// # Errors
+    /// As [`Delivery::new`].
+    pub(crate) fn in_place_of(&self, worker: &Delivery) -> Result<Delivery, origin::SetUpError> {
+        let own = |origin: &Arc<Origin>| match worker.origins.iter().find(|own| own.is_of(origin)) {
+            Some(own) => Ok(own.clone()),
+            None => origin.for_worker().map(Arc::new),
+        };
+        let origins: Result<Vec<Arc<Origin>>, _> = self.origins.iter().map(own).collect();
+        let (meter, monitor) = (worker.meter.clone(), worker.monitor.with_settings(self.settings));
+        Ok(Delivery { origins: origins?, meter, monitor, ..self.clone() })
+    }
+
+    /// Lets the stall monitor watch the origins of this delivery, in place of those before.
+    pub(crate) fn watch_origins(&self) {
+        let interval = stall_monitor::interval(&self.settings);
+        self.watched.replace(Watched { origins: self.origins.clone(), interval });
+    }
+
     /// Runs the stall monitor: aborts bodies whose reader is too slow or whose loan is due. Spawn
     /// it as one task; it ends with the last worker.
     pub(crate) fn run_stall_monitor(&self) -> impl Future<Output = ()> + Send + use<> {
-        let origins = self.origins.clone();
-        self.monitor.clone().run(move || origins.iter().any(|origin| origin.has_waiters()))
+        let (watched, origins) = (self.watched.clone(), self.watched.clone());
+        self.monitor.clone().run(
+            move || watched.get().interval,
+            move || origins.get().origins.iter().any(|origin| origin.has_waiters()),
+        )
     }
 
     /// Answers a GET or HEAD. `connection` is closed if the loan ends while the reader stalls,
@@ -216,4 +296,8 @@ impl Delivery {
         }
         Ok(response)
     }
+}
+
+fn cache_of(origin: &Origin) -> MetadataCache {
+    origin_fetch::metadata(origin.settings().metadata_ttl)
 }

@@ -13,6 +13,7 @@ use std::time::Instant;
 use futures_util::task::AtomicWaker;
 use http::StatusCode;
 
+use super::Settings;
 use super::body_end::{Delivered, OnEnd};
 use super::borrower_limits::StreamAllowance;
 use super::byte_counters::ByteCounters;
@@ -113,6 +114,11 @@ impl Outgoing {
             suspends: AtomicU8::new(0),
             resumes: AtomicU32::new(0),
         }
+    }
+
+    /// Returns the settings that the body began with.
+    pub(super) fn settings(&self) -> &Settings {
+        self.monitor.settings()
     }
 
     /// Begins the body: registers it with the permit and the monitor. Returns false if the loan has

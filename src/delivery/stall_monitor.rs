@@ -76,6 +76,16 @@ impl StallMonitor {
         StallMonitor { shard, ..self.clone() }
     }
 
+    /// Returns the monitor for bodies with other settings. Those that run keep theirs.
+    pub(super) fn with_settings(&self, settings: Settings) -> StallMonitor {
+        StallMonitor { settings, ..self.clone() }
+    }
+
+    /// Returns the settings of the bodies that it registers.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Registers a body. Returns the key for [`StallMonitor::remove`].
     pub(super) fn add(&self, body: BodyHandle) -> usize {
         self.shard.lock().insert(Entry { body, observation: None, aborted: None })
@@ -86,30 +96,38 @@ impl StallMonitor {
         let _watched = self.shard.lock().try_remove(number);
     }
 
-    /// Checks all bodies until the last worker ends. `is_congested` returns whether requests wait
-    /// for connections to an origin.
-    pub(super) async fn run(self, is_congested: impl Fn() -> bool) {
-        let Settings { idle, min_rate, min_rate_grace, .. } = self.settings;
-        let shortest = if min_rate > 0 { idle.min(min_rate_grace) } else { idle };
-        let interval = (shortest / 4).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
-        let (settings, shards) = (self.settings, Arc::downgrade(&self.shards));
+    /// Checks all bodies until the last worker ends. `interval` returns the time to the next check,
+    /// and `is_congested` whether requests wait for connections to an origin.
+    pub(super) async fn run(
+        self,
+        interval: impl Fn() -> Duration,
+        is_congested: impl Fn() -> bool,
+    ) {
+        let shards = Arc::downgrade(&self.shards);
         drop(self);
         loop {
-            tokio::time::sleep(interval).await;
+            tokio::time::sleep(interval()).await;
             let Some(shards) = shards.upgrade() else { return };
             let shards = lock(&shards).clone();
             let is_congested = is_congested();
-            shards.iter().for_each(|shard| shard.check(&settings, is_congested, Instant::now()));
+            shards.iter().for_each(|shard| shard.check(is_congested, Instant::now()));
         }
     }
 }
 
+/// Returns the time between two checks with these settings.
+pub(super) fn interval(settings: &Settings) -> Duration {
+    let Settings { idle, min_rate, min_rate_grace, .. } = *settings;
+    let shortest = if min_rate > 0 { idle.min(min_rate_grace) } else { idle };
+    (shortest / 4).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL)
+}
+
 impl Shard {
-    fn check(&self, settings: &Settings, is_congested: bool, now: Instant) {
+    fn check(&self, is_congested: bool, now: Instant) {
         let mut verdicts = Vec::new();
         for (_, entry) in self.lock().iter_mut() {
             if let Some(body) = entry.body.upgrade() {
-                verdicts.push((entry.judge(&body, settings, is_congested, now), body));
+                verdicts.push((entry.judge(&body, is_congested, now), body));
             }
         }
         // Outside the lock: this may drop the last handle of a body, and a body that ends takes it.
@@ -129,13 +147,8 @@ impl Shard {
 }
 
 impl Entry {
-    fn judge(
-        &mut self,
-        body: &Outgoing,
-        settings: &Settings,
-        is_congested: bool,
-        now: Instant,
-    ) -> Verdict {
+    fn judge(&mut self, body: &Outgoing, is_congested: bool, now: Instant) -> Verdict {
+        let settings = body.settings();
         if let Some(at) = self.aborted {
             return if now.duration_since(at) >= ABORT_TIMEOUT {
                 Verdict::CloseConnection

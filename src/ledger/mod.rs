@@ -79,6 +79,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
 use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
+use crate::reload::Current;
 
 pub use access_position::AccessPosition;
 pub use accesses::{Access, AccessFilter, AccessTarget, RecordedAccess};
@@ -127,10 +128,21 @@ pub struct Ledger {
     write_test: WriteTest,
     /// The last step at the time of opening, where the change feed of SQLite starts.
     opened_at: i64,
+    brake: Current<Brake>,
     audit_key: AuditKey,
 }
 
 impl Ledger {
+    /// Returns the limits on new loans.
+    pub fn brake(&self) -> Brake {
+        *self.brake.get()
+    }
+
+    /// Sets the limits for loans that are begun later.
+    pub fn set_brake(&self, brake: Brake) {
+        self.brake.replace(brake);
+    }
+
     /// Writes an intent, unless [`Intended`] names a reason against it. `issued` is the time at
     /// which the reader's credential was issued.
     ///

@@ -10,8 +10,9 @@ use super::lanes::{Deadlines, Lanes};
 use super::membership::Membership;
 use super::postgres::PostgresSettings;
 use super::write_check::WriteTest;
-use super::{Ledger, LedgerError, Queries, Settings, StoreSettings, postgres, sqlite};
+use super::{Brake, Ledger, LedgerError, Queries, Settings, StoreSettings, postgres, sqlite};
 use crate::clock::Clock;
+use crate::reload::Current;
 use crate::telemetry::Metrics;
 
 /// The deadlines of a database that is reached over a network. A reader's request must be answered
@@ -21,9 +22,9 @@ const NETWORK_DEADLINES: Deadlines =
 
 /// What both databases need.
 struct Opening<'a> {
-    settings: &'a Settings,
     key_fingerprint: &'a [u8; 32],
     audit_key: AuditKey,
+    brake: Current<Brake>,
     clock: Clock,
     metrics: Metrics,
 }
@@ -45,7 +46,8 @@ impl Ledger {
         clock: Clock,
         metrics: Metrics,
     ) -> Result<Ledger, LedgerError> {
-        let opening = Opening { settings, key_fingerprint, audit_key, clock, metrics };
+        let brake = Current::new(settings.brake);
+        let opening = Opening { key_fingerprint, audit_key, brake, clock, metrics };
         // Boxed: connecting takes much memory, which the future of the caller would reserve.
         match &settings.store {
             StoreSettings::Sqlite(file) => Box::pin(opening.sqlite(file.as_path().into())).await,
@@ -70,6 +72,7 @@ impl Opening<'_> {
             membership,
             write_test: WriteTest::new(self.metrics),
             opened_at,
+            brake: self.brake,
             audit_key: self.audit_key,
         })
     }
@@ -90,6 +93,7 @@ impl Opening<'_> {
             membership,
             write_test: WriteTest::new(self.metrics),
             opened_at: 0,
+            brake: self.brake,
             audit_key: self.audit_key,
         })
     }
@@ -100,7 +104,7 @@ impl Opening<'_> {
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             membership,
-            brake: self.settings.brake,
+            brake: self.brake.clone(),
             audit_key: self.audit_key.clone(),
             ledger,
         })

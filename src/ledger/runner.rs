@@ -147,7 +147,7 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
         key: &LoanKey,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, sqlx::Error> {
-        let limits = self.context.brake.limits(now);
+        let limits = self.context.brake.get().limits(now);
         if limits.is_empty() {
             return Ok(None);
         }

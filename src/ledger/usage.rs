@@ -9,7 +9,7 @@ use jiff::civil::Date;
 
 use super::brake::Counted;
 use super::stored_row::StoredRow;
-use super::{Brake, Ledger, LedgerError};
+use super::{Ledger, LedgerError};
 use crate::clock;
 use crate::loan::{Isbn, LibraryId};
 use crate::telemetry::BrakeLimit;
@@ -94,19 +94,18 @@ impl Ledger {
         self.queries.costs_by_title(library, date).await
     }
 
-    /// Returns how many loans of a library count now towards each limit that `brake` has for a
-    /// library.
+    /// Returns how many loans of a library count now towards each limit that the
+    /// brake has for a library.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn brake_use(
         &self,
         library: LibraryId,
-        brake: &Brake,
         now: Timestamp,
     ) -> Result<Vec<BrakeUse>, LedgerError> {
         let mut uses = Vec::new();
-        for (limit, maximum, window, counted) in brake.of_library() {
+        for (limit, maximum, window, counted) in self.brake().of_library() {
             let since = clock::before(now, window);
             let most = maximum.clamp(MAX_USE, MAX_COUNT);
             let used = self.queries.count_begun(library, since, counted, most).await?;

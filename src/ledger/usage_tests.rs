@@ -151,7 +151,7 @@ async fn use_of_the_brake_counts_what_its_limits_count(store: &TestStore) {
     refuse(&ledger, 4, -30, BUDGET_EXCEEDED).await;
     let failed = intend(&ledger, key(5), -10).await;
     ledger.apply(failed.id, Event::NotSent, by("begin")).await.unwrap();
-    let uses = ledger.brake_use(key(1).library, &brake, now).await.unwrap();
+    let uses = ledger.brake_use(key(1).library, now).await.unwrap();
     let found: Vec<_> = uses.iter().map(|one| (one.limit.name(), one.maximum, one.used)).collect();
     let attempts = "attempts_per_library_per_hour";
     let expected = [
@@ -163,7 +163,7 @@ async fn use_of_the_brake_counts_what_its_limits_count(store: &TestStore) {
     assert_eq!(found, expected);
     assert!(uses.iter().all(|one| !one.is_capped));
     let later = clock::after(now, Duration::from_secs(86_400));
-    let uses = ledger.brake_use(key(1).library, &brake, later).await.unwrap();
+    let uses = ledger.brake_use(key(1).library, later).await.unwrap();
     assert!(uses.iter().all(|one| one.used == 0), "{uses:?}");
     ledger.close().await;
 }

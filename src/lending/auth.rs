@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -54,10 +55,30 @@ pub enum Auth {
     },
 }
 
+impl Auth {
+    /// Returns the configuration key of the login URL.
+    fn address_key(&self) -> &'static str {
+        match self {
+            Auth::Ticket { .. } => "login_url",
+            Auth::OAuth { .. } => "token_url",
+        }
+    }
+
+    fn has_credentials_of(&self, other: &Auth) -> bool {
+        let of = |auth: &Auth| match auth {
+            Auth::Ticket { username: name, password: secret, .. }
+            | Auth::OAuth { client_id: name, client_secret: secret, .. } => {
+                (name.clone(), secret.expose_secret().to_owned())
+            }
+        };
+        of(self) == of(other)
+    }
+}
+
 /// The login method with its cached credential.
 pub(super) struct Login {
-    auth: Auth,
-    cached: Mutex<Option<CachedCredential>>,
+    auth: ArcSwap<Auth>,
+    cached: Mutex<Cached>,
     health: Arc<Health>,
     /// The time and the error of the last failed fetch; none after a successful one.
     last_failure: StdMutex<Option<(Instant, CallError)>>,
@@ -68,6 +89,9 @@ struct CachedCredential {
     renew: Timestamp,
     ticket: Option<SecretString>,
 }
+
+/// A credential, and the login that it is from.
+type Cached = Option<(Arc<Auth>, CachedCredential)>;
 
 #[derive(Serialize)]
 struct TokenRequest<'a> {
@@ -85,18 +109,42 @@ struct Token {
 
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("auth", &self.auth).finish_non_exhaustive()
+        f.debug_struct("Login").field("auth", &self.auth.load()).finish_non_exhaustive()
     }
 }
 
 impl Login {
     pub(super) fn new(auth: Auth, health: Arc<Health>) -> Login {
+        let auth = ArcSwap::from_pointee(auth);
         Login { auth, cached: Mutex::default(), health, last_failure: StdMutex::default() }
     }
 
     /// Whether calls carry the header Date.
     pub(super) fn sends_date(&self) -> bool {
-        matches!(self.auth, Auth::Ticket { .. })
+        matches!(**self.auth.load(), Auth::Ticket { .. })
+    }
+
+    /// Uses the user or the client of another login of the same method from now on. Addresses stay.
+    pub(super) fn set_credentials(&self, new: &Auth) {
+        let mut auth = Auth::clone(&self.auth.load());
+        match (&mut auth, new) {
+            (
+                Auth::Ticket { username, password, .. },
+                Auth::Ticket { username: name, password: secret, .. },
+            ) => {
+                (*username, *password) = (name.clone(), secret.clone());
+            }
+            (
+                Auth::OAuth { client_id, client_secret, .. },
+                Auth::OAuth { client_id: name, client_secret: secret, .. },
+            ) => {
+                (*client_id, *client_secret) = (name.clone(), secret.clone());
+            }
+            _ => return,
+        }
+        if !auth.has_credentials_of(&self.auth.load()) {
+            self.auth.store(Arc::new(auth));
+        }
     }
 
     /// Returns the value of the header Authorization; fetches one if none is cached or the cached
@@ -109,20 +157,22 @@ impl Login {
     ) -> Result<HeaderValue, CallError> {
         let began = Instant::now();
         let mut cached = self.cached.lock().await;
-        if let Some(credential) =
-            cached.as_ref().filter(|credential| credential.renew > clock.now())
-        {
+        let auth = self.auth.load_full();
+        let usable = cached.as_ref().filter(|(from, credential)| {
+            Arc::ptr_eq(from, &auth) && credential.renew > clock.now()
+        });
+        if let Some((_, credential)) = usable {
             return Ok(credential.header.clone());
         }
         if let Some(error) = self.failed_since(began) {
             return Err(error);
         }
-        let fetched = self.fetch(client, clock, skew).await;
+        let fetched = self.fetch(&auth, client, clock, skew).await;
         *lock(&self.last_failure) =
             fetched.as_ref().err().map(|error| (Instant::now(), error.clone()));
         let fresh = fetched?;
         let header = fresh.header.clone();
-        *cached = Some(fresh);
+        *cached = Some((auth, fresh));
         Ok(header)
     }
 
@@ -135,15 +185,15 @@ impl Login {
     /// Drops a credential that Bokbasen refused; a newer one stays cached.
     pub(super) async fn discard(&self, refused: &HeaderValue) {
         let mut cached = self.cached.lock().await;
-        if cached.as_ref().is_some_and(|credential| credential.header == refused) {
+        if cached.as_ref().is_some_and(|(_, credential)| credential.header == refused) {
             *cached = None;
         }
     }
 
     /// Revokes the ticket; a token cannot be revoked.
     pub(super) async fn log_out(&self, client: &reqwest::Client) {
-        let ticket = self.cached.lock().await.take().and_then(|credential| credential.ticket);
-        if let (Auth::Ticket { login_url, .. }, Some(ticket)) = (&self.auth, ticket) {
+        let Some((auth, credential)) = self.cached.lock().await.take() else { return };
+        if let (Auth::Ticket { login_url, .. }, Some(ticket)) = (&*auth, credential.ticket) {
             let mut url = login_url.clone();
             if let Ok(mut path) = url.path_segments_mut() {
                 path.pop_if_empty().push(ticket.expose_secret());
@@ -156,11 +206,12 @@ impl Login {
 
     async fn fetch(
         &self,
+        auth: &Auth,
         client: &reqwest::Client,
         clock: &Clock,
         skew: &Skew,
     ) -> Result<CachedCredential, CallError> {
-        let request = match &self.auth {
+        let request = match auth {
             Auth::Ticket { login_url, username, password } => client
                 .post(login_url.clone())
                 .form(&[("username", username.as_str()), ("password", password.expose_secret())]),
@@ -189,28 +240,20 @@ impl Login {
                 return Err(self.failed(OutageReason::ServerError, &why));
             }
             status if !status.is_success() => {
-                let key = self.address_key();
+                let key = auth.address_key();
                 let why = format!("the login service answered {status}; check {key} in [lending]");
                 return Err(self.failed(OutageReason::BadAnswer, &why));
             }
             _ => {}
         }
         let unusable = |why: String| self.failed(OutageReason::BadAnswer, &why);
-        let credential = match &self.auth {
+        let credential = match auth {
             Auth::Ticket { .. } => ticket_credential(&response, clock),
             Auth::OAuth { .. } => {
                 token_credential(&read_body(response).await.map_err(unusable)?, clock)
             }
         };
         credential.map_err(|why| self.failed(OutageReason::BadAnswer, why))
-    }
-
-    /// Returns the configuration key of the login URL.
-    fn address_key(&self) -> &'static str {
-        match self.auth {
-            Auth::Ticket { .. } => "login_url",
-            Auth::OAuth { .. } => "token_url",
-        }
     }
 
     /// Records a failed login and returns its error.

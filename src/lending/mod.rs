@@ -95,6 +95,11 @@ impl Bokbasen {
         Ok(Bokbasen { transport })
     }
 
+    /// Logs in with these credentials from now on, if the method is the same. Addresses stay.
+    pub fn set_credentials(&self, auth: &Auth) {
+        self.transport.set_credentials(auth);
+    }
+
     /// Logs out, if the login method supports it.
     pub async fn close(&self) {
         self.transport.log_out().await;

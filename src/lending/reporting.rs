@@ -91,6 +91,11 @@ impl Reporting {
         Ok(Reporting { transport })
     }
 
+    /// Logs in with these credentials from now on, if the method is the same. Addresses stay.
+    pub fn set_credentials(&self, auth: &Auth) {
+        self.transport.set_credentials(auth);
+    }
+
     /// Sends a report, once. It is sent only if `may_send` returns true immediately before its
     /// first byte.
     pub async fn send(&self, report: &UsageReport, may_send: MaySend) -> ReportOutcome {

@@ -26,7 +26,7 @@ use super::outage_reason::{Health, OutageReason};
 use super::protocol_breaches::Breaches;
 use super::response::{ApiResponse, cause};
 use super::send_guard::SendGuard;
-use super::{CallError, MaySend, SetUpError, Settings, http_client};
+use super::{Auth, CallError, MaySend, SetUpError, Settings, http_client};
 use crate::clock::Clock;
 use crate::telemetry::{CallOutcome, Metrics};
 
@@ -106,6 +106,10 @@ impl Transport {
             timeout: settings.timeout,
             has_gauges: true,
         })
+    }
+
+    pub(super) fn set_credentials(&self, auth: &Auth) {
+        self.login.set_credentials(auth);
     }
 
     /// Returns the time by Bokbasen's clock, to which times in responses are relative.

@@ -61,7 +61,7 @@ pub(crate) const MAX_LENGTH: u64 = i64::MAX as u64;
 pub(crate) const USEFUL_BYTES: u64 = 64 * 1024;
 
 /// Settings of one `[[origins]]` table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The name that routes refer to.
     pub name: String,
@@ -111,7 +111,7 @@ impl Settings {
 }
 
 /// An address of an origin.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Where {
     /// The base URL of an HTTP server.
     Http(Url),
@@ -243,6 +243,11 @@ impl Origin {
     /// The errors of [`Origin::new`].
     pub(crate) fn for_worker(&self) -> Result<Origin, SetUpError> {
         Origin::with(&self.settings, &self.buffers, self.metrics.clone(), self.shared.clone())
+    }
+
+    /// Returns whether both are the same origin, with connections of their own.
+    pub(crate) fn is_of(&self, other: &Origin) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Returns the settings of this origin.

@@ -66,6 +66,39 @@ pub struct Azure {
     pub endpoint: Option<Url>,
 }
 
+impl PartialEq for S3 {
+    fn eq(&self, other: &S3) -> bool {
+        let S3 { region, endpoint, path_style, keys } = self;
+        let secret = |keys: &Option<(String, SecretString)>| {
+            keys.as_ref().map(|(id, secret)| (id.clone(), secret.expose_secret().to_owned()))
+        };
+        (region, endpoint, path_style) == (&other.region, &other.endpoint, &other.path_style)
+            && secret(keys) == secret(&other.keys)
+    }
+}
+
+impl PartialEq for Google {
+    fn eq(&self, other: &Google) -> bool {
+        let Google { service_account, endpoint } = self;
+        endpoint == &other.endpoint && is_same(service_account, &other.service_account)
+    }
+}
+
+impl PartialEq for Azure {
+    fn eq(&self, other: &Azure) -> bool {
+        let Azure { account, access_key, endpoint } = self;
+        (account, endpoint) == (&other.account, &other.endpoint)
+            && is_same(access_key, &other.access_key)
+    }
+}
+
+fn is_same(one: &Option<SecretString>, other: &Option<SecretString>) -> bool {
+    let exposed = |secret: &Option<SecretString>| {
+        secret.as_ref().map(|secret| secret.expose_secret().to_owned())
+    };
+    exposed(one) == exposed(other)
+}
+
 impl Store {
     pub(super) fn s3(
         settings: &Settings,

@@ -239,15 +239,12 @@ impl Reload for Readers {
     type Version = Keys;
     type Error = ReadersError;
 
-    const KEPT: &str = "the readers' keys were not reloaded; the old ones stay";
-
     fn validate(&self, settings: &Settings) -> Result<Keys, Vec<ReadersError>> {
         self.read_keys(settings).map_err(|error| vec![error])
     }
 
     fn apply(&self, keys: Keys) {
         self.keys.store(Arc::new(keys));
-        tracing::info!("the readers' keys were reloaded");
     }
 }
 

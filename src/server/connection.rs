@@ -62,7 +62,8 @@ async fn handshake(
     let _ = socket.set_nodelay(true);
     let acceptor = TlsAcceptor::from(worker.certificates.config());
     let accepted = acceptor.accept_with(socket, |session| session.set_buffer_limit(None));
-    let Ok(accepted) = tokio::time::timeout(worker.limits.handshake, accepted).await else {
+    let limit = worker.config.get().limits.handshake;
+    let Ok(accepted) = tokio::time::timeout(limit, accepted).await else {
         worker.services.metrics.limit_reached(Limit::Handshake);
         return None;
     };

@@ -17,9 +17,10 @@ use super::explain::Step;
 use super::recent_requests::{Asked, RecentRequest};
 use super::request_body::RequestBody;
 use super::request_checks::{check_authority, check_shape};
+use super::request_config::RequestConfig;
 use super::{Services, download_continuation, loans_api, problem_response};
 use crate::catalog::{Target, Titles};
-use crate::delivery::{Body, Delivered, Delivery, Pass};
+use crate::delivery::{Body, Delivered, Pass};
 use crate::gate;
 use crate::loan::Isbn;
 use crate::path::RequestPath;
@@ -33,7 +34,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What the steps of one request share.
 struct Context<'a> {
     services: &'a Services,
-    delivery: &'a Delivery,
+    config: &'a RequestConfig,
     connection: &'a ConnectionInfo,
     request: &'a Parts,
     log: RequestLine,
@@ -50,7 +51,7 @@ struct Seen {
 /// Responds to one request.
 pub(super) async fn dispatch(
     services: &Services,
-    delivery: &Delivery,
+    config: &RequestConfig,
     connection: &ConnectionInfo,
     request: Request<RequestBody>,
 ) -> Response<Body> {
@@ -58,8 +59,8 @@ pub(super) async fn dispatch(
     let id = RequestId::generate();
     let log = RequestLine::start(id, &request.method, request.version);
     let seen = Seen { step: Step::Path, path: None, asked: None };
-    let mut context = Context { services, delivery, connection, request: &request, log, seen };
-    let mut response = match services.cors.preflight(&request.method, &request.headers) {
+    let mut context = Context { services, config, connection, request: &request, log, seen };
+    let mut response = match config.cors.preflight(&request.method, &request.headers) {
         Some(response) => {
             let took = context.log.began().elapsed();
             services.metrics.request(RequestOutcome::Preflight, Via::None, took);
@@ -68,11 +69,11 @@ pub(super) async fn dispatch(
         None => {
             let processed = id.poll_within(pin!(process(&mut context, body))).await;
             let mut response = context.response(id, processed);
-            services.cors.add_response_fields(&request.headers, &mut response);
+            config.cors.add_response_fields(&request.headers, &mut response);
             response
         }
     };
-    services.security.add(response.headers_mut());
+    config.security.add(response.headers_mut());
     if let Some(id) = id.field() {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -125,10 +126,9 @@ pub(super) fn authenticate(
 
 async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Response<Body>, Problem> {
     let (services, request) = (context.services, context.request);
-    let path = services
-        .catalog
-        .parse(request.uri.path())
-        .map_err(|error| Problem::RequestMalformed(error.0))?;
+    let catalog = &context.config.catalog;
+    let path =
+        catalog.parse(request.uri.path()).map_err(|error| Problem::RequestMalformed(error.0))?;
     let (token, path) = path.split_token();
     // A token may be in another place of a mistyped address, and staff read the recent requests.
     context.seen.path = (!path.decoded().contains("/~")).then(|| path.shared());
@@ -140,17 +140,17 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
         // Boxed: it is twice as large as a delivery, and hyper copies the future of each request.
         return Box::pin(process_loans(context, body, endpoint?, token.as_deref())).await;
     }
-    let target = services.catalog.resolve(&path)?;
+    let target = catalog.resolve(&path)?;
     context.log.range(request.headers.get(RANGE));
     check_shape(request, !body.is_end_stream())?;
     drop(body);
     let pass = match target {
         Target::Open(file) => {
-            context.log.via(Via::Open).route(services.catalog.route_name(file.file().route));
+            context.log.via(Via::Open).route(catalog.route_name(file.file().route));
             Pass::Open(file)
         }
         Target::Loanable { titles, file, explicit } => {
-            context.log.route(services.catalog.route_name(file.route)).isbn(titles.first());
+            context.log.route(catalog.route_name(file.route)).isbn(titles.first());
             context.seen.step = Step::Reader;
             let (reader, is_expired) =
                 authenticate(&context.services.readers, request, token.as_deref())?;
@@ -189,7 +189,11 @@ async fn deliver(context: &Context<'_>, pass: Pass) -> Result<Response<Body>, Pr
     let log = context.log.clone();
     let on_end = Box::new(move |delivered: Delivered| write_line(log, &delivered));
     let (request, connection) = (context.request, &context.connection.connection);
-    context.delivery.deliver(pass, &request.method, &request.headers, connection, on_end).await
+    context
+        .config
+        .delivery
+        .deliver(pass, &request.method, &request.headers, connection, on_end)
+        .await
 }
 
 /// Processes a request for the reader's loans. Its response is complete when it is created.
@@ -199,9 +203,11 @@ async fn process_loans(
     endpoint: loans_api::LoansEndpoint,
     link: Option<&str>,
 ) -> Result<Response<Body>, Problem> {
-    let (services, connection) = (context.services, &context.connection.connection);
+    let (services, request) = (context.services, context.request);
+    let connection = &context.connection.connection;
     let response =
-        loans_api::answer(services, connection, context.request, body, endpoint, link).await?;
+        loans_api::answer((services, context.config), connection, request, body, endpoint, link)
+            .await?;
     let mut log = context.log.clone();
     if let Some(isbn) = endpoint.isbn() {
         log.isbn(isbn);

@@ -42,8 +42,9 @@ const BUFFER_SIZE: usize = LEAST;
 
 /// Serves a connection to its end, and parks it whenever it is idle.
 pub(super) async fn serve(tls: TlsStream, worker: &Arc<Worker>, info: ConnectionInfo) {
-    let deadlines = Deadlines::new(worker.limits.clone(), Instant::now());
-    let requests = Arc::new(Requests::new(worker.limits.requests_per_connection));
+    let limits = worker.config.get().limits.clone();
+    let deadlines = Deadlines::new(limits.clone(), Instant::now());
+    let requests = Arc::new(Requests::new(limits.requests_per_connection));
     let mut monitor =
         Http1Monitor { tls: &tls, worker, connection: &info.connection, requests, deadlines };
     loop {
@@ -141,8 +142,8 @@ impl RequestHandler {
         let in_flight = info.connection.begin();
         async move {
             let request = request.map(RequestBody::new);
-            let mut response =
-                dispatch::dispatch(&worker.services, &worker.delivery, &info, request).await;
+            let config = worker.config.get();
+            let mut response = dispatch::dispatch(&worker.services, &config, &info, request).await;
             drop(in_flight); // the body of a file has a guard of its own
             if has_body {
                 tls.clear_unparsed_input(); // the input since then was the body

@@ -102,7 +102,7 @@ async fn run_worker(
 fn place(socket: TcpStream, address: IpAddr, worker: &Arc<Worker>) -> bool {
     let Some(entry) = worker.open.admit(address) else {
         if let Some(left_out) = ACCEPT_LOG.permit("full") {
-            let limit = worker.limits.connections;
+            let limit = worker.config.get().limits.connections;
             tracing::warn!(
                 limit,
                 left_out,

@@ -6,6 +6,8 @@
 
 mod endpoint;
 
+use std::time::Duration;
+
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -16,6 +18,7 @@ use utoipa::ToSchema;
 
 use super::limits::Limit;
 use super::request_body::RequestBody;
+use super::request_config::RequestConfig;
 use super::{Services, problem_response};
 use crate::connection_handle::Connection;
 use crate::delivery::Body;
@@ -89,7 +92,7 @@ struct LicencesView {
 
 /// Handles a request to the loans API.
 pub(super) async fn answer(
-    services: &Services,
+    (services, config): (&Services, &RequestConfig),
     connection: &Connection,
     request: &Parts,
     body: RequestBody,
@@ -106,19 +109,21 @@ pub(super) async fn answer(
         return Err(super::dispatch::outside_of_link());
     }
     match endpoint {
-        LoansEndpoint::All => list(services, &reader).await,
-        LoansEndpoint::One(isbn) if *method == Method::PUT => begin(services, &reader, isbn).await,
+        LoansEndpoint::All => list((services, config), &reader).await,
+        LoansEndpoint::One(isbn) if *method == Method::PUT => {
+            begin((services, config), &reader, isbn).await
+        }
         LoansEndpoint::One(isbn) if *method == Method::DELETE => {
             cancel_or_return(services, &reader, isbn).await
         }
-        LoansEndpoint::One(isbn) => show(services, &reader, isbn).await,
-        LoansEndpoint::Progress(isbn) => progress(services, &reader, isbn, body).await,
+        LoansEndpoint::One(isbn) => show((services, config), &reader, isbn).await,
+        LoansEndpoint::Progress(isbn) => progress((services, config), &reader, isbn, body).await,
         LoansEndpoint::Availability(isbn) => availability(services, &reader, isbn).await,
     }
 }
 
-fn view(services: &Services, loan: &Loan) -> LoanView {
-    LoanView::of(loan, services.catalog.files_of(loan.key.isbn))
+fn view(config: &RequestConfig, loan: &Loan) -> LoanView {
+    LoanView::of(loan, config.catalog.files_of(loan.key.isbn))
 }
 
 /// Lists the reader's own loans, the newest 200.
@@ -127,7 +132,10 @@ fn view(services: &Services, loan: &Loan) -> LoanView {
     (status = 400, response = inline(Refused)), (status = 401, response = inline(Refused)),
     (status = 503, response = inline(Refused)),
 ))]
-pub(super) async fn list(services: &Services, reader: &Reader) -> Result<Response<Body>, Problem> {
+pub(super) async fn list(
+    (services, config): (&Services, &RequestConfig),
+    reader: &Reader,
+) -> Result<Response<Body>, Problem> {
     let filter = Filter {
         library: Some(reader.library),
         borrower: Some(reader.borrower),
@@ -135,7 +143,7 @@ pub(super) async fn list(services: &Services, reader: &Reader) -> Result<Respons
         ..Filter::default()
     };
     let loans = services.ledger.page(&filter).await.map_err(ledger_unavailable)?;
-    json(StatusCode::OK, &Loans { loans: loans.iter().map(|loan| view(services, loan)).collect() })
+    json(StatusCode::OK, &Loans { loans: loans.iter().map(|loan| view(config, loan)).collect() })
 }
 
 /// Returns the reader's loan of a title: the live one, or else the most recent one.
@@ -147,12 +155,12 @@ pub(super) async fn list(services: &Services, reader: &Reader) -> Result<Respons
     (status = 503, response = inline(Refused)),
 ))]
 pub(super) async fn show(
-    services: &Services,
+    (services, config): (&Services, &RequestConfig),
     reader: &Reader,
     isbn: Isbn,
 ) -> Result<Response<Body>, Problem> {
     let loan = services.ledger.newest(&reader.key(isbn)).await.map_err(ledger_unavailable)?;
-    json(StatusCode::OK, &view(services, &loan.ok_or(Problem::LoanNotFound)?))
+    json(StatusCode::OK, &view(config, &loan.ok_or(Problem::LoanNotFound)?))
 }
 
 /// Returns a loan. Idempotent, even without a loan. Streams in flight are aborted within a second.
@@ -183,12 +191,14 @@ pub(super) async fn cancel_or_return(
     )
 )]
 pub(super) async fn progress(
-    services: &Services,
+    (services, config): (&Services, &RequestConfig),
     reader: &Reader,
     isbn: Isbn,
     body: RequestBody,
 ) -> Result<Response<Body>, Problem> {
-    services.gate.note_progress(reader.key(isbn), read_progress(services, body).await?).await?;
+    let limit = config.limits.body;
+    let progress = read_progress(services, limit, body).await?;
+    services.gate.note_progress(reader.key(isbn), progress).await?;
     Ok(problem_response::no_content())
 }
 
@@ -222,7 +232,7 @@ pub(super) async fn availability(
     (status = 503, response = inline(Refused)),
 ))]
 pub(super) async fn begin(
-    services: &Services,
+    (services, config): (&Services, &RequestConfig),
     reader: &Reader,
     isbn: Isbn,
 ) -> Result<Response<Body>, Problem> {
@@ -238,13 +248,17 @@ pub(super) async fn begin(
     let loan =
         services.ledger.loan(id).await.map_err(ledger_unavailable)?.ok_or(Problem::LoanNotFound)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    json(status, &view(services, &loan))
+    json(status, &view(config, &loan))
 }
 
 /// Reads the reading progress from a request body.
-async fn read_progress(services: &Services, body: RequestBody) -> Result<Progress, Problem> {
+async fn read_progress(
+    services: &Services,
+    limit: Duration,
+    body: RequestBody,
+) -> Result<Progress, Problem> {
     let collected = Limited::new(body, MAX_BODY).collect();
-    let Ok(body) = tokio::time::timeout(services.body_timeout, collected).await else {
+    let Ok(body) = tokio::time::timeout(limit, collected).await else {
         services.metrics.limit_reached(Limit::Body);
         return Err(BODY_LATE);
     };

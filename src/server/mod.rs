@@ -31,6 +31,7 @@ mod problem_response;
 mod recent_requests;
 mod request_body;
 mod request_checks;
+mod request_config;
 mod request_queue;
 mod request_recorder;
 mod security_headers;
@@ -51,11 +52,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::buffer_budget::Buffers;
-use crate::catalog::Catalog;
-use crate::delivery::Delivery;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::reader::Readers;
+use crate::reload::Current;
 use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Task};
 
@@ -69,9 +69,10 @@ pub(crate) use limits::{Limits, raise_descriptor_limit};
 use open_connections::OpenConnections;
 use placement::Workers;
 pub(crate) use recent_requests::RecentRequests;
+pub(crate) use request_config::{NewRequestConfigs, RequestConfig, RequestConfigs};
 pub(crate) use request_recorder::RequestRecorder;
 pub(crate) use security_headers::SecurityHeaders;
-pub(crate) use tls::Certificates;
+pub(crate) use tls::{Certificates, LoadedKeys};
 pub(crate) use validity::{DateProblem, Validity};
 
 /// A certificate chain and its key, as files in PEM.
@@ -116,18 +117,10 @@ pub struct Settings {
 pub(crate) struct Services {
     /// Authenticates readers.
     pub readers: Arc<Readers>,
-    /// Resolves paths to files and titles.
-    pub catalog: Arc<Catalog>,
     /// Admits requests under a loan.
     pub gate: Gate,
     /// Stores the loans of readers.
     pub ledger: Ledger,
-    /// Adds the CORS fields to responses.
-    pub cors: Cors,
-    /// Adds the security fields to every response.
-    pub security: SecurityHeaders,
-    /// The timeout for receiving a request body.
-    pub body_timeout: Duration,
     /// The buffer budget of all streams together.
     pub buffers: Buffers,
     /// The last requests, for support.
@@ -184,10 +177,9 @@ struct Worker {
     number: usize,
     workers: Workers,
     services: Arc<Services>,
-    delivery: Delivery,
+    config: Current<RequestConfig>,
     certificates: Arc<Certificates>,
     open: OpenConnections,
-    limits: Arc<Limits>,
     stopping: Stopping,
 }
 
@@ -203,7 +195,7 @@ struct Worker {
 ))]
 pub(crate) struct Api;
 
-/// Starts one worker for each [`Delivery`], which has the worker's own connections to the origins.
+/// Starts one worker for each configuration, which has the worker's own connections to the origins.
 /// Must be called on a runtime: it spawns a task that samples the load of the workers.
 ///
 /// # Errors
@@ -212,16 +204,17 @@ pub(crate) fn start(
     settings: &Settings,
     services: Arc<Services>,
     certificates: Arc<Certificates>,
-    deliveries: Vec<Delivery>,
+    configs: &mut RequestConfigs,
 ) -> Result<Running, ServerError> {
     let listen_error = |source| ServerError::Listen { address: settings.listen, source };
     let first = listen::bind(settings.listen).map_err(listen_error)?;
     let address = first.local_addr().map_err(listen_error)?;
     let mut sockets = vec![first];
-    for _ in 1..deliveries.len() {
+    for _ in 1..configs.workers.len() {
         sockets.push(listen::bind(address).map_err(listen_error)?);
     }
-    let runtimes: Vec<Runtime> = deliveries
+    let runtimes: Vec<Runtime> = configs
+        .workers
         .iter()
         .map(|_| listen::runtime())
         .collect::<Result<_, _>>()
@@ -230,19 +223,18 @@ pub(crate) fn start(
     let (workers, inboxes) =
         Workers::new(runtimes.iter().map(|runtime| runtime.handle().clone()).collect());
     let stopping = Stopping::default();
-    let limits = Arc::new(settings.limits.clone());
     let open = OpenConnections::new(settings.limits.clone(), services.metrics.clone());
-    let mut threads = Vec::with_capacity(deliveries.len());
-    let parts = sockets.into_iter().zip(deliveries).zip(runtimes.into_iter().zip(inboxes));
-    for (number, ((socket, delivery), (runtime, inbox))) in parts.enumerate() {
+    configs.limit(open.clone());
+    let mut threads = Vec::with_capacity(configs.workers.len());
+    let parts = sockets.into_iter().zip(&configs.workers).zip(runtimes.into_iter().zip(inboxes));
+    for (number, ((socket, config), (runtime, inbox))) in parts.enumerate() {
         let worker = Worker {
             number,
             workers: workers.clone(),
             services: services.clone(),
-            delivery,
+            config: config.clone(),
             certificates: certificates.clone(),
             open: open.clone(),
-            limits: limits.clone(),
             stopping: stopping.clone(),
         };
         let thread = listen::spawn(runtime, socket, worker, inbox).map_err(|error| {

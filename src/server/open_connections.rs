@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::limits::{Limit, Limits};
@@ -34,7 +36,7 @@ pub(super) struct OpenConnections(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    limits: Limits,
+    limits: ArcSwap<Limits>,
     metrics: Metrics,
     state: Mutex<State>,
 }
@@ -73,13 +75,19 @@ pub(super) struct Entry {
 
 impl OpenConnections {
     pub(super) fn new(limits: Limits, metrics: Metrics) -> OpenConnections {
+        let limits = ArcSwap::from_pointee(limits);
         OpenConnections(Arc::new(Shared { limits, metrics, state: Mutex::default() }))
+    }
+
+    /// Sets the limits for connections that are admitted later.
+    pub(super) fn set_limits(&self, limits: &Arc<Limits>) {
+        self.0.limits.store(limits.clone());
     }
 
     /// Admits a connection from this address. Returns none if the server is full and no connection
     /// can be closed for it.
     pub(super) fn admit(&self, address: IpAddr) -> Option<Entry> {
-        let (limits, metrics) = (&self.0.limits, &self.0.metrics);
+        let (limits, metrics) = (self.0.limits.load(), &self.0.metrics);
         let network = (!limits.is_exempt(address.to_canonical())).then(|| network_of(address));
         let mut state = self.lock();
         let mut evicted_another = false;

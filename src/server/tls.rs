@@ -88,8 +88,6 @@ impl Reload for Certificates {
     type Version = LoadedKeys;
     type Error = TlsError;
 
-    const KEPT: &str = "the certificates were not reloaded; the old ones stay";
-
     fn validate(&self, settings: &Settings) -> Result<LoadedKeys, Vec<TlsError>> {
         let certificates = load_all(settings).map_err(|error| vec![error])?;
         let ticket_keys = self.tickets.derive(&settings.ticket_keys);
@@ -100,7 +98,6 @@ impl Reload for Certificates {
     fn apply(&self, loaded: LoadedKeys) {
         self.tickets.replace(loaded.ticket_keys);
         self.resolver.names.store(Arc::new(loaded.certificates));
-        tracing::info!("the certificates and the ticket keys were reloaded");
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
@@ -15,7 +16,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter,
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use super::{RequestId, Settings};
 
@@ -33,14 +34,39 @@ pub fn init(settings: &Settings) -> Result<(), LogError> {
         Ok(text) => Level::from_str(&text).map_err(|_| LogError)?,
         Err(_) => settings.level,
     };
-    let targets = filter(level);
-    let lines = lines(settings.json, std::io::stderr);
-    let _ = tracing_subscriber::registry().with(lines.with_filter(targets)).try_init();
+    let (targets, filter) = reload::Layer::new(filter(level));
+    let (lines, format) = reload::Layer::new(lines(settings.json, std::io::stderr));
+    if tracing_subscriber::registry().with(lines.with_filter(targets)).try_init().is_ok() {
+        let _ = IN_USE.set(InUse { filter, format });
+    }
     Ok(())
 }
 
+/// Changes the log as a reload requires. `LOANGATE_LOG` still overrides the level.
+pub(crate) fn apply(settings: &Settings) {
+    let Some(in_use) = IN_USE.get() else { return };
+    let level = match std::env::var("LOANGATE_LOG").map(|text| Level::from_str(&text)) {
+        Ok(Ok(level)) => level,
+        _ => settings.level,
+    };
+    // Fails only if the subscriber is gone, and then nothing is logged.
+    let _ = in_use.filter.reload(filter(level));
+    let _ = in_use.format.reload(lines(settings.json, std::io::stderr));
+}
+
+/// The layer that writes each event as a line.
+type Lines = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// What a reload replaces.
+struct InUse {
+    filter: reload::Handle<Targets, Registry>,
+    format: reload::Handle<Lines, Registry>,
+}
+
+static IN_USE: OnceLock<InUse> = OnceLock::new();
+
 /// Returns the layer that writes each event as a line.
-fn lines<W>(is_json: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+fn lines<W>(is_json: bool, writer: W) -> Lines
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {

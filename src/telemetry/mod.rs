@@ -10,14 +10,15 @@ mod metrics;
 mod request_id;
 mod request_line;
 
+pub(crate) use log::apply;
 pub use log::{LogError, init};
 pub use log_limit::LogLimit;
 pub use metrics::{
     BrakeAction, BrakeLimit, Breach, CallKind, CallOutcome, Calls, Definition, Durations,
     FencedMember, FindingAction, FindingKind, FlushOutcome, Handshake, LabelValues,
     LateBeginFinder, LendingCall, Limit, LoanEvent, MetricKind, Metrics, OriginMetrics,
-    OriginOutcome, Readings, RequestOutcome, RequestStorage, ResumeOutcome, StreamEnd, Task, Via,
-    definitions,
+    OriginOutcome, Readings, ReloadOutcome, RequestOutcome, RequestStorage, ResumeOutcome,
+    StreamEnd, Task, Via, definitions,
 };
 pub use request_id::RequestId;
 pub use request_line::{RequestLine, logged_method};

@@ -282,8 +282,9 @@ async fn wrong_gate_clock_differs_from_wrong_login_clock() {
     let behind = real - jiff::SignedDuration::from_mins(5);
     let mut scene = Scene::without_gate(Setting::default()).await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(10));
-    let loaded = loangate::config::load(&scene.config_file()).unwrap();
-    let gate = loangate::app::start(loaded.config, Clock::movable(behind)).await.unwrap();
+    let file = scene.config_file();
+    let loaded = loangate::config::load(&file).unwrap();
+    let gate = loangate::app::start(&file, loaded, Clock::movable(behind)).await.unwrap();
     (scene.base, scene.admin) = (format!("https://{}", gate.public), gate.admin_url.clone());
     scene.gate = Some(gate);
     let said = detail(&scene, real.as_second()).await;

@@ -56,7 +56,10 @@ impl App {
 async fn reload(scene: &Scene, gate: &Process, times: usize) {
     gate.reload();
     let reloaded = async || {
-        std::fs::read_to_string(&gate.log).unwrap().matches("the ticket keys were reloaded").count()
+        std::fs::read_to_string(&gate.log)
+            .unwrap()
+            .matches("the configuration was reloaded")
+            .count()
             == times
     };
     scene.until("the keys are reloaded", reloaded).await;

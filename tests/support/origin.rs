@@ -151,6 +151,8 @@ struct State {
     files: Mutex<BTreeMap<String, File>>,
     recorded: Mutex<Vec<RecordedRequest>>,
     sent: Mutex<Vec<(String, Range<u64>)>>,
+    /// Number of connections accepted so far.
+    connections: AtomicUsize,
     /// Number of bodies that are being sent.
     bodies: AtomicUsize,
     /// Number of body bytes sent so far.
@@ -189,6 +191,11 @@ impl Origin {
     /// Serves this file at this path without a leading slash.
     pub(crate) fn put(&self, path: &str, file: File) {
         self.state.files.lock().unwrap().insert(format!("/{path}"), file);
+    }
+
+    /// Returns the number of connections accepted so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::Relaxed)
     }
 
     /// Returns the number of bodies that are being sent. Each occupies a connection.
@@ -239,6 +246,7 @@ async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToke
             accepted = listener.accept() => accepted,
         };
         let Ok((socket, _)) = accepted else { continue };
+        state.connections.fetch_add(1, Ordering::Relaxed);
         if state.resets.load(Ordering::Relaxed) {
             socket.set_zero_linger().unwrap();
         }

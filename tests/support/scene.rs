@@ -178,8 +178,9 @@ impl Scene {
     }
 
     pub(crate) async fn start_gate(&mut self) {
-        let loaded = loangate::config::load(&self.config_file()).unwrap();
-        let gate = app::start(loaded.config, self.setting.clock.clone()).await.unwrap();
+        let file = self.config_file();
+        let loaded = loangate::config::load(&file).unwrap();
+        let gate = app::start(&file, loaded, self.setting.clock.clone()).await.unwrap();
         self.base = format!("https://{}", gate.public);
         self.admin = gate.admin_url.clone();
         self.gate = Some(gate);

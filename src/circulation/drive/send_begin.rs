@@ -41,7 +41,8 @@ async fn candidates(
     driver: &mut DriverState,
 ) -> Result<Candidates, (Event, String)> {
     let (inner, key) = (&circulation.inner, &loan.key);
-    if !inner.settings.licences.applies_to(key.library) {
+    let licences = inner.licences.get();
+    if !licences.applies_to(key.library) {
         return Ok(Candidates::chosen_by_bokbasen());
     }
     let availability = match inner.lending.availability_to_begin(key.library, key.isbn).await {
@@ -57,7 +58,7 @@ async fn candidates(
     };
     let now = inner.clock.now();
     let longest = clock::after(now, inner.settings.refusal_ttl);
-    inner.settings.licences.choose(key.library, availability, now, longest).map_err(|refusal| {
+    licences.choose(key.library, availability, now, longest).map_err(|refusal| {
         let detail = refusal.message.clone();
         (Event::Refused { lending_id: None, refusal }, detail)
     })

@@ -28,7 +28,7 @@ use super::signals::Signals;
 use super::{CliError, init, say, token};
 use crate::app;
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded};
 use crate::loan::LibraryId;
 use crate::reader::JwtSettings;
 use crate::samples::{self, Collection};
@@ -84,7 +84,7 @@ struct Demo {
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let mut signals = Signals::listen()?;
     let (json, open) = (args.json, args.open);
-    let demo = start(args).await?;
+    let demo = Box::pin(start(args)).await?;
     let browser = if open { demo.open_page().await } else { None };
     say(&if json { demo.to_json().to_string() } else { demo.walkthrough() })?;
     tokio::select! {
@@ -113,13 +113,14 @@ async fn start(args: Args) -> Result<Demo, CliError> {
     let storage = start_storage(args.origin, &collection, &clock).await?;
     let sandbox = start_sandbox(args.sandbox, &dir, &collection, &clock).await?;
     let page = Page::start().await.map_err(CliError::new)?;
-    let config = configure(&dir, &args, &sandbox, storage.url(), &page)?;
+    let loaded = configure(&dir, &args, &sandbox, storage.url(), &page)?;
+    let config = loaded.config.clone();
     telemetry::init(&config.log).map_err(CliError::new)?;
     let tokens = write_tokens(&dir, &config)?;
     let admin_token = config.admin.token.expose_secret().to_owned();
     write(&dir, "admin.header", &format!("Authorization: Bearer {admin_token}\n"))?;
     let jwt = token_settings(&config)?.clone();
-    let gate = app::start(config, clock.clone()).await?;
+    let gate = app::start(&dir.join("config.toml"), loaded, clock.clone()).await?;
     let client = page::client()?;
     refuse_borrower(&sandbox, &gate, &client).await?;
     page.connect(Behind {
@@ -143,7 +144,7 @@ fn configure(
     sandbox: &sandbox::Running,
     storage: &str,
     page: &Page,
-) -> Result<Config, CliError> {
+) -> Result<Loaded, CliError> {
     let text = include_str!("../init.toml")
         .replace("127.0.0.1:8443", &args.listen.to_string())
         .replace("127.0.0.1:9443", &args.admin.to_string())
@@ -159,8 +160,7 @@ fn configure(
         page.configuration()
     );
     write(dir, "config.toml", &text)?;
-    let loaded = config::load(&dir.join("config.toml")).map_err(CliError::all)?;
-    Ok(loaded.config)
+    config::load(&dir.join("config.toml")).map_err(CliError::all)
 }
 
 /// Writes each reader's token as a header line, for `curl -H @FILE`.

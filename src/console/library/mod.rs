@@ -56,8 +56,8 @@ pub(super) async fn show(
     };
     look(&console, &visit, what::SHOW_LIBRARY, To::of_library(wanted.library)).await?;
     let counting = console.counts.get(wanted.library, wanted.month, PAGE_WAIT);
-    let brake = console.parts.brake;
-    let using = console.parts.ledger.brake_use(wanted.library, &brake, now);
+    let brake = console.parts.ledger.brake();
+    let using = console.parts.ledger.brake_use(wanted.library, now);
     let (counted, uses) = tokio::join!(counting, using);
     let shown = page::Shown {
         wanted,

@@ -10,6 +10,7 @@ use crate::clock::{self, Clock};
 use crate::ledger::audit::AuditKey;
 use crate::ledger::brake::Brake;
 use crate::ledger::membership::Membership;
+use crate::reload::Current;
 use crate::telemetry::Metrics;
 
 /// What every transaction of this process uses.
@@ -17,7 +18,7 @@ pub(in crate::ledger) struct ExecutorContext {
     pub(in crate::ledger) clock: Clock,
     pub(in crate::ledger) metrics: Metrics,
     pub(in crate::ledger) membership: Arc<dyn Membership>,
-    pub(in crate::ledger) brake: Brake,
+    pub(in crate::ledger) brake: Current<Brake>,
     pub(in crate::ledger) audit_key: AuditKey,
     /// The name of the ledger, for the log.
     pub(in crate::ledger) ledger: String,

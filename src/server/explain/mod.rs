@@ -21,6 +21,7 @@ use jiff::Timestamp;
 
 use super::dispatch::{self, authenticate, gate_request};
 use super::request_checks::{check_authority, check_shape};
+use super::request_config::RequestConfig;
 use super::{Services, download_continuation, loans_api};
 use crate::catalog::{File, Target};
 use crate::clock::Clock;
@@ -30,6 +31,7 @@ use crate::loan::{Borrower, LibraryId, LoanKey};
 use crate::path::RequestPath;
 use crate::problem::Problem;
 use crate::reader::{Reader, Readers, Scope};
+use crate::reload::Current;
 use crate::telemetry::RequestId;
 pub(crate) use explained_problem::ExplainedProblem;
 pub(crate) use header_lines::{WrongFields, parse_fields};
@@ -39,11 +41,11 @@ pub(crate) use walk::Explained;
 use walk::Walk;
 use why::Why;
 
-/// Explains requests. It has a delivery of its own, since each belongs to one runtime.
+/// Explains requests.
 #[derive(Debug)]
 pub(crate) struct Explainer {
     services: Arc<Services>,
-    delivery: Delivery,
+    config: Current<RequestConfig>,
     /// The name in the certificate, which clients connect to; none if it has no single name.
     name: Option<String>,
     clock: Clock,
@@ -88,14 +90,15 @@ impl fmt::Debug for Question {
 }
 
 impl Explainer {
-    /// Creates an explainer with this delivery, which no worker may use.
+    /// Creates an explainer. No worker may use this configuration, since a delivery belongs to one
+    /// runtime.
     pub(crate) fn new(
         services: Arc<Services>,
-        delivery: Delivery,
+        config: Current<RequestConfig>,
         name: Option<String>,
         clock: Clock,
     ) -> Explainer {
-        Explainer { services, delivery, name, clock }
+        Explainer { services, config, name, clock }
     }
 
     /// Returns whose request it is; none if its credential names nobody.
@@ -104,7 +107,8 @@ impl Explainer {
             return Some((library, borrower));
         }
         let (request, _) = self.request(question.clone()).ok()?;
-        let (token, _) = self.services.catalog.parse(request.uri.path()).ok()?.split_token();
+        let catalog = &self.config.get().catalog;
+        let (token, _) = catalog.parse(request.uri.path()).ok()?.split_token();
         let reader = authenticate(&self.services.readers, &request, token.as_deref());
         reader.ok().map(|(reader, _)| (reader.library, reader.borrower))
     }
@@ -116,8 +120,8 @@ impl Explainer {
     pub(crate) async fn explain(&self, question: Question) -> Result<Explained, NotExplained> {
         let mut walk = Walk::default();
         let (request, asking) = self.request(question)?;
-        let path = self
-            .services
+        let config = self.config.get();
+        let path = config
             .catalog
             .parse(request.uri.path())
             .map_err(|error| Problem::RequestMalformed(error.0));
@@ -128,7 +132,7 @@ impl Explainer {
                     return Err(NotExplained::LoansApi);
                 }
                 walk.note(Step::Path, Why::PathAccepted);
-                self.walk(&mut walk, (&request, &path, token.as_deref()), &asking).await
+                self.walk(&mut walk, &config, (&request, &path, token.as_deref()), &asking).await
             }
             Err(problem) => Err(problem),
         };
@@ -175,10 +179,11 @@ impl Explainer {
     async fn walk(
         &self,
         walk: &mut Walk,
+        config: &RequestConfig,
         (request, path, token): (&Parts, &RequestPath, Option<&str>),
         asking: &Asking,
     ) -> Result<StatusCode, Problem> {
-        let catalog = &self.services.catalog;
+        let RequestConfig { catalog, delivery, .. } = config;
         walk.take(Step::Authority, check_authority(request, self.name.as_deref()))?;
         walk.note(Step::Authority, Why::HostAccepted);
         let target = walk.take(Step::Catalog, catalog.resolve(path))?;
@@ -189,7 +194,7 @@ impl Explainer {
                 let file = open.file();
                 let route = catalog.route_name(file.route);
                 walk.note(Step::Catalog, Why::OpenFile(route.to_owned()));
-                self.deliver(walk, file, None, fields, None).await
+                deliver(walk, delivery, file, None, fields, None).await
             }
             Target::Loanable { titles, file, explicit } => {
                 let route = catalog.route_name(file.route);
@@ -204,7 +209,7 @@ impl Explainer {
                 let otherwise = is_expired.then(Readers::expired_link_problem);
                 let key = LoanKey { isbn: preview.isbn, ..asked.key };
                 walk.gate(preview.decision, &key.isbn, otherwise.clone())?;
-                self.deliver(walk, &file, Some(&key), fields, otherwise).await
+                deliver(walk, delivery, &file, Some(&key), fields, otherwise).await
             }
         }
     }
@@ -231,26 +236,26 @@ impl Explainer {
         walk.note(Step::Reader, Why::Authenticated(reader.library, reader.issued));
         Ok((reader, is_expired))
     }
+}
 
-    async fn deliver(
-        &self,
-        walk: &mut Walk,
-        file: &File,
-        loan: Option<&LoanKey>,
-        fields: (&Method, &HeaderMap),
-        otherwise: Option<Problem>,
-    ) -> Result<StatusCode, Problem> {
-        let Foreseen { file, status } = self.delivery.preview(file, loan, fields, otherwise).await;
-        let (length, content_type) = walk.take(Step::Origin, file)?;
-        walk.note(Step::Origin, Why::FileFound(length, content_type));
-        let status = walk.take(Step::Delivery, status.unwrap_or(Err(Problem::TitleNotFound)))?;
-        let why = match status {
-            StatusCode::PARTIAL_CONTENT => Why::RangesSent,
-            StatusCode::NOT_MODIFIED => Why::NotModified,
-            _ if fields.0 == Method::HEAD => Why::FieldsSent,
-            _ => Why::WholeFileSent,
-        };
-        walk.note(Step::Delivery, why);
-        Ok(status)
-    }
+async fn deliver(
+    walk: &mut Walk,
+    delivery: &Delivery,
+    file: &File,
+    loan: Option<&LoanKey>,
+    fields: (&Method, &HeaderMap),
+    otherwise: Option<Problem>,
+) -> Result<StatusCode, Problem> {
+    let Foreseen { file, status } = delivery.preview(file, loan, fields, otherwise).await;
+    let (length, content_type) = walk.take(Step::Origin, file)?;
+    walk.note(Step::Origin, Why::FileFound(length, content_type));
+    let status = walk.take(Step::Delivery, status.unwrap_or(Err(Problem::TitleNotFound)))?;
+    let why = match status {
+        StatusCode::PARTIAL_CONTENT => Why::RangesSent,
+        StatusCode::NOT_MODIFIED => Why::NotModified,
+        _ if fields.0 == Method::HEAD => Why::FieldsSent,
+        _ => Why::WholeFileSent,
+    };
+    walk.note(Step::Delivery, why);
+    Ok(status)
 }

@@ -110,13 +110,14 @@ async fn handshake(
     monitor: &mut Http2Monitor<'_>,
 ) -> Option<Http2<TlsStream, Chunk>> {
     let connection = &info.connection;
+    let streams = worker.config.get().limits.h2_streams;
     let mut builder = h2::server::Builder::new();
     builder
-        .max_concurrent_streams(worker.limits.h2_streams)
+        .max_concurrent_streams(streams)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buffer_size(MAX_SEND_BUFFER)
         // A client may cancel all its requests at once. `h2_resets_per_minute` limits how often.
-        .max_pending_accept_reset_streams(worker.limits.h2_streams as usize)
+        .max_pending_accept_reset_streams(streams as usize)
         .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS));
     let mut handshake = pin!(builder.handshake::<TlsStream, Chunk>(tls.clone()));
     poll_fn(|context| {

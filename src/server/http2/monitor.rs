@@ -45,7 +45,7 @@ impl<'a> Http2Monitor<'a> {
         connection: &'a Connection,
         responses: PendingResponses,
     ) -> Http2Monitor<'a> {
-        let deadlines = Deadlines::new(worker.limits.clone(), Instant::now());
+        let deadlines = Deadlines::new(worker.config.get().limits.clone(), Instant::now());
         let next = Box::pin(tokio::time::sleep(Duration::ZERO));
         Http2Monitor { tls, worker, connection, responses, deadlines, next }
     }

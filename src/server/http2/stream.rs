@@ -64,9 +64,9 @@ pub(super) async fn handle(
     if poll_fn(|context| Poll::Ready(respond.poll_reset(context).is_ready())).await {
         return;
     }
+    let config = worker.config.get();
     // Boxed, so it is freed once the head is sent.
-    let mut dispatched =
-        Box::pin(dispatch::dispatch(&worker.services, &worker.delivery, &info, request));
+    let mut dispatched = Box::pin(dispatch::dispatch(&worker.services, &config, &info, request));
     let polled = poll_fn(|context| {
         if let Poll::Ready(response) = dispatched.as_mut().poll(context) {
             return Poll::Ready(Some(response));
@@ -87,10 +87,10 @@ pub(super) async fn handle(
         }
     };
     if !has_no_body {
-        let send = worker.limits.send;
+        let send = config.limits.send;
         let pending = (!body.is_file()).then(|| responses.enter());
         // The body of a file has a guard of its own.
-        drop((worker, info, in_flight, respond));
+        drop((worker, config, info, in_flight, respond));
         BodySender::new(body, stream, send, pending).run().await;
     }
 }

@@ -33,7 +33,7 @@ use metrics_exporter_prometheus::BuildError;
 pub use origins::{OriginMetrics, OriginOutcome, ResumeOutcome};
 pub use readings::{Calls, Durations, Readings};
 pub use requests::{RequestOutcome, StreamEnd, Via};
-pub use tasks::Task;
+pub use tasks::{ReloadOutcome, Task};
 
 /// The definitions of all metrics, by subject.
 const SUBJECTS: [&[Definition]; 8] = [

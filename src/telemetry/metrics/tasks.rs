@@ -1,4 +1,4 @@
-//! Metrics of background tasks.
+//! Metrics of background tasks, and of reloads of the configuration.
 
 use metrics::Unit;
 
@@ -12,7 +12,23 @@ pub(super) const RESTARTS: Family<Task> = Family::counter(
     "Restarts of background tasks that ended early, by task",
 );
 
-pub(super) const DEFINITIONS: [Definition; 1] = [RESTARTS.definition];
+pub(super) const RELOADS: Family<ReloadOutcome> = Family::counter(
+    "loangate_reloads_total",
+    Unit::Count,
+    "Reloads of the configuration, by whether it is in use or has a mistake",
+);
+
+pub(super) const DEFINITIONS: [Definition; 2] = [RESTARTS.definition, RELOADS.definition];
+
+label_enum! {
+    /// The result of a reload of the configuration.
+    pub enum ReloadOutcome: "outcome" {
+        /// The configuration is in use.
+        Applied = "applied",
+        /// It has a mistake, and the one before stays in use.
+        Refused = "refused",
+    }
+}
 
 label_enum! {
     /// A background task that is restarted if it ends early.
@@ -47,6 +63,8 @@ label_enum! {
         PlaceConnections = "place-connections",
         /// Sends usage reports to Bokbasen.
         ReportUsage = "report-usage",
+        /// Reloads the configuration.
+        Reload = "reload",
         /// Searches Bokbasen for loans that were begun too late.
         SearchLateBegins = "search-late-begins",
         /// Sends alerts to a webhook.
@@ -67,6 +85,11 @@ label_enum! {
 }
 
 impl Metrics {
+    /// Counts a reload of the configuration.
+    pub(crate) fn reload(&self, outcome: ReloadOutcome) {
+        self.count(&RELOADS, outcome);
+    }
+
     /// Counts a restart of a background task, or of the driver of a loan, that ended early.
     pub fn task_restarted(&self, task: Task) {
         self.count(&RESTARTS, task);

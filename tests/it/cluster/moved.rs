@@ -77,7 +77,7 @@ async fn gate_of_a_moved_ledger_delivers_nothing() {
     let Some((cluster, reader)) = start(5 * PATIENCE).await else { return };
     let gate = &cluster.gates[0];
     // In this process, nothing ends it.
-    gate.replace(config::load(&gate.config).unwrap().config).await;
+    gate.replace(config::load(&gate.config).unwrap()).await;
     let stream = open_stream(&cluster, &reader).await;
     assert!(cluster.read(gate, &reader).await.is_ok());
     let mut connection = cluster.store.postgres().unwrap().database.connect().await;

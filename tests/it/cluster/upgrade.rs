@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use loangate::clock::Clock;
-use loangate::config::Config;
+use loangate::config::Loaded;
 use loangate::ledger::{
     self, AuditKey, ContractError, MIGRATIONS, Migration, Obstacle, PostgresSettings, StoreSettings,
 };
@@ -114,15 +114,15 @@ impl Upgrade {
     }
 }
 
-fn next_config(gate: &ClusterGate) -> Config {
-    let mut config = loangate::config::load(&gate.config).unwrap().config;
-    let StoreSettings::Postgres(settings) = &mut config.ledger.store else { unreachable!() };
+fn next_config(gate: &ClusterGate) -> Loaded {
+    let mut loaded = loangate::config::load(&gate.config).unwrap();
+    let StoreSettings::Postgres(settings) = &mut loaded.config.ledger.store else { unreachable!() };
     settings.migrations = Vec::leak([MIGRATIONS, &ADDED].concat());
-    config
+    loaded
 }
 
 fn next_settings(gate: &ClusterGate) -> PostgresSettings {
-    match next_config(gate).ledger.store {
+    match next_config(gate).config.ledger.store {
         StoreSettings::Postgres(settings) => *settings,
         StoreSettings::Sqlite(_) => unreachable!(),
     }
@@ -220,7 +220,7 @@ async fn index_is_built(next: &PostgresSettings) {
 
 /// As `Cluster::end` verifies it, by the next program.
 async fn audit_trail_verifies(gate: &ClusterGate) {
-    let config = next_config(gate);
+    let config = next_config(gate).config;
     let readers = Readers::new(&config.readers, Clock::system()).unwrap();
     let key = AuditKey::new(&readers.audit_key());
     let verified = ledger::verify(&config.ledger.store, &key).await.unwrap();

@@ -159,12 +159,13 @@ impl Stage {
     }
 
     async fn start(&mut self) {
-        let config = loangate::config::load(&self.scene.config_file()).unwrap().config;
+        let file = self.scene.config_file();
+        let loaded = loangate::config::load(&file).unwrap();
         let clock = self.clock.clone();
         let started = tokio::task::spawn_blocking(move || {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             let runtime = builder.worker_threads(2).enable_all().build().unwrap();
-            let running = runtime.block_on(app::start(config, clock)).unwrap();
+            let running = runtime.block_on(app::start(&file, loaded, clock)).unwrap();
             (running, runtime)
         });
         let (running, runtime) = started.await.unwrap();

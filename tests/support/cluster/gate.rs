@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use loangate::app;
 use loangate::clock::Clock;
-use loangate::config::Config;
+use loangate::config::Loaded;
 use serde_json::Value;
 
 use crate::support::Process;
@@ -100,9 +100,9 @@ impl ClusterGate {
 
     /// Stops the process, and starts a gate with this configuration in the test process. It may
     /// have settings that no file has.
-    pub(crate) async fn replace(&self, config: Config) {
+    pub(crate) async fn replace(&self, loaded: Loaded) {
         self.terminate().await;
-        let running = app::start(config, Clock::system()).await.unwrap();
+        let running = app::start(&self.config, loaded, Clock::system()).await.unwrap();
         let (base, admin) = (format!("https://{}", running.public), running.admin_url.clone());
         let state = State { process: None, running: Some(running), base, admin };
         *self.state.lock().unwrap() = state;
