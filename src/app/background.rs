@@ -1,6 +1,7 @@
 //! Background tasks that belong to no part: the stall monitor of all workers, the folding of
-//! metrics, and the check of certificate dates.
+//! metrics, reloads, and the watch of certificates.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -9,12 +10,15 @@ use super::build::ConnectedParts;
 use super::reload::Reloader;
 use crate::clock::Clock;
 use crate::process_handles::ProcessHandles;
-use crate::server::Certificates;
+use crate::server::{CertificateWatch, Certificates, Seen};
 use crate::supervise::supervise;
-use crate::telemetry::{Metrics, Task};
+use crate::telemetry::{Metrics, ReloadOutcome, Task};
 
 /// How often certificate dates are checked.
 const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(86_400);
+
+/// How often the files of the certificates are looked at.
+const CERTIFICATE_WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often the metrics are folded.
 const FOLD_INTERVAL: Duration = Duration::from_secs(5);
@@ -36,6 +40,9 @@ pub(super) fn start(parts: &ConnectedParts, stopping: &CancellationToken) {
         daily(stop.clone(), move || log_date_problems(&certificates, &clock))
     };
     slow.spawn(supervise(Task::WatchCertificates, metrics.clone(), stopping.clone(), watch));
+    let (watched, counted, stop) = (parts.certificates.clone(), metrics.clone(), stopping.clone());
+    let reload = move || reload_certificates(watched.clone(), counted.clone(), stop.clone());
+    slow.spawn(supervise(Task::ReloadCertificates, metrics.clone(), stopping.clone(), reload));
 }
 
 /// Starts the task that reloads the configuration.
@@ -48,6 +55,39 @@ pub(super) fn start_reloads(
     let (reloader, stop) = (reloader.clone(), stopping.clone());
     let run = move || reloader.clone().run(stop.clone());
     slow.spawn(supervise(Task::Reload, metrics.clone(), stopping.clone(), run));
+}
+
+/// Looks for renewed certificates until the gate stops, and counts what it finds.
+async fn reload_certificates(
+    certificates: Arc<Certificates>,
+    metrics: Metrics,
+    stopping: CancellationToken,
+) {
+    let mut watch = CertificateWatch::new(certificates.clone());
+    loop {
+        if let Some(expiry) = certificates.first_expiry() {
+            metrics.certificate_expiry(expiry);
+        }
+        let wait = tokio::time::timeout(CERTIFICATE_WATCH_INTERVAL, stopping.cancelled());
+        if wait.await.is_ok() {
+            return;
+        }
+        // Off the runtime, since a file system may be slow.
+        let look = tokio::task::spawn_blocking(move || (watch.look(), watch));
+        let Ok((seen, looked)) = look.await else { return };
+        watch = looked;
+        match seen {
+            Seen::Same => {}
+            Seen::Renewed => {
+                metrics.certificates_loaded(ReloadOutcome::Applied);
+                tracing::info!("renewed certificates are in use");
+            }
+            Seen::Unusable(why) => {
+                metrics.certificates_loaded(ReloadOutcome::Refused);
+                tracing::error!(why, "renewed certificates cannot be used; the old ones stay");
+            }
+        }
+    }
 }
 
 /// Logs certificate dates that are invalid, or become invalid soon.

@@ -26,16 +26,21 @@ pub(super) fn check(
     reloader: &Reloader,
     stopping: &CancellationToken,
 ) -> Readiness {
-    let ConnectedParts { ledger, circulation, lending, .. } = parts;
+    let ConnectedParts { ledger, circulation, lending, certificates, .. } = parts;
     let parts = (ledger.clone(), circulation.clone(), lending.clone(), stopping.clone());
-    let reloader = reloader.clone();
+    let (reloader, certificates) = (reloader.clone(), certificates.clone());
     Readiness::new(move || {
         let (ledger, circulation, lending, stopping) = parts.clone();
-        let reloader = reloader.clone();
+        let (reloader, certificates) = (reloader.clone(), certificates.clone());
         async move {
             let mut missing = find_missing(&ledger, &circulation, &lending, &stopping).await;
             if reloader.has_failed() {
                 missing.wanted.push(NOT_RELOADED.into());
+            }
+            if let Some(why) = certificates.unusable() {
+                let sentence =
+                    format!("A renewed certificate cannot be used, so the old one stays: {why}");
+                missing.wanted.push(sentence.into());
             }
             missing
         }

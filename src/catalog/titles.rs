@@ -1,8 +1,8 @@
 //! Title tables: map files to titles if their paths do not contain an ISBN.
 //!
-//! The catalog queries a table for each request, and reads it at start and on SIGHUP. A table is a
-//! CSV file of lines like `lyd/12345/,9788299999038`: the decoded value of the route's `{*file}`,
-//! then the ISBNs. A trailing slash marks a prefix. The exact path takes precedence over prefixes,
+//! The catalog queries a table for each request, and reads it at the start and on a reload. A table
+//! is a CSV file of lines like `lyd/12345/,9788299999038`: the decoded value of the route's
+//! `{*file}`, then the ISBNs. A trailing slash marks a prefix. The exact path takes precedence over prefixes,
 //! and a longer prefix over a shorter one.
 
 use std::collections::HashMap;

@@ -99,9 +99,9 @@ codes! {
     BreakerOpen = "breaker-open", 60 s, Node,
         "Contact Bokbasen, or check the network to it. The gate retries.";
     CertificateExpires = "certificate-expires", 0 s, Node,
-        "Renew the certificate, and send the gate SIGHUP.";
+        "Renew the certificate. The gate loads it by itself.";
     CertificateInvalid = "certificate-invalid", 0 s, Node,
-        "Install a valid certificate, and send the gate SIGHUP.";
+        "Install a valid certificate. The gate loads it by itself.";
     ClockSkew = "clock-skew", 10 s, Node,
         "Set the clock of this machine by NTP.";
     DiskFilling = "disk-filling", 30 s, Node,

@@ -11,6 +11,7 @@
 //! decides when one is closed, and `frame_budget` counts the frames of an HTTP/2 client.
 
 mod certificate_file;
+mod certificate_watch;
 mod connection;
 mod cors;
 mod date;
@@ -60,6 +61,7 @@ use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Task};
 
 pub(crate) use certificate_file::TlsError;
+pub(crate) use certificate_watch::{CertificateWatch, Seen};
 pub(crate) use cors::{AllowedOrigin, Cors};
 pub(crate) use explain::{
     Asking, Explained, ExplainedProblem, Explainer, Explanation, NotExplained, Question,

@@ -1,11 +1,11 @@
 //! The server's certificates in use: selection by SNI, and reload.
 //!
-//! `app` calls it at the start and on a reload. `certificate_file` loads and checks the
-//! files, and `validity` reports expired certificates. rustls provides TLS 1.2 and 1.3 with
+//! `app` calls it at the start and on a reload, and `certificate_watch` if files have changed.
+//! `certificate_file` loads and checks the files, and `validity` reports expired certificates. rustls provides TLS 1.2 and 1.3 with
 //! aws-lc-rs. Early data is disabled, since a replayed request could begin a loan.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -19,12 +19,17 @@ use super::session_tickets::{TicketKeys, Tickets};
 use super::validity::{DateProblem, Validity};
 use super::{Certificate, Settings};
 use crate::clock::Clock;
-use crate::reload::Reload;
+use crate::lock::lock;
+use crate::reload::{Current, Reload};
 
 /// The certificates in use, and the TLS configuration that selects among them.
 #[derive(Debug)]
 pub(crate) struct Certificates {
+    /// The files that the certificates in use were loaded from.
+    files: Current<Vec<Certificate>>,
     resolver: Arc<Resolver>,
+    /// Why newer files are not in use.
+    unusable: Mutex<Option<String>>,
     tickets: Arc<Tickets>,
     config: Arc<ServerConfig>,
 }
@@ -35,7 +40,8 @@ impl Certificates {
     /// # Errors
     /// [`TlsError`], for the first certificate that cannot be used.
     pub(crate) fn load(settings: &Settings, clock: Clock) -> Result<Certificates, TlsError> {
-        let resolver = Arc::new(Resolver { names: ArcSwap::from_pointee(load_all(settings)?) });
+        let files = files_of(settings);
+        let resolver = Arc::new(Resolver { names: ArcSwap::from_pointee(load_all(&files)?) });
         let mut config =
             ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
@@ -45,7 +51,8 @@ impl Certificates {
         // The client's cipher order counts: it knows which ciphers are fast on its device.
         let tickets = Arc::new(Tickets::new(&settings.ticket_keys, clock)?);
         config.ticketer = tickets.clone();
-        Ok(Certificates { resolver, tickets, config: Arc::new(config) })
+        let (files, unusable) = (Current::new(files), Mutex::default());
+        Ok(Certificates { files, resolver, unusable, tickets, config: Arc::new(config) })
     }
 
     /// Loads one certificate and its key without using them, and returns the validity period.
@@ -65,6 +72,32 @@ impl Certificates {
             .collect()
     }
 
+    /// Returns the files that the certificates in use were loaded from.
+    pub(super) fn files(&self) -> Arc<Vec<Certificate>> {
+        self.files.get()
+    }
+
+    /// Loads the certificates again from their files, for new connections.
+    ///
+    /// # Errors
+    /// [`TlsError`], for the first that cannot be used. The old ones stay.
+    pub(super) fn load_again(&self) -> Result<(), TlsError> {
+        let loaded = load_all(&self.files.get());
+        *lock(&self.unusable) = loaded.as_ref().err().map(ToString::to_string);
+        self.resolver.names.store(Arc::new(loaded?));
+        Ok(())
+    }
+
+    /// Returns why newer files are not in use, if that is so.
+    pub(crate) fn unusable(&self) -> Option<String> {
+        lock(&self.unusable).clone()
+    }
+
+    /// Returns when the first of the certificates in use expires.
+    pub(crate) fn first_expiry(&self) -> Option<Timestamp> {
+        self.resolver.names.load().iter().map(|loaded| loaded.validity.until()).min()
+    }
+
     /// The first name of the default certificate, which readers may connect to.
     pub(crate) fn name(&self) -> Option<String> {
         self.resolver.names.load().first()?.names.first().cloned()
@@ -78,6 +111,7 @@ impl Certificates {
 
 /// Certificates and ticket keys that are validated but not in use.
 pub(crate) struct LoadedKeys {
+    files: Vec<Certificate>,
     certificates: Vec<LoadedCertificate>,
     ticket_keys: TicketKeys,
 }
@@ -89,14 +123,17 @@ impl Reload for Certificates {
     type Error = TlsError;
 
     fn validate(&self, settings: &Settings) -> Result<LoadedKeys, Vec<TlsError>> {
-        let certificates = load_all(settings).map_err(|error| vec![error])?;
+        let files = files_of(settings);
+        let certificates = load_all(&files).map_err(|error| vec![error])?;
         let ticket_keys = self.tickets.derive(&settings.ticket_keys);
         let ticket_keys = ticket_keys.map_err(|error| vec![error.into()])?;
-        Ok(LoadedKeys { certificates, ticket_keys })
+        Ok(LoadedKeys { files, certificates, ticket_keys })
     }
 
     fn apply(&self, loaded: LoadedKeys) {
         self.tickets.replace(loaded.ticket_keys);
+        self.files.replace(loaded.files);
+        *lock(&self.unusable) = None;
         self.resolver.names.store(Arc::new(loaded.certificates));
     }
 }
@@ -118,6 +155,10 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-fn load_all(settings: &Settings) -> Result<Vec<LoadedCertificate>, TlsError> {
-    std::iter::once(&settings.certificate).chain(&settings.extra).map(load).collect()
+fn files_of(settings: &Settings) -> Vec<Certificate> {
+    std::iter::once(&settings.certificate).chain(&settings.extra).cloned().collect()
+}
+
+fn load_all(files: &[Certificate]) -> Result<Vec<LoadedCertificate>, TlsError> {
+    files.iter().map(load).collect()
 }

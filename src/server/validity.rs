@@ -27,7 +27,7 @@ pub(crate) enum DateProblem {
     /// The certificate has expired, and clients refuse it.
     #[error(
         "the certificate expired at {0}, so that clients refuse the connection. Renew it; \
-         a running gate loads it on SIGHUP"
+         a running gate loads it by itself"
     )]
     Expired(Timestamp),
     /// The certificate is not valid yet, and clients refuse it.
@@ -37,7 +37,7 @@ pub(crate) enum DateProblem {
     )]
     NotYetValid(Timestamp),
     /// The certificate expires within 14 days.
-    #[error("the certificate expires at {0}. Renew it before; a running gate loads it on SIGHUP")]
+    #[error("the certificate expires at {0}. Renew it before; a running gate loads it by itself")]
     ExpiresSoon(Timestamp),
 }
 
@@ -69,6 +69,11 @@ impl Validity {
             from: moment(parsed.validity.not_before)?,
             until: moment(parsed.validity.not_after)?,
         })
+    }
+
+    /// Returns the last moment at which the certificate is valid.
+    pub(super) fn until(self) -> Timestamp {
+        self.until
     }
 
     /// Returns the problem at `now`, or the expiry within 14 days after it.

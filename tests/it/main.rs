@@ -83,6 +83,7 @@ mod readme;
 mod reference;
 mod refusals;
 mod reload;
+mod renewed_certificates;
 mod reports;
 mod retention;
 mod rfc9110;

@@ -33,7 +33,7 @@ pub(crate) use origin::{File, Origin};
 pub(crate) use postgres::{PgBouncer, Postgres};
 pub(crate) use process::Process;
 pub(crate) use raw_origin::{RawOrigin, Reply};
-pub(crate) use scene::{LIBRARY, Scene, Setting};
+pub(crate) use scene::{LIBRARY, Scene, Setting, initialised};
 pub(crate) use tcp_proxy::TcpProxy;
 pub(crate) use web_page_server::Pages;
 

@@ -42,6 +42,21 @@ pub(crate) async fn connect_over(
     name: &str,
     protocol: &str,
 ) -> TlsStream<TcpStream> {
+    handshake(socket, ca, name, protocol).await.unwrap()
+}
+
+/// Returns whether the server at this address has a certificate for localhost of this CA.
+pub(crate) async fn trusts(address: SocketAddr, ca: &Path) -> bool {
+    let socket = TcpStream::connect(address).await.unwrap();
+    handshake(socket, ca, "localhost", "http/1.1").await.is_ok()
+}
+
+async fn handshake(
+    socket: TcpStream,
+    ca: &Path,
+    name: &str,
+    protocol: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -52,7 +67,7 @@ pub(crate) async fn connect_over(
         .with_no_client_auth();
     config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
+    TlsConnector::from(Arc::new(config)).connect(name, socket).await
 }
 
 /// Like [`connect`], for localhost and with a receive buffer of this size, which fills early when

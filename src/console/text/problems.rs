@@ -140,8 +140,8 @@ pub(in crate::console) fn advice(code: Code, language: Language) -> &'static str
         Code::BreakerOpen => {
             "Kontakt Bokbasen, eller undersøk nettet dit. Porten prøver igjen av seg selv."
         }
-        Code::CertificateExpires => "Forny sertifikatet, og send porten SIGHUP.",
-        Code::CertificateInvalid => "Installer et gyldig sertifikat, og send porten SIGHUP.",
+        Code::CertificateExpires => "Forny sertifikatet. Porten laster det selv.",
+        Code::CertificateInvalid => "Installer et gyldig sertifikat. Porten laster det selv.",
         Code::ClockSkew => "Still klokken på denne maskinen med NTP.",
         Code::DiskFilling => "Frigjør plass på disken til hovedboken, eller gjør den større.",
         Code::EndsDelayed => {

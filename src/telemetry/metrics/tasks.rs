@@ -1,5 +1,6 @@
-//! Metrics of background tasks, and of reloads of the configuration.
+//! Metrics of background tasks, and of reloads of the configuration and of certificates.
 
+use jiff::Timestamp;
 use metrics::Unit;
 
 use super::Metrics;
@@ -18,7 +19,23 @@ pub(super) const RELOADS: Family<ReloadOutcome> = Family::counter(
     "Reloads of the configuration, by whether it is in use or has a mistake",
 );
 
-pub(super) const DEFINITIONS: [Definition; 2] = [RESTARTS.definition, RELOADS.definition];
+pub(super) const CERTIFICATES: Family<ReloadOutcome> = Family::counter(
+    "loangate_certificate_renewals_total",
+    Unit::Count,
+    "Renewed certificates that were noticed, by whether they are in use or cannot be used",
+);
+const CERTIFICATE_EXPIRY: Family<()> = Family::gauge(
+    "loangate_certificate_expiry_timestamp_seconds",
+    Unit::Seconds,
+    "When the first of the certificates in use expires, in seconds since 1970",
+);
+
+pub(super) const DEFINITIONS: [Definition; 4] = [
+    RESTARTS.definition,
+    RELOADS.definition,
+    CERTIFICATES.definition,
+    CERTIFICATE_EXPIRY.definition,
+];
 
 label_enum! {
     /// The result of a reload of the configuration.
@@ -65,6 +82,8 @@ label_enum! {
         ReportUsage = "report-usage",
         /// Reloads the configuration.
         Reload = "reload",
+        /// Loads certificates whose files have changed.
+        ReloadCertificates = "reload-certificates",
         /// Searches Bokbasen for loans that were begun too late.
         SearchLateBegins = "search-late-begins",
         /// Sends alerts to a webhook.
@@ -88,6 +107,16 @@ impl Metrics {
     /// Counts a reload of the configuration.
     pub(crate) fn reload(&self, outcome: ReloadOutcome) {
         self.count(&RELOADS, outcome);
+    }
+
+    /// Counts renewed certificates that were noticed.
+    pub(crate) fn certificates_loaded(&self, outcome: ReloadOutcome) {
+        self.count(&CERTIFICATES, outcome);
+    }
+
+    /// Sets when the first certificate expires.
+    pub(crate) fn certificate_expiry(&self, at: Timestamp) {
+        self.set(&CERTIFICATE_EXPIRY, (), at.as_second() as f64);
     }
 
     /// Counts a restart of a background task, or of the driver of a loan, that ended early.
