@@ -14,6 +14,8 @@ use crate::lock::lock;
 
 /// The most open connections.
 pub(super) const MAX_CONNECTIONS: usize = 64;
+/// The most connections of one session of the console. A browser opens six, and streams.
+const MAX_OF_SESSION: usize = 12;
 /// The most addresses whose wrong tokens are recorded.
 const MAX_RECORDED_ADDRESSES: usize = 1024;
 /// How long an address is recorded after its last wrong token.
@@ -37,7 +39,17 @@ struct State {
 #[derive(Debug)]
 struct Connection {
     close: CancellationToken,
-    has_token: bool,
+    credentials: Credentials,
+}
+
+/// What the client of a connection has sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Credentials {
+    None,
+    /// A session of the console, by its number.
+    Session(u64),
+    /// The admin token.
+    Token,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,26 +68,55 @@ pub(super) struct Peer {
 }
 
 impl Peers {
-    /// Admits a connection. At the limit, it closes the oldest connection without the token; none
-    /// if all have the token.
+    /// Admits a connection. At the limit, it closes the oldest one without credentials, or else the
+    /// oldest one of the session with the most. None if all have the token.
     pub(super) fn admit(&self, address: IpAddr) -> Option<Arc<Peer>> {
         let mut state = self.lock();
         if state.connections.len() >= MAX_CONNECTIONS {
-            let oldest = state.connections.iter().find(|(_, connection)| !connection.has_token);
-            let number = *oldest?.0;
-            if let Some(oldest) = state.connections.remove(&number) {
-                oldest.close.cancel();
-            }
+            let number = state.least()?;
+            state.close(number);
         }
         state.last += 1;
         let (number, close) = (state.last, CancellationToken::new());
-        state.connections.insert(number, Connection { close: close.clone(), has_token: false });
+        let credentials = Credentials::None;
+        state.connections.insert(number, Connection { close: close.clone(), credentials });
         drop(state);
         Some(Arc::new(Peer { peers: self.clone(), number, address: subscriber(address), close }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.0)
+    }
+}
+
+impl State {
+    /// Returns the connection to close for another one.
+    fn least(&self) -> Option<u64> {
+        let mut all = self.connections.iter();
+        let unknown = all.find(|(_, connection)| connection.credentials == Credentials::None);
+        if let Some((number, _)) = unknown {
+            return Some(*number);
+        }
+        let sessions = self.connections.values().filter_map(|one| match one.credentials {
+            Credentials::Session(session) => Some(session),
+            Credentials::None | Credentials::Token => None,
+        });
+        let largest = sessions.max_by_key(|session| self.of_session(*session).len())?;
+        self.of_session(largest).first().copied()
+    }
+
+    /// Returns the connections of a session, the oldest first.
+    fn of_session(&self, session: u64) -> Vec<u64> {
+        let credentials = Credentials::Session(session);
+        let all = self.connections.iter();
+        let own = all.filter(|(_, connection)| connection.credentials == credentials);
+        own.map(|(number, _)| *number).collect()
+    }
+
+    fn close(&mut self, number: u64) {
+        if let Some(connection) = self.connections.remove(&number) {
+            connection.close.cancel();
+        }
     }
 }
 
@@ -93,7 +134,23 @@ impl Peer {
     /// Records that the client sent the token.
     pub(super) fn record_token(&self) {
         if let Some(connection) = self.peers.lock().connections.get_mut(&self.number) {
-            connection.has_token = true;
+            connection.credentials = Credentials::Token;
+        }
+    }
+
+    /// Records that the client has a session of the console. A session with too many connections
+    /// loses its oldest one: nobody with a session can keep others out.
+    pub(super) fn record_session(&self, session: u64) {
+        let mut state = self.peers.lock();
+        let Some(connection) = state.connections.get_mut(&self.number) else { return };
+        let credentials = Credentials::Session(session);
+        if connection.credentials == credentials {
+            return;
+        }
+        connection.credentials = credentials;
+        let of_session = state.of_session(session);
+        if let Some(oldest) = of_session.first().filter(|_| of_session.len() > MAX_OF_SESSION) {
+            state.close(*oldest);
         }
     }
 
@@ -160,6 +217,28 @@ mod tests {
         assert!(peers.admit(address(3)).is_some());
         drop(open);
         assert!(peers.lock().connections.is_empty());
+    }
+
+    #[test]
+    fn sessions_keep_nobody_out() {
+        let peers = Peers::default();
+        let one = |session| {
+            let peer = peers.admit(address(1)).unwrap();
+            peer.record_session(session);
+            peer
+        };
+        let mut open: Vec<_> = (0..64).map(|_| one(1)).collect();
+        let closed =
+            |open: &[Arc<Peer>]| open.iter().filter(|one| one.close.is_cancelled()).count();
+        assert_eq!(closed(&open), 64 - MAX_OF_SESSION, "its oldest ones");
+        // Many sessions together, and a client without credentials, such as a probe.
+        open.extend((2..20).flat_map(|session| [0; 10].map(|_| one(session))));
+        let probe = peers.admit(address(2)).unwrap();
+        assert!(!probe.close.is_cancelled());
+        probe.record_token();
+        open.extend((20..40).flat_map(|session| [0; 10].map(|_| one(session))));
+        assert!(!probe.close.is_cancelled());
+        assert_eq!(open.len() - closed(&open), MAX_CONNECTIONS - 1);
     }
 
     #[test]

@@ -28,9 +28,9 @@ impl Host for ConsoleHost {
         client.get::<Arc<Peer>>().filter(|_| is_direct).map(|peer| peer.address())
     }
 
-    fn note_session(&self, client: &Extensions) {
+    fn note_session(&self, client: &Extensions, session: u64) {
         if let Some(peer) = client.get::<Arc<Peer>>() {
-            peer.record_token();
+            peer.record_session(session);
         }
     }
 

@@ -127,7 +127,13 @@ fn question(app: &App, request: ExplainRequest) -> Result<Question, AdminProblem
             let borrower = app.parts.readers.pseudonym(library, &borrower);
             // A credential counts as issued when it is first seen, at the latest.
             let now = app.parts.clock.now();
-            let issued = issued.map_or(now, |issued| issued.min(now));
+            if issued.is_some_and(|issued| issued > now) {
+                return Err(AdminProblem::malformed(
+                    "issued is in the future. Write when the reader's token was issued, or leave \
+                     it out for now.",
+                ));
+            }
+            let issued = issued.unwrap_or(now);
             Asking::Borrower(library, borrower, issued)
         }
         (None, None) if issued.is_none() => Asking::Credential,

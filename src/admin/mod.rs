@@ -23,6 +23,7 @@ mod listen;
 mod loans;
 mod openapi;
 mod problems;
+mod readiness;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod reload;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
@@ -32,21 +33,20 @@ mod waiting;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod watch;
 
+pub(crate) use readiness::{Missing, Readiness};
 pub(crate) use waiting::Waiting;
 
-use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use axum::{Json, Router};
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use rustls::ServerConfig;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
@@ -128,37 +128,6 @@ pub(crate) struct Parts {
 impl fmt::Debug for Parts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parts").field("public_base", &self.public_base).finish_non_exhaustive()
-    }
-}
-
-/// The result of a readiness check: sentences about what does not work.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Missing {
-    /// Failures that affect all readers; the gate is not ready.
-    pub needed: Vec<Cow<'static, str>>,
-    /// Failures that affect some readers only; the gate stays ready.
-    pub wanted: Vec<Cow<'static, str>>,
-}
-
-type CheckFuture = Pin<Box<dyn Future<Output = Missing> + Send>>;
-
-/// The readiness check behind `/readyz`. The gate is not ready only if no reader can be served. If
-/// Bokbasen is down, a load balancer must not remove every gate: readers with loans still need one.
-pub(crate) struct Readiness(Box<dyn Fn() -> CheckFuture + Send + Sync>);
-
-impl Readiness {
-    /// Creates a readiness check from a function.
-    pub(crate) fn new<F>(check: impl Fn() -> F + Send + Sync + 'static) -> Readiness
-    where
-        F: Future<Output = Missing> + Send + 'static,
-    {
-        Readiness(Box::new(move || Box::pin(check())))
-    }
-}
-
-impl fmt::Debug for Readiness {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Readiness")
     }
 }
 
@@ -277,7 +246,7 @@ fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), check_host));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
+        .route("/readyz", get(readiness::ready))
         .route("/status.json", get(watch::status))
         .merge(named)
         .with_state(app)
@@ -300,10 +269,19 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
         Ok(mut request) => {
             let by = Accessor::with_token(request.headers());
             request.extensions_mut().insert(by);
-            next.run(request).await
+            private(next.run(request).await)
         }
         Err(refused) => refused.into_response(),
     }
+}
+
+/// Adds the fields of a response about readers or with a secret: nobody stores it, and no browser
+/// guesses its type.
+fn private(mut response: Response) -> Response {
+    let fields = response.headers_mut();
+    fields.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    fields.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 fn authenticate<'a>(
@@ -312,14 +290,6 @@ fn authenticate<'a>(
 ) -> impl Future<Output = Result<(), AdminProblem>> + use<'a> {
     let peer = request.extensions().get().cloned();
     auth::authenticate(request.headers(), peer, &app.settings.token, &app.wrong_tokens)
-}
-
-async fn ready(State(app): State<Arc<App>>) -> Response {
-    let Missing { needed, wanted } = (app.parts.readiness.0)().await;
-    let ready = needed.is_empty();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let missing = [needed, wanted].concat();
-    (status, Json(serde_json::json!({ "ready": ready, "missing": missing }))).into_response()
 }
 
 async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, AdminProblem> {

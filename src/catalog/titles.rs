@@ -2,8 +2,8 @@
 //!
 //! The catalog queries a table for each request, and reads it at the start and on a reload. A table
 //! is a CSV file of lines like `lyd/12345/,9788299999038`: the decoded value of the route's
-//! `{*file}`, then the ISBNs. A trailing slash marks a prefix. The exact path takes precedence over prefixes,
-//! and a longer prefix over a shorter one.
+//! `{*file}`, then the ISBNs. A trailing slash marks a prefix. The exact path takes precedence over
+//! prefixes, and a longer prefix over a shorter one.
 
 use std::collections::HashMap;
 use std::fmt;

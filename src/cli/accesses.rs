@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::admin_client::{GateArgs, call, read};
-use super::{CliError, say};
+use super::{CliError, printable, say};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -38,16 +38,16 @@ fn lines(list: &Value) -> String {
     let accesses = list.get("accesses").and_then(Value::as_array).into_iter().flatten();
     let mut lines = String::new();
     for access in accesses {
-        let text = |name| access.get(name).and_then(Value::as_str).unwrap_or("–").escape_debug();
+        let text = |name| printable(access.get(name).and_then(Value::as_str).unwrap_or("–"));
         let target = access.get("target").and_then(Value::as_object);
         let target = target.and_then(|target| target.iter().next()).map_or_else(
             || "–".to_owned(),
-            |(kind, id)| format!("{kind} {}", id.as_str().unwrap_or("–").escape_debug()),
+            |(kind, id)| format!("{kind} {}", printable(id.as_str().unwrap_or("–"))),
         );
         let _ = writeln!(
             lines,
             "{:27} {} ({}) {} {}, {target}: {}",
-            text("at").to_string(),
+            text("at"),
             text("who"),
             text("role"),
             text("what"),

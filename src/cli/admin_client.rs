@@ -77,7 +77,20 @@ pub(super) async fn call(
              runs with this configuration"
         )));
     }
-    Err(CliError::new(detail))
+    let mistakes = document.get("mistakes").and_then(Value::as_array).into_iter().flatten();
+    Err(CliError::all(std::iter::once(detail).chain(mistakes.map(mistake))))
+}
+
+/// Formats a mistake in a configuration as `loangate check` does.
+fn mistake(mistake: &Value) -> String {
+    let text = |name| mistake.get(name).and_then(Value::as_str).unwrap_or_default();
+    let line = mistake.get("line").and_then(Value::as_u64).unwrap_or_default();
+    let (file, key, sentence) = (text("file"), text("key"), text("sentence"));
+    let key = if key.is_empty() { String::new() } else { format!("{key}: ") };
+    match line {
+        0 => format!("{file}: {key}{sentence}"),
+        line => format!("{file}:{line}: {key}{sentence}"),
+    }
 }
 
 pub(super) async fn read(response: Response) -> Result<Value, CliError> {

@@ -17,6 +17,7 @@ mod ledger_copy;
 mod loans;
 mod problems;
 mod reconcile;
+mod reload;
 mod report;
 mod sandbox;
 mod serve;
@@ -73,6 +74,8 @@ enum Command {
     Loans(loans::Command),
     /// List what needs a person now, as a running gate sees it; exit with 1 if it is critical.
     Problems(admin_client::GateArgs),
+    /// Let a running gate reload its configuration, and print what changed.
+    Reload(admin_client::GateArgs),
     /// Say what a request for a file would get from a running gate, and why; begin no loan.
     Explain(explain::Args),
     /// Run faults against a staging gate and its sandbox, and check the books; exit with 1 if a
@@ -141,6 +144,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Audit(command) => block_on(ledger::audit(command)),
         Command::Loans(command) => block_on(loans::run(command)),
         Command::Problems(gate) => block_on(problems::run(gate)),
+        Command::Reload(gate) => block_on(reload::run(gate)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Drill(args) => block_on(drill::run(args)),
         Command::Report(args) => block_on(report::run(args)),
@@ -158,6 +162,16 @@ fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), C
     let result = runtime.block_on(command);
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
+}
+
+/// Returns a text of somebody else for a terminal: characters that would move the cursor, or change
+/// the order of others, are escaped.
+fn printable(text: &str) -> String {
+    let escaped = |letter: char| match crate::language::is_unprintable(letter) {
+        true => letter.escape_unicode().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 /// Writes to standard output. A closed pipe is not an error.

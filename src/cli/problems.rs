@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::admin_client::{GateArgs, call, read};
-use super::{CliError, say};
+use super::{CliError, printable, say};
 
 /// Prints the problems. Fails if there is a critical one.
 pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
@@ -30,16 +30,16 @@ fn lines(list: &Value) -> String {
         let text = |name| problem.get(name).and_then(Value::as_str).unwrap_or_default();
         let subject = match text("subject") {
             "" => String::new(),
-            subject => format!(" ({})", subject.escape_debug()),
+            subject => format!(" ({})", printable(subject)),
         };
         let _ = writeln!(
             lines,
             "{} {}{subject} on {} since {}\n  {}\n  {}\n  {}",
             text("severity").to_uppercase(),
             text("code"),
-            text("node").escape_debug(),
+            printable(text("node")),
             text("since"),
-            text("what").escape_debug(),
+            printable(text("what")),
             text("advice"),
             text("runbook"),
         );
@@ -48,7 +48,7 @@ fn lines(list: &Value) -> String {
         let name = node.get("node").and_then(Value::as_str).unwrap_or_default();
         let unlisted = node.get("unlisted").and_then(Value::as_u64).unwrap_or_default();
         if unlisted > 0 {
-            let name = name.escape_debug();
+            let name = printable(name);
             let _ = writeln!(lines, "{unlisted} more on {name}: ask that gate for them");
         }
     }

@@ -108,12 +108,23 @@ impl Query {
     }
 }
 
+/// Returns whether a purpose has the text of the search in it, which may be a borrower's own id: it
+/// would be stored with the purpose. An ISBN or an id of the gate is none.
+fn has_own_id(purpose: &str, query: &str) -> bool {
+    let is_own_id = matches!(Query::of(query, None), Some(Query::Unknown));
+    is_own_id && purpose.to_lowercase().contains(&query.to_lowercase())
+}
+
 /// Searches, and leads to the page of what was found. Its address never has a borrower's own id.
 pub(super) async fn search(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
     Extension(form): Extension<Form>,
 ) -> Result<Response, Failure> {
+    let texts = &visit.texts.find;
+    if has_own_id(form.field("purpose"), form.field("query")) {
+        return Ok(find_page(&visit, &notice("bad", texts.id_in_purpose)));
+    }
     let visit = store_purpose(&console, visit, &form)?;
     let texts = &visit.texts.find;
     let library = match form.field("library") {
@@ -221,5 +232,14 @@ mod tests {
                 assert_eq!(Query::of(nothing, library), None, "{nothing}");
             }
         }
+    }
+
+    #[test]
+    fn purpose_without_a_borrowers_own_id_is_stored() {
+        assert!(has_own_id("Asks about KARI-12345", "kari-12345"));
+        assert!(!has_own_id("Asks about a book", "kari-12345"));
+        let isbn = "9788299999014";
+        assert!(!has_own_id(&format!("Asks about {isbn}"), isbn));
+        assert!(!has_own_id("", ""));
     }
 }

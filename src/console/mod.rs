@@ -74,8 +74,8 @@ pub(crate) trait Host: Send + Sync {
     /// Returns the client's address; none if it is not known, as behind a proxy that ends TLS.
     fn address(&self, client: &Extensions) -> Option<IpAddr>;
 
-    /// Records that the connection of a request has a session.
-    fn note_session(&self, client: &Extensions);
+    /// Records that the connection of a request has the session of this number.
+    fn note_session(&self, client: &Extensions, session: u64);
 
     /// Records an access in the ledger. Returns false if it is not recorded for certain.
     async fn record(&self, access: Access) -> bool;

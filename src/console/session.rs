@@ -114,6 +114,11 @@ impl Secret {
         hash.copy_from_slice(digest(&SHA256, self.0.as_bytes()).as_ref());
         hash
     }
+
+    /// Returns a number that names what belongs to the secret, and does not tell the secret.
+    pub(super) fn number(&self) -> u64 {
+        self.hash().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
+    }
 }
 
 impl Session {

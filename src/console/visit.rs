@@ -185,7 +185,7 @@ pub(super) async fn enter(
         return http::StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     if visit.session.is_some() {
-        console.parts.host.note_session(request.extensions());
+        console.parts.host.note_session(request.extensions(), visit.secret.number());
     }
     request.extensions_mut().insert(visit.clone());
     let mut response = next.run(request).await;

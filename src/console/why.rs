@@ -133,7 +133,10 @@ fn carried(
     let now = console.parts.clock.now();
     let issued = match form.field("issued") {
         "" => now,
-        text => text.parse::<Timestamp>().map_err(|_| texts.bad_issued)?.min(now),
+        text => {
+            let issued = text.parse::<Timestamp>().ok().filter(|issued| *issued <= now);
+            issued.ok_or(texts.bad_issued)?
+        }
     };
     let lines = form.field("headers").lines().filter(|line| !line.trim().is_empty());
     let headers = parse_fields(lines).map_err(|_| texts.bad_headers)?;

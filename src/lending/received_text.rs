@@ -6,6 +6,8 @@
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
+use crate::language::is_unprintable;
+
 /// The longest id or reference, in bytes.
 const MAX_ID_LENGTH: usize = 256;
 /// The longest code or name, in characters. The rest is cut off.
@@ -56,14 +58,14 @@ pub(super) fn message<'d, D: Deserializer<'d>>(deserializer: D) -> Result<String
     Ok(clean(&String::deserialize(deserializer)?, MAX_MESSAGE_LENGTH))
 }
 
-/// Returns the first `limit` characters of a text without control characters. Spaces replace line
-/// breaks and tabs.
+/// Returns the first `limit` characters of a text without control characters and those that change
+/// the order of others. Spaces replace line breaks and tabs.
 pub(super) fn clean(text: &str, limit: usize) -> String {
     let spaced = text.chars().map(|letter| match letter {
         '\n' | '\t' => ' ',
         letter => letter,
     });
-    spaced.filter(|letter| !letter.is_control()).take(limit).collect()
+    spaced.filter(|letter| !is_unprintable(*letter)).take(limit).collect()
 }
 
 #[cfg(test)]
@@ -77,6 +79,7 @@ mod tests {
             "For mange lån,  prøv i morgen"
         );
         assert_eq!(clean("a\u{0}b\u{1b}[31m\u{85}c", 100), "ab[31mc");
+        assert_eq!(clean("a\u{202e}b\u{2066}c", 100), "abc", "the order of the letters stays");
         assert_eq!(clean("øøø", 2), "øø");
     }
 

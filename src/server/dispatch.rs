@@ -204,14 +204,19 @@ async fn process_loans(
     link: Option<&str>,
 ) -> Result<Response<Body>, Problem> {
     let (services, request) = (context.services, context.request);
-    let connection = &context.connection.connection;
-    let response =
-        loans_api::answer((services, context.config), connection, request, body, endpoint, link)
-            .await?;
-    let mut log = context.log.clone();
+    let (headers, method) = (&request.headers, &request.method);
+    loans_api::check_method(endpoint, method)?;
+    context.seen.step = Step::Reader;
+    let reader = services.readers.authenticate(headers, request.uri.query(), link)?;
+    context.connection.connection.note_credentials();
     if let Some(isbn) = endpoint.isbn() {
-        log.isbn(isbn);
+        context.log.isbn(isbn);
+        context.seen.asked = Some(Asked { key: reader.key(isbn), issued: reader.issued });
     }
+    context.seen.step = Step::Gate;
+    let resources = (services, context.config);
+    let response = loans_api::answer(resources, &reader, method, body, endpoint).await?;
+    let mut log = context.log.clone();
     log.outcome(response.status().as_u16(), "ok");
     let (bytes, head) = (response.body().size_hint().lower(), log.began().elapsed());
     log.finish(bytes, 0, StreamEnd::Complete, head);

@@ -9,7 +9,6 @@ mod endpoint;
 use std::time::Duration;
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use jiff::Timestamp;
@@ -20,7 +19,6 @@ use super::limits::Limit;
 use super::request_body::RequestBody;
 use super::request_config::RequestConfig;
 use super::{Services, problem_response};
-use crate::connection_handle::Connection;
 use crate::delivery::Body;
 use crate::gate::{self, Availability};
 use crate::language::Sentence;
@@ -90,35 +88,37 @@ struct LicencesView {
     free: u32,
 }
 
-/// Handles a request to the loans API.
+/// Checks that an endpoint has the method of a request.
+pub(super) fn check_method(endpoint: LoansEndpoint, method: &Method) -> Result<(), Problem> {
+    let methods = endpoint.methods();
+    match methods.split(", ").any(|known| known == method.as_str()) {
+        true => Ok(()),
+        false => Err(Problem::MethodNotAllowed(methods)),
+    }
+}
+
+/// Handles a request of a reader to the loans API, with a method that [`check_method`] accepts.
 pub(super) async fn answer(
     (services, config): (&Services, &RequestConfig),
-    connection: &Connection,
-    request: &Parts,
+    reader: &Reader,
+    method: &Method,
     body: RequestBody,
     endpoint: LoansEndpoint,
-    link: Option<&str>,
 ) -> Result<Response<Body>, Problem> {
-    let (method, methods) = (&request.method, endpoint.methods());
-    if !methods.split(", ").any(|known| known == method.as_str()) {
-        return Err(Problem::MethodNotAllowed(methods));
-    }
-    let reader = services.readers.authenticate(&request.headers, request.uri.query(), link)?;
-    connection.note_credentials();
     if reader.scope != Scope::All {
         return Err(super::dispatch::outside_of_link());
     }
     match endpoint {
-        LoansEndpoint::All => list((services, config), &reader).await,
+        LoansEndpoint::All => list((services, config), reader).await,
         LoansEndpoint::One(isbn) if *method == Method::PUT => {
-            begin((services, config), &reader, isbn).await
+            begin((services, config), reader, isbn).await
         }
         LoansEndpoint::One(isbn) if *method == Method::DELETE => {
-            cancel_or_return(services, &reader, isbn).await
+            cancel_or_return(services, reader, isbn).await
         }
-        LoansEndpoint::One(isbn) => show((services, config), &reader, isbn).await,
-        LoansEndpoint::Progress(isbn) => progress((services, config), &reader, isbn, body).await,
-        LoansEndpoint::Availability(isbn) => availability(services, &reader, isbn).await,
+        LoansEndpoint::One(isbn) => show((services, config), reader, isbn).await,
+        LoansEndpoint::Progress(isbn) => progress((services, config), reader, isbn, body).await,
+        LoansEndpoint::Availability(isbn) => availability(services, reader, isbn).await,
     }
 }
 

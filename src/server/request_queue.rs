@@ -2,12 +2,19 @@
 //!
 //! `request_recorder` uses it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::recent_requests::RecentRequest;
+use crate::loan::{Borrower, LibraryId, LoanKey};
+
+/// The most requests of one reader that are stored in a minute, and the most readers that are
+/// counted. An audiobook player sends a few in a minute.
+const SHARE: u32 = 60;
+const MAX_READERS: usize = 50_000;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// How many requests are stored.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +31,16 @@ pub(super) struct Queue {
     limit: usize,
     refused: VecDeque<RecentRequest>,
     sent: VecDeque<RecentRequest>,
+    shares: Shares,
     pub(super) budget: Budget,
+}
+
+/// How many requests of each reader are stored in a minute. One whose app repeats a request must
+/// not displace those of the others.
+#[derive(Debug)]
+struct Shares {
+    begun: Instant,
+    counts: HashMap<(LibraryId, Borrower), u32>,
 }
 
 /// The number of rows that may be written now. It grows so slowly that the rows of a lifetime are
@@ -49,12 +65,16 @@ impl Queue {
             added: Instant::now(),
         };
         let (refused, sent) = (VecDeque::new(), VecDeque::new());
-        Queue { limit: burst as usize, refused, sent, budget }
+        let shares = Shares { begun: Instant::now(), counts: HashMap::new() };
+        Queue { limit: burst as usize, refused, sent, shares, budget }
     }
 
     /// Adds a request. Returns whether one is dropped for it: the oldest one that was not refused,
-    /// if there is one.
-    pub(super) fn add(&mut self, request: RecentRequest) -> bool {
+    /// if there is one. One of a reader who has had their share is dropped itself.
+    pub(super) fn add(&mut self, request: RecentRequest, now: Instant) -> bool {
+        if request.asked.is_some_and(|asked| !self.shares.take(&asked.key, now)) {
+            return true;
+        }
         match request.answer.is_err() {
             true => self.refused.push_back(request),
             false => self.sent.push_back(request),
@@ -78,6 +98,23 @@ impl Queue {
     /// Returns the number of requests that wait.
     pub(super) fn len(&self) -> usize {
         self.refused.len() + self.sent.len()
+    }
+}
+
+impl Shares {
+    /// Counts a request of a reader. Returns whether it is within their share.
+    fn take(&mut self, key: &LoanKey, now: Instant) -> bool {
+        if now.saturating_duration_since(self.begun) >= MINUTE {
+            self.counts.clear();
+            self.begun = now;
+        }
+        let reader = (key.library, key.borrower);
+        if self.counts.len() >= MAX_READERS && !self.counts.contains_key(&reader) {
+            return true;
+        }
+        let count = self.counts.entry(reader).or_default();
+        *count += 1;
+        *count <= SHARE
     }
 }
 
@@ -107,6 +144,7 @@ mod tests {
     use super::*;
     use crate::problem::Problem;
     use crate::server::explain::Step;
+    use crate::server::recent_requests::Asked;
     use crate::telemetry::{RequestId, Via};
 
     const LIMIT: Limit = Limit { rows: 1000, burst: 10 };
@@ -131,7 +169,7 @@ mod tests {
         let (begun, mut written) = (Instant::now(), 0);
         for second in 0..86_400 {
             for _ in 0..20 {
-                queue.add(request(Err(Problem::LoanEnded)));
+                queue.add(request(Err(Problem::LoanEnded)), begun);
             }
             queue.budget.add(begun + Duration::from_secs(second));
             let rows = queue.next(queue.budget.rows()).count();
@@ -145,11 +183,11 @@ mod tests {
 
     #[test]
     fn refused_requests_are_written_first_and_dropped_last() {
-        let mut queue = Queue::new(LIMIT, DAY);
-        let dropped = (0..20).filter(|_| queue.add(request(Ok(StatusCode::OK)))).count();
+        let (mut queue, now) = (Queue::new(LIMIT, DAY), Instant::now());
+        let dropped = (0..20).filter(|_| queue.add(request(Ok(StatusCode::OK)), now)).count();
         assert_eq!((dropped, queue.len()), (10, 10));
         for _ in 0..4 {
-            assert!(queue.add(request(Err(Problem::LoanEnded))));
+            assert!(queue.add(request(Err(Problem::LoanEnded)), now));
         }
         assert_eq!(queue.next(5).filter(|next| next.answer.is_err()).count(), 4);
         queue.remove(5);
@@ -157,5 +195,24 @@ mod tests {
             (queue.len(), queue.next(9).filter(|next| next.answer.is_err()).count()),
             (5, 0)
         );
+    }
+
+    #[test]
+    fn one_reader_does_not_displace_the_others() {
+        let limit = Limit { rows: 100_000, burst: 1000 };
+        let (mut queue, now) = (Queue::new(limit, DAY), Instant::now());
+        let of = |borrower: u8| {
+            let isbn = "9788299999014".parse().unwrap();
+            let (library, borrower) =
+                ("NO-1".parse().unwrap(), Borrower::from_bytes([borrower; 16]));
+            let asked = Asked { key: LoanKey { library, borrower, isbn }, issued: None };
+            RecentRequest { asked: Some(asked), ..request(Err(Problem::LoanEnded)) }
+        };
+        let stored = |queue: &mut Queue, borrower, now| {
+            (0..5000).filter(|_| !queue.add(of(borrower), now)).count()
+        };
+        assert_eq!(stored(&mut queue, 1, now), SHARE as usize);
+        assert!(!queue.add(of(2), now));
+        assert_eq!(stored(&mut queue, 1, now + MINUTE), SHARE as usize, "a minute later");
     }
 }

@@ -155,7 +155,7 @@ impl Recorder {
                     Some(_) => &mut waiting.known,
                     None => &mut waiting.unknown,
                 };
-                dropped += u64::from(queue.add(request));
+                dropped += u64::from(queue.add(request, Instant::now()));
             }
             // Flights run on this runtime, too.
             tokio::task::yield_now().await;

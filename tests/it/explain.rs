@@ -376,6 +376,26 @@ async fn request_that_was_made_is_explained_by_its_id() {
     scene.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusal_of_a_loan_by_the_loans_api_is_explained() {
+    let scene = start(ANY_PORT).await;
+    let refuse = json!({ "refuse": { "code": "BORROWER_LIMIT", "retry_after": 3600 } });
+    scene.fault(&json!({ "call": "begin", "effect": refuse })).await;
+    let url = format!("{}/loans/{BOOK}", scene.base);
+    let request = scene.http2().put(url).bearer_auth(scene.token("kari"));
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let explained = scene.admin_post("/api/v1/explain", &json!({ "request": id })).await;
+    let explained: Value = explained.json().await.unwrap();
+    let last = explained["steps"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["step"], &last["decision"]), (&json!("gate"), &json!("refused")));
+    let request = &explained["request"];
+    assert_eq!((&request["library"], &request["isbn"]), (&json!(LIBRARY), &json!(BOOK)));
+    assert!(request["borrower"].is_string() && request["issued"].is_string(), "{request}");
+    scene.end().await;
+}
+
 fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }

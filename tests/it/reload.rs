@@ -314,3 +314,27 @@ async fn variable_overrides_the_file_after_a_reload_too() {
     drop(gate);
     scene.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn command_prints_what_changed_and_every_mistake() {
+    let mut scene = Scene::without_gate(Setting::default()).await;
+    scene.start_gate().await;
+    // The command reads the addresses of the running gate from the configuration.
+    let admin = scene.admin.strip_prefix("http://").unwrap();
+    scene.replace_in_config("admin = \"127.0.0.1:0\"", &format!("admin = \"{admin}\""));
+    scene.replace_in_config("[lending]", "[server]\nhsts = \"0s\"\n\n[lending]");
+    let run = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loangate"));
+        let output = command.arg("reload").arg("--config").arg(scene.config_file()).output();
+        let output = output.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    };
+    let (succeeded, said, errors) = tokio::task::block_in_place(run);
+    assert!(succeeded, "{errors}");
+    assert_eq!(said, "reloaded: server.hsts\nthese need a restart: listen.admin\n");
+    fs::write(scene.dir.path().join("certs/server.pem"), "x").unwrap();
+    let (succeeded, _, errors) = tokio::task::block_in_place(run);
+    assert!(!succeeded && errors.contains("config.toml:8: tls.certificate: "), "{errors}");
+    scene.stop_gate().await;
+}

@@ -12,7 +12,7 @@ use crate::support::{BOOK, File, Process, Scene, Setting, metric};
 const PATH: &str = "/files/9788299999014/book.epub";
 
 /// Every task that runs for the lifetime of the process.
-const TASK_NAMES: [&str; 18] = [
+const TASK_NAMES: [&str; 20] = [
     "accept-admin",
     "adopt-orphans",
     "balance",
@@ -24,6 +24,8 @@ const TASK_NAMES: [&str; 18] = [
     "follow-feed",
     "forget",
     "place-connections",
+    "reload",
+    "reload-certificates",
     "search-late-begins",
     "send-ends",
     "share-limits",

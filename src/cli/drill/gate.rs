@@ -29,6 +29,8 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(150);
 const LINK_LIFETIME: Duration = Duration::from_secs(1800);
 /// A title that no publisher has, so that Bokbasen itself would lend nothing.
 const INVENTED: &str = "9788299999984";
+/// The smallest file for the checks: larger than all buffers between the storage and a reader.
+const MIN_FILE_SIZE: u64 = 16 << 20;
 
 pub(super) struct StagingGate {
     client: reqwest::Client,
@@ -134,6 +136,33 @@ impl StagingGate {
                 sandbox.url()
             ))
         })
+    }
+
+    /// Checks that the gate serves the file to an invented reader, and that it is large enough.
+    ///
+    /// # Errors
+    /// It is not served, or its size is too small for the checks.
+    pub(super) async fn prove_file(&self) -> Result<(), CliError> {
+        let reader = self.reader().map_err(CliError::new)?;
+        let answer = self.get(&reader).await.map_err(CliError::new)?;
+        let range = answer.headers().get(http::header::CONTENT_RANGE).cloned();
+        let (status, refusal) = refusal_of(answer).await.map_err(CliError::new)?;
+        if status != StatusCode::PARTIAL_CONTENT {
+            return Err(CliError::new(format!(
+                "the gate answered {status} for --path {}: {refusal}. Name a file that the \
+                 storage has",
+                self.path
+            )));
+        }
+        let size = range.as_ref().and_then(|range| range.to_str().ok()?.rsplit('/').next());
+        match size.and_then(|size| size.parse::<u64>().ok()) {
+            Some(MIN_FILE_SIZE..) => self.end(&reader.borrower).await.map_err(CliError::new),
+            _ => Err(CliError::new(format!(
+                "the file at --path {} has less than 16 MiB, so that no fault can meet it while \
+                 it is sent. Name a larger one",
+                self.path
+            ))),
+        }
     }
 
     /// Requests the first bytes of the reader's file.

@@ -12,7 +12,6 @@ mod checks;
 mod gate;
 mod sandbox;
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -26,6 +25,8 @@ use super::signals::Signals;
 use super::{CliError, say};
 use crate::loan::LibraryId;
 
+const INTERRUPTED: &str = "interrupted; the sandbox's faults are removed. Loans of the invented \
+                           readers may be live until they are due";
 /// How long the faults may take to be removed.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -97,8 +98,8 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let gate = StagingGate::of(&args, &config, &sandbox)?;
     let mut outcomes = Vec::new();
     let drilled = tokio::select! {
-        drilled = drill(&gate, &sandbox, &mut outcomes) => drilled,
-        () = signals.drain() => Err(CliError::new("interrupted; the sandbox's faults are removed")),
+        drilled = drill(&gate, &sandbox, args.json, &mut outcomes) => drilled,
+        () = signals.drain() => Err(CliError::new(INTERRUPTED)),
     };
     let restored = tokio::time::timeout(RESTORE_TIMEOUT, sandbox.restore()).await;
     let mut errors: Vec<CliError> = drilled.err().into_iter().collect();
@@ -112,7 +113,9 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     if !errors.is_empty() {
         return Err(CliError::all(errors));
     }
-    say(&if args.json { as_json(&outcomes) } else { as_table(&outcomes) })?;
+    if args.json {
+        say(&as_json(&outcomes))?;
+    }
     let failed = outcomes.iter().filter(|outcome| outcome.has_failed()).count();
     if failed == 0 {
         return Ok(());
@@ -136,9 +139,18 @@ fn refuse_real_reports(reports: Option<&Url>, sandbox: &Url) -> Result<(), CliEr
 async fn drill(
     gate: &StagingGate,
     sandbox: &StagingSandbox,
+    is_json: bool,
     outcomes: &mut Vec<CheckOutcome>,
 ) -> Result<(), CliError> {
+    let mut add = |check, began: Instant, verdict| {
+        let outcome = CheckOutcome { check, took: began.elapsed(), verdict };
+        // A check may take a minute, so each line is printed at once.
+        let said = if is_json { Ok(()) } else { say(&line(&outcome)) };
+        outcomes.push(outcome);
+        said
+    };
     gate.prove_sandbox(sandbox).await?;
+    gate.prove_file().await?;
     for (check, run) in checks::ALL {
         let began = Instant::now();
         let verdict = if check == checks::SLOW_STORAGE && gate.first_byte.is_none() {
@@ -150,26 +162,20 @@ async fn drill(
             run(gate, sandbox).await.into()
         };
         sandbox.restore().await.map_err(CliError::new)?;
-        outcomes.push(CheckOutcome { check, took: began.elapsed(), verdict });
+        add(check, began, verdict)?;
     }
     let began = Instant::now();
     let verdict = books::balance(gate, sandbox).await.into();
-    outcomes.push(CheckOutcome { check: "books", took: began.elapsed(), verdict });
-    Ok(())
+    add("books", began, verdict)
 }
 
-fn as_table(outcomes: &[CheckOutcome]) -> String {
-    let mut table = String::new();
-    for CheckOutcome { check, took, verdict } in outcomes {
-        let (verdict, why) = match verdict {
-            Verdict::Passed => ("pass", ""),
-            Verdict::Failed(why) => ("FAIL", why.as_str()),
-            Verdict::Skipped(why) => ("skip", why.as_str()),
-        };
-        // Writing to a string does not fail.
-        let _ = writeln!(table, "{verdict}  {check:32} {:6.1} s  {why}", took.as_secs_f64());
-    }
-    table.trim_end().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+fn line(CheckOutcome { check, took, verdict }: &CheckOutcome) -> String {
+    let (verdict, why) = match verdict {
+        Verdict::Passed => ("pass", ""),
+        Verdict::Failed(why) => ("FAIL", why.as_str()),
+        Verdict::Skipped(why) => ("skip", why.as_str()),
+    };
+    format!("{verdict}  {check:32} {:6.1} s  {why}", took.as_secs_f64()).trim_end().to_owned()
 }
 
 fn as_json(outcomes: &[CheckOutcome]) -> String {

@@ -34,7 +34,8 @@ impl StagingSandbox {
             None => false,
         };
         let host = url.host_str().unwrap_or_default();
-        if !is_loopback && named != Some(host) {
+        let is_other = named.is_some_and(|named| named != host);
+        if is_other || (!is_loopback && named.is_none()) {
             return Err(CliError::new(format!(
                 "a drill needs a sandbox, and [lending] url is at {host}. If that is a sandbox, \
                  name it by --sandbox-host"

@@ -64,7 +64,7 @@ impl Provider {
             .retry(reqwest::retry::never())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
-            .pool_max_idle_per_host(1)
+            .pool_max_idle_per_host(0)
             .user_agent(concat!("loangate/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Provider {

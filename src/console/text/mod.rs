@@ -83,6 +83,8 @@ pub(super) struct Find {
     pub(super) nothing: &'static str,
     pub(super) nothing_hint: &'static str,
     pub(super) borrower_needs_library: &'static str,
+    /// The purpose has the text of the search in it.
+    pub(super) id_in_purpose: &'static str,
     pub(super) bad_library: &'static str,
     pub(super) loans_of_borrower: &'static str,
     pub(super) loans_of_title: &'static str,

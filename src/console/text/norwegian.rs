@@ -68,6 +68,7 @@ const FIND: Find = Find {
                    forespørslene der, eller i lånebasen, om portene lagrer forespørsler der.",
     borrower_needs_library: "Er det lånerens egen id, så fyll ut biblioteket også. Er det \
                              Bokbasens lån-id, så skriv bokbasen: foran.",
+    id_in_purpose: "Formålet inneholder lånerens egen id, og sporet lagres. Ta den ut.",
     bad_library: "Biblioteket er ikke en ISIL. Skriv en som NO-0301000.",
     loans_of_borrower: "Lån til en låner",
     loans_of_title: "Lån av en tittel",
