@@ -26,7 +26,7 @@
 //! | module | may call |
 //! |---|---|
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
-//! | `lock`, `near_cache`, `reload`, `spreadsheet` | each other |
+//! | `lock`, `loopback`, `near_cache`, `reload`, `spreadsheet` | each other |
 //! | `language`, `loan`, `path`, `problem` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `lending`, `origin` | |
 //! | `ledger` | `supervise` |
@@ -38,7 +38,7 @@
 //! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads, requests), `supervise` |
 //! | `monitor` | `circulation`, `ledger` (counts), `lending`, `process_handles`, `supervise` |
 //! | `console` | `catalog`, `circulation`, `gate` (ends loans), `ledger` (reads, accesses) |
-//! | `console` | `monitor`, `reader` (mints links), `server` (explanations) |
+//! | `console` | `monitor`, `reader` (links, OpenID providers), `server` (explanations) |
 //! | `admin` | `console`, `circulation` (balances), `gate` (ends loans), `monitor` |
 //! | `admin` | `ledger` (reads, accesses) |
 //! | `admin` | `reader` (mints links), `catalog`, `server` (explanations), `supervise` |
@@ -91,6 +91,7 @@ pub mod ledger;
 pub mod lending;
 pub mod loan;
 mod lock;
+mod loopback;
 mod metering;
 mod monitor;
 pub mod near_cache;

@@ -124,7 +124,7 @@ fn question(app: &App, request: ExplainRequest) -> Result<Question, AdminProblem
         (Some(library), Some(borrower)) => {
             let library = library_of(&library)?;
             check_borrower(&borrower)?;
-            let borrower = app.parts.readers.pseudonym(library, &borrower);
+            let borrower = app.parts.readers.pseudonym_to_look_up(library, &borrower);
             // A credential counts as issued when it is first seen, at the latest.
             let now = app.parts.clock.now();
             let issued = issued.map_or(now, |issued| issued.min(now));

@@ -1,5 +1,5 @@
 //! Background tasks that belong to no part: the stall monitor of all workers, the folding of
-//! metrics, and the check of certificate dates.
+//! metrics, the check of certificate dates, and the fetching of login services' keys.
 
 use std::time::Duration;
 
@@ -35,6 +35,17 @@ pub(super) fn start(parts: &ConnectedParts, stopping: &CancellationToken) {
         daily(stop.clone(), move || log_date_problems(&certificates, &clock))
     };
     slow.spawn(supervise(Task::WatchCertificates, metrics.clone(), stopping.clone(), watch));
+    let (readers, counted, stop) = (parts.readers.clone(), metrics.clone(), stopping.clone());
+    let fetch = move || {
+        let (readers, metrics, stop) = (readers.clone(), counted.clone(), stop.clone());
+        async move {
+            tokio::select! {
+                () = readers.keep_keys_fresh(&metrics) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    };
+    slow.spawn(supervise(Task::FetchLoginKeys, metrics.clone(), stopping.clone(), fetch));
 }
 
 /// Logs certificate dates that are invalid, or become invalid soon.

@@ -19,9 +19,9 @@ use crate::gate::Gate;
 use crate::ledger::{Brake, Ledger};
 use crate::lending::{Bokbasen, Reporting};
 use crate::metering::Meter;
-use crate::monitor::{CertificateDates, Monitor, Probes};
+use crate::monitor::{CertificateDates, LoginKeys, Monitor, Probes};
 use crate::process_handles::ProcessHandles;
-use crate::reader::Readers;
+use crate::reader::{KeyTrouble, Readers};
 use crate::server::{
     self, Certificates, DateProblem, Explainer, RecentRequests, SecurityHeaders, Services,
 };
@@ -129,11 +129,22 @@ impl ConnectedParts {
             };
             problems.map(dates).collect()
         };
+        let readers = self.readers.clone();
+        let login_keys = move || {
+            let troubles = readers.key_troubles().into_iter();
+            let observed = |KeyTrouble { issuer, is_missing, what }| LoginKeys {
+                issuer,
+                are_missing: is_missing,
+                what,
+            };
+            troubles.map(observed).collect()
+        };
         let probes = Probes {
             ledger: self.ledger.clone(),
             lending: self.lending.clone(),
             circulation: self.circulation.clone(),
             certificates: Box::new(dates),
+            login_keys: Box::new(login_keys),
             file: config.ledger.sqlite_file().map(Path::to_owned),
         };
         Monitor::new(&config.monitor, node_name(public), probes, self.handles.clone())
@@ -155,7 +166,13 @@ impl ConnectedParts {
             ledger: self.ledger.for_support(),
             metrics: self.handles.metrics.clone(),
             buffers: self.buffers.clone(),
-            readiness: readiness::check(&self.ledger, &self.circulation, &self.lending, stopping),
+            readiness: readiness::check(
+                &self.readers,
+                &self.ledger,
+                &self.circulation,
+                &self.lending,
+                stopping,
+            ),
             gate: self.gate.clone(),
             circulation: self.circulation.clone(),
             readers: self.readers.clone(),

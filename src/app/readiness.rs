@@ -1,11 +1,14 @@
 //! The readiness check behind `/readyz`.
 
+use std::sync::Arc;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Missing, Readiness};
 use crate::circulation::Circulation;
 use crate::ledger::Ledger;
 use crate::lending::Bokbasen;
+use crate::reader::Readers;
 
 const STOPPING: &str = "The gate is stopping: it accepts no new connections.";
 const LEDGER_UNREADABLE: &str = "The ledger cannot be read: no new reader gets a file.";
@@ -18,15 +21,22 @@ const BEGINS_CLOSED: &str = "No gate begins a loan, since the database of the le
 
 /// Builds the readiness check, which returns what is missing as sentences.
 pub(super) fn check(
+    readers: &Arc<Readers>,
     ledger: &Ledger,
     circulation: &Circulation,
     lending: &Bokbasen,
     stopping: &CancellationToken,
 ) -> Readiness {
-    let parts = (ledger.clone(), circulation.clone(), lending.clone(), stopping.clone());
+    let (parts, readers) =
+        ((ledger.clone(), circulation.clone(), lending.clone(), stopping.clone()), readers.clone());
     Readiness::new(move || {
-        let (ledger, circulation, lending, stopping) = parts.clone();
-        async move { find_missing(&ledger, &circulation, &lending, &stopping).await }
+        let ((ledger, circulation, lending, stopping), readers) = (parts.clone(), readers.clone());
+        async move {
+            let mut missing = find_missing(&ledger, &circulation, &lending, &stopping).await;
+            // Readers whose token was verified, and those with links, are served.
+            missing.wanted.extend(readers.key_troubles().into_iter().map(|it| it.what.into()));
+            missing
+        }
     })
 }
 

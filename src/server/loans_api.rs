@@ -100,7 +100,13 @@ pub(super) async fn answer(
     if !methods.split(", ").any(|known| known == method.as_str()) {
         return Err(Problem::MethodNotAllowed(methods));
     }
-    let reader = services.readers.authenticate(&request.headers, request.uri.query(), link)?;
+    let (readers, query) = (&services.readers, request.uri.query());
+    let mut reader = readers.authenticate(&request.headers, query, link);
+    if matches!(reader, Err(Problem::LoginUnavailable { .. })) {
+        Box::pin(readers.until_keys_fetched(&request.headers)).await;
+        reader = readers.authenticate(&request.headers, query, link);
+    }
+    let reader = reader?;
     connection.note_credentials();
     if reader.scope != Scope::All {
         return Err(super::dispatch::outside_of_link());
