@@ -86,7 +86,7 @@ pub(super) async fn explain(
         return Ok(Json(explained.in_language(Language::English)));
     }
     let question = question(&app, request)?;
-    let (library, borrower) = app.parts.explainer.asker(&question).unzip();
+    let (library, borrower) = app.parts.explainer.asker(&question).await.unzip();
     app.record_access(&by, "explain", library, borrower.map(Into::into)).await?;
     let explained = app.parts.explainer.explain(question).await;
     let explained = explained.map(|explained| explained.in_language(Language::English));

@@ -89,7 +89,7 @@ async fn login_services(loaded: &Loaded) -> Found {
         let sentence = match fetched {
             None => continue,
             Some(Ok(keys)) if keys > 0 => {
-                found.good.push(format!("login service {issuer}: {keys} keys can be used"));
+                found.good.push(format!("login service {issuer}: usable keys: {keys}"));
                 continue;
             }
             Some(Ok(_)) => {

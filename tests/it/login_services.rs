@@ -266,7 +266,7 @@ async fn flood_of_unknown_keys_causes_one_fetch_in_ten_seconds() {
                 status => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
             }
         }
-        // Those whose lookup the fetch was. The first ones of the second flood find a running fetch.
+        // Those that the fetch looked up. In the second flood, these may be ones of the first.
         assert!(refused > 0 || flood == 2);
         assert_eq!(login.provider.requests("/jwks"), 1 + flood);
     }
@@ -458,6 +458,80 @@ async fn provider_needs_a_certificate_that_the_machine_trusts() {
         assert!(gate.exit().await.success());
         scene.end().await;
     }
+}
+
+#[tokio::test]
+async fn explanation_waits_for_a_new_key_too() {
+    let login = Login::start("").await;
+    login.until(&login.token(SigningKey::usual()), StatusCode::OK).await;
+    let new = SigningKey::create("new");
+    login.provider.say(|script| script.keys = Some(vec![new.jwk.clone()]));
+    login.clock.advance(INTERVAL);
+    let field = format!("Authorization: Bearer {}", login.token(&new));
+    let question = json!({ "path": PATH, "headers": [field] });
+    let answer = login.scene.admin_post("/api/v1/explain", &question).await;
+    let explained: Value = answer.json().await.unwrap();
+    assert_eq!(explained["status"], 200, "{explained}");
+    let trail = login.scene.admin("/api/v1/accesses").await.text().await.unwrap();
+    let borrower = login.scene.ledger().await[0]["borrower"].as_str().unwrap().to_owned();
+    assert!(trail.contains(&borrower), "whose request it is, is in the trail: {trail}");
+    login.scene.end().await;
+}
+
+#[tokio::test]
+async fn online_check_fetches_the_keys_of_each_login_service() {
+    let scene = Scene::without_gate(Setting::default()).await;
+    let (good, bad) = (OpenIdProvider::start().await, OpenIdProvider::start().await);
+    bad.say(|script| script.instead = Some((DISCOVERY, Instead::Status(404))));
+    let text = std::fs::read_to_string(scene.config_file()).unwrap();
+    let entry = |service: &str| {
+        format!("{service}\naudience = \"a\"\nborrowers = \"default\"\n\n[[readers.issuers]]\n")
+    };
+    let of = |provider: &OpenIdProvider| entry(&one_service(&provider.url, ""));
+    let no_keys = "http://127.0.0.1:1/x";
+    let by_url = entry(&one_service(no_keys, &format!("jwks_url = \"{}/jwks\"", good.url)));
+    let other = entry(&one_service("http://127.0.0.1:2", "").replace("ES256", "EdDSA"));
+    let other =
+        other.replacen("EdDSA\"]", &format!("EdDSA\"]\njwks_url = \"{}/jwks\"", good.url), 1);
+    let all = [of(&good), of(&bad), by_url, other].concat();
+    let text = text.replace(
+        &format!("[readers.jwt]\n{FILE_KEYS}"),
+        &format!("[[readers.issuers]]\n{all}borrowers = \"default\"\n{FILE_KEYS}"),
+    );
+    std::fs::write(scene.config_file(), &text).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_loangate"));
+    command.args(["check", "--online"]).current_dir(scene.dir.path());
+    let checked = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let printed = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (output, errors) = (printed(&checked.stdout), printed(&checked.stderr));
+    for line in [
+        &format!("ok: login service {}: usable keys: 1", good.url),
+        &format!("ok: login service {no_keys}: usable keys: 1"),
+        "ok: the readers' key set certs/jwks.json can be read",
+    ] {
+        assert!(output.lines().any(|result| result == line), "no {line}: {output}{errors}");
+    }
+    let line_of = |number: usize, key: &str| {
+        let entries = text.match_indices("[[readers.issuers]]").map(|(at, _)| at);
+        let entry = entries.clone().nth(number).unwrap();
+        let at = entry + text[entry..].find(key).unwrap();
+        1 + text[..at].matches('\n').count()
+    };
+    let (second, fourth) = (line_of(1, "issuer ="), line_of(3, "jwks_url ="));
+    for error in [
+        format!(
+            "config.toml:{second}: readers.issuers[1].issuer: the keys of {} cannot be fetched: it \
+             answered 404 Not Found. Check the address",
+            bad.url
+        ),
+        format!(
+            "config.toml:{fourth}: readers.issuers[3].jwks_url: http://127.0.0.1:2 has no key for \
+             the allowed algorithms [EdDSA]. Allow its own"
+        ),
+    ] {
+        assert!(!checked.status.success() && errors.contains(&error), "no {error}: {errors}");
+    }
+    scene.end().await;
 }
 
 #[tokio::test]
