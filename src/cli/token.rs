@@ -165,3 +165,32 @@ fn link(
         })?;
     Ok(token)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn library_is_named_as_the_login_service_names_it() {
+        let (here, other): (LibraryId, LibraryId) =
+            ("NO-0301000".parse().unwrap(), "NO-1".parse().unwrap());
+        let mut jwt = JwtSettings {
+            keys: KeySource::Discovery,
+            keep_keys: Duration::ZERO,
+            algorithms: Vec::new(),
+            issuer: String::new(),
+            audience: String::new(),
+            library: LibraryRule::Claim("isil".to_owned()),
+            borrower_claim: String::new(),
+            borrower_group: None,
+        };
+        assert_eq!(library_claim(&jwt, &here).unwrap(), Some(("isil", "NO-0301000")));
+        jwt.library = LibraryRule::Fixed(here);
+        assert_eq!(library_claim(&jwt, &here).unwrap(), None);
+        assert!(library_claim(&jwt, &other).is_err());
+        jwt.library =
+            LibraryRule::Table("city".to_owned(), BTreeMap::from([("oslo".to_owned(), here)]));
+        assert_eq!(library_claim(&jwt, &here).unwrap(), Some(("city", "oslo")));
+        assert!(library_claim(&jwt, &other).is_err());
+    }
+}

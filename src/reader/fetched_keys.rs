@@ -108,11 +108,12 @@ impl FetchedKeys {
     }
 
     /// Returns the refusal of a token whose key is not in the set: for good only if a fetch has
-    /// looked for it.
+    /// just looked for it. Later it may be there: a login service that signs with a new key may
+    /// publish it a little late.
     pub(super) fn unknown_key(&self, set: &KeySet, kid: Option<&str>, now: i64) -> Refusal {
         let progress = lock(&self.progress);
         let kid = kid.filter(|kid| kid.len() <= MAX_KID && !set.has(kid));
-        match kid.filter(|kid| !contains(&progress.absent, kid)) {
+        match kid.filter(|kid| !progress.is_absent(kid, now)) {
             Some(_) => Refusal::LoginUnavailable(progress.next_fetch(now)),
             None => Refusal::Token(JwtFault::Key),
         }
@@ -137,7 +138,7 @@ impl FetchedKeys {
             return set.is_none() && matches!(progress.last, LastFetch::None | LastFetch::Running);
         };
         let is_failing = matches!(progress.last, LastFetch::Failed(_)) && !progress.may_begin(now);
-        if set.has(kid) || kid.len() > MAX_KID || contains(&progress.absent, kid) || is_failing {
+        if set.has(kid) || kid.len() > MAX_KID || progress.is_absent(kid, now) || is_failing {
             return false;
         }
         if contains(&progress.to_look_up, kid) || contains(&progress.looked_up, kid) {
@@ -220,6 +221,11 @@ impl Progress {
     /// Whether the last fetch began long enough ago. A movable clock may have been set back.
     fn may_begin(&self, now: i64) -> bool {
         self.begun.is_none_or(|begun| now < begun || now >= begun + in_millis(MIN_INTERVAL))
+    }
+
+    /// Whether a fetch has not found a key, and the next one may not begin yet.
+    fn is_absent(&self, kid: &str, now: i64) -> bool {
+        !self.may_begin(now) && contains(&self.absent, kid)
     }
 
     /// Returns the time until the next fetch may begin.

@@ -310,11 +310,15 @@ async fn hostile_answers_change_no_keys() {
     };
     let instead =
         |path, instead| login.provider.say(|script| script.instead = Some((path, instead)));
+    let redirect = |path| {
+        let to = format!("{}{path}", elsewhere.url);
+        instead(path, Instead::RedirectTo(to));
+    };
     let hostile: [(&str, &dyn Fn()); 12] = [
         ("invalid", &|| instead("/jwks", Instead::Huge(1 << 20))),
         ("invalid", &|| instead(DISCOVERY, Instead::Huge(1 << 20))),
-        ("failed", &|| instead("/jwks", Instead::Redirect)),
-        ("failed", &|| instead(DISCOVERY, Instead::Redirect)),
+        ("failed", &|| redirect("/jwks")),
+        ("failed", &|| redirect(DISCOVERY)),
         ("invalid", &|| instead("/jwks", Instead::Text("<html>garbage"))),
         ("invalid", &|| instead("/jwks", Instead::Text(deep))),
         ("invalid", &|| instead("/jwks", Instead::Text("{\"keys\":7}"))),
@@ -332,7 +336,7 @@ async fn hostile_answers_change_no_keys() {
         let status = login.status(&login.token(&stranger)).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{number}");
     }
-    assert_eq!(elsewhere.requests("/jwks"), 0);
+    assert_eq!(elsewhere.requests("/jwks") + elsewhere.requests(DISCOVERY), 0);
     login.scene.end().await;
 }
 

@@ -68,6 +68,7 @@ pub(crate) enum Instead {
     /// Never.
     Hang,
     Redirect,
+    RedirectTo(String),
     Text(&'static str),
     /// The error of a token endpoint.
     Error(&'static str),
@@ -318,6 +319,7 @@ async fn answer(
             Instead::Huge(length) => respond(200, format!("{{\"a\":\"{}\"}}", "x".repeat(length))),
             Instead::Text(text) => respond(200, text),
             Instead::Error(code) => respond(400, json!({ "error": code }).to_string()),
+            Instead::RedirectTo(to) => moved(&to),
             Instead::Redirect => moved(&format!("{}{path}?again", state.url)),
             Instead::Hang => {
                 tokio::time::sleep(Duration::from_secs(600)).await;

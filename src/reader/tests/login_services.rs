@@ -58,19 +58,6 @@ fn issuer_chooses_keys_algorithms_and_audience() {
 }
 
 #[test]
-fn issuer_named_twice_is_not_selected_by_the_first() {
-    let mut gate = Gate::start();
-    gate.add_service(|_| {});
-    let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
-    let header = json!({"alg": "ES256", "kid": "ec"}).to_string();
-    let text = others(json!({})).to_string();
-    let twice = text.replacen('{', "{\"iss\":\"https://login.example.no\",", 1);
-    let message = format!("{}.{}", part(&header), part(&twice));
-    let signature = crypto::sign(message.as_bytes(), &LOGIN.ec.key, LOGIN.ec.alg).unwrap();
-    unauthenticated(gate.bearer(&format!("{message}.{signature}")));
-}
-
-#[test]
 fn library_is_fixed_nested_or_listed() {
     let mut gate = Gate::start();
     gate.add_service(|service| service.library = LibraryRule::Fixed("NO-1".parse().unwrap()));
