@@ -465,8 +465,8 @@ const CASES: &[Case] = &[
             "25: readers.issuers[1].borrowers: it is missing. Write borrowers = \"default\" for \
              the login service that was in [readers.jwt], so that its borrowers stay who they are, \
              and a new name for each other one, so that the same id at two of them is two persons",
-            "28: readers.issuers[1].issuer: another entry has this issuer. A token's issuer chooses \
-             its entry, so write one entry for each",
+            "28: readers.issuers[1].issuer: another entry has this issuer. A token's issuer \
+             chooses its entry, so write one entry for each",
         ],
     ),
     (
