@@ -2,8 +2,8 @@
 //! pseudonym.
 //!
 //! `server` calls [`Readers::authenticate`] first for every request; `admin` and `cli` mint links.
-//! It depends only on shared types, and gets the keys of the
-//! login services, from files or by HTTPS. It guarantees two things:
+//! It depends only on shared types, and gets the keys of login services from files or by HTTPS. It
+//! guarantees two things:
 //!
 //! - A credential is verified once, then found by its hash until it expires or the keys change.
 //! - The borrower's own id never leaves it: no log, error, cache or `Debug` output contains it.
@@ -69,7 +69,7 @@ pub struct Readers {
     keys: ArcSwap<Keys>,
     /// Held while `keys` is replaced.
     changing: Mutex<()>,
-    /// Tells the task that fetches keys of a reload.
+    /// Wakes the task that fetches keys, after a reload.
     reloaded: Notify,
 }
 
