@@ -26,7 +26,7 @@
 //! | module | may call |
 //! |---|---|
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
-//! | `lock`, `near_cache`, `reload`, `spreadsheet` | each other |
+//! | `lock`, `loopback`, `near_cache`, `reload`, `spreadsheet` | each other |
 //! | `language`, `loan`, `path`, `problem` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `lending`, `origin` | |
 //! | `ledger` | `supervise` |
@@ -39,7 +39,7 @@
 //! | `server` | `origin` (its Settings and errors) |
 //! | `monitor` | `circulation`, `ledger` (counts), `lending`, `process_handles`, `supervise` |
 //! | `console` | `catalog`, `circulation`, `gate` (ends loans), `ledger` (reads, accesses) |
-//! | `console` | `monitor`, `reader` (mints links), `server` (explanations, routes) |
+//! | `console` | `monitor`, `reader` (links, OpenID providers), `server` (explanations, routes) |
 //! | `admin` | `console`, `circulation` (balances), `gate` (ends loans), `monitor` |
 //! | `admin` | `ledger` (reads, accesses) |
 //! | `admin` | `reader` (mints links), `server` (explanations, routes), `supervise` |
@@ -92,6 +92,7 @@ pub mod ledger;
 pub mod lending;
 pub mod loan;
 mod lock;
+mod loopback;
 mod metering;
 mod monitor;
 pub mod near_cache;

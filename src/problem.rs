@@ -92,6 +92,11 @@ pub enum Problem {
     },
     /// The ledger cannot be read or written.
     LedgerUnavailable,
+    /// The gate has no key of the login service to verify the token with.
+    LoginUnavailable {
+        /// How long to wait before the next attempt.
+        retry_after: Duration,
+    },
     /// Bokbasen has not decided about the loan yet.
     LoanPending {
         /// How long to wait before the next attempt.
@@ -158,6 +163,7 @@ impl Problem {
             Problem::LoanPending { .. } => ProblemType::LoanPending,
             Problem::LendingUnavailable { .. } => ProblemType::LendingUnavailable,
             Problem::LedgerUnavailable => ProblemType::LedgerUnavailable,
+            Problem::LoginUnavailable { .. } => ProblemType::LoginUnavailable,
             Problem::Overloaded => ProblemType::Overloaded,
         }
     }
@@ -181,6 +187,7 @@ impl Problem {
             }
             Problem::TooManyRequests { retry_after, .. }
             | Problem::LendingUnavailable { retry_after }
+            | Problem::LoginUnavailable { retry_after }
             | Problem::LoanPending { retry_after } => *retry_after,
             Problem::LedgerUnavailable | Problem::Overloaded => Duration::from_secs(5),
             Problem::RequestMalformed(_)
@@ -237,7 +244,7 @@ mod tests {
     const EMPTY: Sentence = Sentence { english: "", norwegian: "" };
 
     /// One problem of each type, without a wait where that is possible.
-    fn examples() -> [Problem; 17] {
+    fn examples() -> [Problem; 18] {
         let retry_after = Duration::from_secs(1);
         [
             Problem::RequestMalformed(&EMPTY),
@@ -256,6 +263,7 @@ mod tests {
             Problem::LoanPending { retry_after },
             Problem::LendingUnavailable { retry_after },
             Problem::LedgerUnavailable,
+            Problem::LoginUnavailable { retry_after },
             Problem::Overloaded,
         ]
     }

@@ -86,7 +86,7 @@ pub(super) async fn explain(
         return Ok(Json(explained.in_language(Language::English)));
     }
     let question = question(&app, request)?;
-    let (library, borrower) = app.parts.explainer.asker(&question).unzip();
+    let (library, borrower) = app.parts.explainer.asker(&question).await.unzip();
     app.record_access(&by, "explain", library, borrower.map(Into::into)).await?;
     let explained = app.parts.explainer.explain(question).await;
     let explained = explained.map(|explained| explained.in_language(Language::English));
@@ -124,7 +124,7 @@ fn question(app: &App, request: ExplainRequest) -> Result<Question, AdminProblem
         (Some(library), Some(borrower)) => {
             let library = library_of(&library)?;
             check_borrower(&borrower)?;
-            let borrower = app.parts.readers.pseudonym(library, &borrower);
+            let borrower = app.parts.readers.pseudonym_to_look_up(library, &borrower);
             // A credential counts as issued when it is first seen, at the latest.
             let now = app.parts.clock.now();
             if issued.is_some_and(|issued| issued > now) {

@@ -1,5 +1,5 @@
 //! Background tasks that belong to no part: the stall monitor of all workers, the folding of
-//! metrics, reloads, and the watch of certificates.
+//! metrics, reloads, the watch of certificates, and the fetching of login services' keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +43,17 @@ pub(super) fn start(parts: &ConnectedParts, stopping: &CancellationToken) {
     let (watched, counted, stop) = (parts.certificates.clone(), metrics.clone(), stopping.clone());
     let reload = move || reload_certificates(watched.clone(), counted.clone(), stop.clone());
     slow.spawn(supervise(Task::ReloadCertificates, metrics.clone(), stopping.clone(), reload));
+    let (readers, counted, stop) = (parts.readers.clone(), metrics.clone(), stopping.clone());
+    let fetch = move || {
+        let (readers, metrics, stop) = (readers.clone(), counted.clone(), stop.clone());
+        async move {
+            tokio::select! {
+                () = readers.keep_keys_fresh(&metrics) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    };
+    slow.spawn(supervise(Task::FetchLoginKeys, metrics.clone(), stopping.clone(), fetch));
 }
 
 /// Starts the task that reloads the configuration.

@@ -20,9 +20,9 @@ use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::lending::{Bokbasen, Reporting};
 use crate::metering::Meter;
-use crate::monitor::{CertificateDates, Monitor, Probes};
+use crate::monitor::{CertificateDates, LoginKeys, Monitor, Probes};
 use crate::process_handles::ProcessHandles;
-use crate::reader::Readers;
+use crate::reader::{KeyTrouble, Readers};
 use crate::server::{
     self, Certificates, DateProblem, Explainer, RecentRequests, RequestConfigs, Services,
 };
@@ -122,11 +122,22 @@ impl ConnectedParts {
             };
             problems.map(dates).collect()
         };
+        let readers = self.readers.clone();
+        let login_keys = move || {
+            let troubles = readers.key_troubles().into_iter();
+            let observed = |KeyTrouble { issuer, is_missing, what }| LoginKeys {
+                issuer,
+                are_missing: is_missing,
+                what,
+            };
+            troubles.map(observed).collect()
+        };
         let probes = Probes {
             ledger: self.ledger.clone(),
             lending: self.lending.clone(),
             circulation: self.circulation.clone(),
             certificates: Box::new(dates),
+            login_keys: Box::new(login_keys),
             file: config.ledger.sqlite_file().map(Path::to_owned),
         };
         Monitor::new(&config.monitor, node_name(public), probes, self.handles.clone())

@@ -26,12 +26,12 @@ pub(super) fn check(
     reloader: &Reloader,
     stopping: &CancellationToken,
 ) -> Readiness {
-    let ConnectedParts { ledger, circulation, lending, certificates, .. } = parts;
+    let ConnectedParts { ledger, circulation, lending, certificates, readers, .. } = parts;
     let parts = (ledger.clone(), circulation.clone(), lending.clone(), stopping.clone());
-    let (reloader, certificates) = (reloader.clone(), certificates.clone());
+    let others = (reloader.clone(), certificates.clone(), readers.clone());
     Readiness::new(move || {
         let (ledger, circulation, lending, stopping) = parts.clone();
-        let (reloader, certificates) = (reloader.clone(), certificates.clone());
+        let (reloader, certificates, readers) = others.clone();
         async move {
             let mut missing = find_missing(&ledger, &circulation, &lending, &stopping).await;
             if reloader.has_failed() {
@@ -42,6 +42,8 @@ pub(super) fn check(
                     format!("A renewed certificate cannot be used, so the old one stays: {why}");
                 missing.wanted.push(sentence.into());
             }
+            // Readers whose token was verified, and those with links, are served.
+            missing.wanted.extend(readers.key_troubles().into_iter().map(|it| it.what.into()));
             missing
         }
     })

@@ -13,8 +13,8 @@ pub(super) struct Args {
     /// The configuration to check.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
-    /// Test the network too: Bokbasen's login, API and clock, every address of every origin, and
-    /// the ledger's database.
+    /// Test the network too: Bokbasen's login, API and clock, every address of every origin, the
+    /// ledger's database, and the keys of every login service.
     #[arg(long)]
     online: bool,
     /// Print the configuration as the gate would use it, with the values of environment variables

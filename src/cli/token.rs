@@ -1,6 +1,7 @@
 //! `loangate token`: creates a reader's token, signed with the development key from `init`, or a
 //! signed link.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::{CliError, say};
 use crate::clock::{self, Clock};
 use crate::config::Config;
 use crate::loan::{Isbn, LibraryId};
-use crate::reader::{JwtSettings, Readers, Scope};
+use crate::reader::{JwtSettings, KeySource, LibraryRule, Readers, Scope};
 
 /// The private key's file name, in the directory of the key set.
 pub(super) const PRIVATE_KEY: &str = "jwt.key";
@@ -58,9 +59,8 @@ pub(super) fn run(kind: Kind) -> Result<(), CliError> {
         Kind::Reader { who } => {
             let config = super::load(&who.config)?;
             check_ttl(&config, *who.ttl)?;
-            let jwt = config.readers.jwt.as_ref();
-            let jwt =
-                jwt.ok_or_else(|| CliError::new("this configuration has no [readers.jwt]"))?;
+            let jwt = development_login(&config)
+                .ok_or_else(|| CliError::new("no login service of this configuration has jwks"))?;
             say(&reader(jwt, &who.library, &who.borrower, *who.ttl)?)
         }
         Kind::Link { who, isbn, prefix } => {
@@ -69,6 +69,11 @@ pub(super) fn run(kind: Kind) -> Result<(), CliError> {
             say(&link(&config, &who, isbn, prefix)?)
         }
     }
+}
+
+/// Returns the login service whose private key may be beside its key set.
+pub(super) fn development_login(config: &Config) -> Option<&JwtSettings> {
+    config.readers.issuers.iter().find(|service| matches!(service.keys, KeySource::File(_)))
 }
 
 fn check_ttl(config: &Config, ttl: Duration) -> Result<(), CliError> {
@@ -89,7 +94,7 @@ struct Claims<'a> {
     iat: i64,
     exp: i64,
     #[serde(flatten)]
-    who: std::collections::BTreeMap<&'a str, &'a str>,
+    who: BTreeMap<&'a str, &'a str>,
 }
 
 /// Creates a reader's token, signed with the private key beside the key set.
@@ -99,7 +104,10 @@ pub(super) fn reader(
     borrower: &str,
     ttl: Duration,
 ) -> Result<String, CliError> {
-    let file = jwt.jwks.parent().unwrap_or(Path::new(".")).join(PRIVATE_KEY);
+    let KeySource::File(jwks) = &jwt.keys else {
+        return Err(CliError::new("the login service has no file of keys (jwks)"));
+    };
+    let file = jwks.parent().unwrap_or(Path::new(".")).join(PRIVATE_KEY);
     let pem = std::fs::read(&file).map_err(|error| {
         CliError::new(format!("{} cannot be read: {error}; loangate init makes it", file.display()))
     })?;
@@ -110,15 +118,33 @@ pub(super) fn reader(
         aud: &jwt.audience,
         iat: now.as_second(),
         exp: clock::after(now, ttl).as_second(),
-        who: [
-            (jwt.library_claim.as_str(), library.as_str()),
-            (jwt.borrower_claim.as_str(), borrower),
-        ]
-        .into(),
+        who: library_claim(jwt, library)?
+            .into_iter()
+            .chain([(jwt.borrower_claim.as_str(), borrower)])
+            .collect(),
     };
     let header =
         Header { kid: Some(super::init::KEY_ID.to_owned()), ..Header::new(Algorithm::EdDSA) };
     jsonwebtoken::encode(&header, &claims, &key).map_err(CliError::new)
+}
+
+/// Returns the claim by which the gate knows the library, with its value; none if it needs none.
+fn library_claim<'a>(
+    jwt: &'a JwtSettings,
+    library: &'a LibraryId,
+) -> Result<Option<(&'a str, &'a str)>, CliError> {
+    let not_served =
+        || CliError::new(format!("the login service has no borrowers of the library {library}"));
+    match &jwt.library {
+        LibraryRule::Fixed(fixed) if fixed == library => Ok(None),
+        LibraryRule::Fixed(_) => Err(not_served()),
+        LibraryRule::Claim(claim) => Ok(Some((claim, library.as_str()))),
+        LibraryRule::Table(claim, values) => {
+            let listed = values.iter().find(|(_, listed)| *listed == library);
+            let (value, _) = listed.ok_or_else(not_served)?;
+            Ok(Some((claim, value)))
+        }
+    }
 }
 
 fn link(
@@ -138,4 +164,33 @@ fn link(
             CliError::new("no link can be made: the configuration has no [readers.links] keys")
         })?;
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn library_is_named_as_the_login_service_names_it() {
+        let (here, other): (LibraryId, LibraryId) =
+            ("NO-0301000".parse().unwrap(), "NO-1".parse().unwrap());
+        let mut jwt = JwtSettings {
+            keys: KeySource::Discovery,
+            keep_keys: Duration::ZERO,
+            algorithms: Vec::new(),
+            issuer: String::new(),
+            audience: String::new(),
+            library: LibraryRule::Claim("isil".to_owned()),
+            borrower_claim: String::new(),
+            borrower_group: None,
+        };
+        assert_eq!(library_claim(&jwt, &here).unwrap(), Some(("isil", "NO-0301000")));
+        jwt.library = LibraryRule::Fixed(here);
+        assert_eq!(library_claim(&jwt, &here).unwrap(), None);
+        assert!(library_claim(&jwt, &other).is_err());
+        jwt.library =
+            LibraryRule::Table("city".to_owned(), BTreeMap::from([("oslo".to_owned(), here)]));
+        assert_eq!(library_claim(&jwt, &here).unwrap(), Some(("city", "oslo")));
+        assert!(library_claim(&jwt, &other).is_err());
+    }
 }

@@ -18,7 +18,7 @@ use crate::circulation::{ListMistake, Lists};
 use crate::clock::Clock;
 use crate::ledger;
 use crate::origin::{Origin, Where};
-use crate::reader::Readers;
+use crate::reader::{self, KeySource, Readers};
 use crate::server::{Certificates, TlsError, Validity};
 use crate::telemetry::Metrics;
 
@@ -147,16 +147,26 @@ impl Checker<'_> {
 
     fn readers(&mut self) {
         let settings = &self.loaded.config.readers;
-        match (Readers::new(settings, Clock::system()), &settings.jwt) {
-            (Err(error), _) => {
-                self.checked.mistakes.push(self.at("readers.jwt.jwks", error.to_string()))
+        let files = settings.issuers.iter().enumerate().filter_map(|(number, service)| {
+            let KeySource::File(file) = &service.keys else { return None };
+            Some((self.loaded.login_service_key(number), service, file))
+        });
+        let (mut found, mut mistakes) = (Vec::new(), Vec::new());
+        for (key, service, file) in files {
+            let file = file.display();
+            let one = reader::Settings { issuers: vec![service.clone()], ..settings.clone() };
+            match Readers::new(&one, Clock::system()) {
+                Ok(_) => found.push(format!("the readers' key set {file} can be read")),
+                Err(error) => mistakes.push(self.at(&format!("{key}.jwks"), error.to_string())),
             }
-            (Ok(_), Some(jwt)) => {
-                let file = jwt.jwks.display();
-                self.checked.found.push(format!("the readers' key set {file} can be read"));
-            }
-            (Ok(_), None) => {}
         }
+        if mistakes.is_empty()
+            && let Err(error) = Readers::new(settings, Clock::system())
+        {
+            mistakes.push(self.at("readers", error.to_string()));
+        }
+        self.checked.found.extend(found);
+        self.checked.mistakes.extend(mistakes);
     }
 
     fn origins(&mut self) {

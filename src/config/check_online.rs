@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::{join_all, join3};
+use futures_util::future::{join_all, join4};
 use jiff::SignedDuration;
 use tokio::time::timeout;
 
@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::ledger::{DatabaseFinding, StoreSettings, check_database};
 use crate::lending::{Bokbasen, CallError, Reporting};
 use crate::origin::{Origin, Outcome};
+use crate::reader;
 use crate::telemetry::Metrics;
 
 /// The largest clock difference that Bokbasen accepts (page "Authentication Service").
@@ -36,14 +37,18 @@ pub(super) struct Found {
     pub(super) mistakes: Vec<(String, String)>,
 }
 
-/// Tests Bokbasen, every address of every origin, and the ledger's database.
+/// Tests Bokbasen, every address of every origin, the ledger's database, and every login service.
 pub(super) async fn run(loaded: &Loaded) -> Found {
     let Ok(metrics) = Metrics::new() else { return Found::default() };
-    let (mut found, origins, database) =
-        join3(lending(loaded, metrics.clone()), origins(loaded, metrics.clone()), database(loaded))
-            .await;
+    let (mut found, origins, database, login_services) = join4(
+        lending(loaded, metrics.clone()),
+        origins(loaded, metrics.clone()),
+        database(loaded),
+        login_services(loaded),
+    )
+    .await;
     let reporting = reporting(loaded, metrics).await;
-    for other in origins.into_iter().chain([database, reporting]) {
+    for other in origins.into_iter().chain([database, reporting, login_services]) {
         found.good.extend(other.good);
         found.warnings.extend(other.warnings);
         found.mistakes.extend(other.mistakes);
@@ -70,6 +75,37 @@ async fn database(loaded: &Loaded) -> Found {
                 }
             }
         }
+    }
+    found
+}
+
+/// Fetches the keys of every login service that has no file of them.
+async fn login_services(loaded: &Loaded) -> Found {
+    let mut found = Found::default();
+    let services = &loaded.config.readers.issuers;
+    let fetched = join_all(services.iter().map(reader::try_fetch)).await;
+    for (number, (service, fetched)) in services.iter().zip(fetched).enumerate() {
+        let issuer = &service.issuer;
+        let sentence = match fetched {
+            None => continue,
+            Some(Ok(keys)) if keys > 0 => {
+                found.good.push(format!("login service {issuer}: usable keys: {keys}"));
+                continue;
+            }
+            Some(Ok(_)) => {
+                let allowed = &service.algorithms;
+                format!("{issuer} has no key for the allowed algorithms {allowed:?}. Allow its own")
+            }
+            Some(Err(why)) => {
+                format!("the keys of {issuer} cannot be fetched: {why}. Check the address")
+            }
+        };
+        let key = loaded.login_service_key(number);
+        let key = match service.keys {
+            reader::KeySource::Url(_) => format!("{key}.jwks_url"),
+            _ => format!("{key}.issuer"),
+        };
+        found.mistakes.push((key, sentence));
     }
     found
 }

@@ -18,6 +18,7 @@ mod console;
 mod ledger;
 mod lending;
 mod limits;
+mod login_services;
 mod origins;
 mod overrides;
 mod readers;
@@ -127,6 +128,16 @@ impl Loaded {
 struct SecretFile {
     key: String,
     file: PathBuf,
+}
+
+impl Loaded {
+    /// Returns the name of the table of a login service, by its number from 0.
+    fn login_service_key(&self, number: usize) -> String {
+        match self.lines.0.contains_key("readers.issuers") {
+            true => format!("readers.issuers[{number}]"),
+            false => "readers.jwt".to_owned(),
+        }
+    }
 }
 
 /// A mistake in a configuration: where it is, what is wrong and what to write instead.

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::login_services::login_services;
 use super::table::Table;
-use super::values::{duration, list, long_enough, nonzero_duration, one_of, text};
-use crate::reader::{Algorithm, JwtSettings, LinkKey, Settings};
+use super::values::{duration, long_enough, nonzero_duration, text};
+use crate::reader::{JwtSettings, LinkKey, Settings};
 
 /// The default maximum lifetime of a token or a link.
 const DEFAULT_MAX_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
@@ -31,7 +32,7 @@ pub(super) fn readers(root: &mut Table<'_>, stored: Duration) -> ReaderTables {
         credentials.as_ref().map_or(DEFAULT_MAX_LIFETIME, |credentials| credentials.max_lifetime);
     let (pseudonym_key, retention) = privacy(root, max_lifetime, stored);
     let readers = credentials.zip(pseudonym_key).map(|(credentials, pseudonym_key)| Settings {
-        jwt: credentials.jwt,
+        issuers: credentials.issuers,
         link_keys: credentials.link_keys,
         resume_grace: credentials.resume_grace,
         max_lifetime,
@@ -41,7 +42,7 @@ pub(super) fn readers(root: &mut Table<'_>, stored: Duration) -> ReaderTables {
 }
 
 struct Credentials {
-    jwt: Option<JwtSettings>,
+    issuers: Vec<JwtSettings>,
     link_keys: Vec<LinkKey>,
     resume_grace: Duration,
     max_lifetime: Duration,
@@ -49,23 +50,18 @@ struct Credentials {
 
 fn credentials(root: &mut Table<'_>) -> Option<Credentials> {
     let mut table = root.required_table("readers", "a table [readers.jwt] or [readers.links]")?;
-    let (has_jwt, has_links) = (table.has("jwt"), table.has("links"));
-    if !has_jwt && !has_links {
+    let has_tokens = table.has("jwt") || table.has("issuers");
+    if !has_tokens && !table.has("links") {
         table.mistake(
             "jwt",
             "readers could not authenticate. Write [readers.jwt], [readers.links] or both",
         );
     }
-    let jwt = jwt(&mut table);
+    let issuers = login_services(&mut table);
     let (link_keys, resume_grace) = links(&mut table);
     let max_lifetime = table.or("max_lifetime", DEFAULT_MAX_LIFETIME, nonzero_duration);
     table.finish();
-    (!has_jwt || jwt.is_some()).then_some(Credentials {
-        jwt,
-        link_keys,
-        resume_grace,
-        max_lifetime,
-    })
+    Some(Credentials { issuers: issuers?, link_keys, resume_grace, max_lifetime })
 }
 
 /// Reads `[privacy]`: the pseudonym key, and how long after a loan's end its borrower is erased.
@@ -107,44 +103,6 @@ fn key(table: &mut Table<'_>, name: &'static str, example: &str) -> Option<Secre
         return None;
     }
     Some(key)
-}
-
-fn jwt(readers: &mut Table<'_>) -> Option<JwtSettings> {
-    let mut table = readers.table("jwt")?;
-    let jwks = if table.has("jwks_url") {
-        table.mistake(
-            "jwks_url",
-            "this version reads keys from a file. Write jwks = \"certs/jwks.json\"",
-        );
-        let _ = table.has("jwks");
-        None
-    } else {
-        table.path("jwks", "jwks = \"certs/jwks.json\"")
-    };
-    let algorithm = one_of(&[
-        ("EdDSA", Algorithm::EdDSA),
-        ("ES256", Algorithm::ES256),
-        ("RS256", Algorithm::RS256),
-    ]);
-    let algorithms = table.required("algorithms", "algorithms = [\"EdDSA\"]", list(algorithm));
-    if algorithms.as_ref().is_some_and(Vec::is_empty) {
-        table.mistake("algorithms", "without an algorithm, no token is valid. Write [\"EdDSA\"]");
-    }
-    let issuer = table.required("issuer", "issuer = \"https://login.example.no\"", text);
-    let audience = table.required("audience", "audience = \"loangate\"", text);
-    let mut claims = table.optional_table("claims");
-    let library_claim = claims.or("library", "library".to_owned(), text);
-    let borrower_claim = claims.or("borrower", "sub".to_owned(), text);
-    claims.finish();
-    table.finish();
-    Some(JwtSettings {
-        jwks: jwks?,
-        algorithms: algorithms?,
-        issuer: issuer?,
-        audience: audience?,
-        library_claim,
-        borrower_claim,
-    })
 }
 
 /// Reads the keys of links, and the grace after a link's expiry.

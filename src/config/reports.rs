@@ -8,10 +8,11 @@ use toml::de::DeValue;
 
 use super::service::licence_type;
 use super::table::Table;
-use super::values::{boolean, confidential_url, is_loopback, list, nonzero_duration, one_of, text};
+use super::values::{boolean, confidential_url, list, nonzero_duration, one_of, text};
 use crate::circulation::{EvidenceRule, ReportSettings, start_of_day};
 use crate::lending::ReportingSettings;
 use crate::loan::Progress;
+use crate::loopback::is_loopback;
 
 /// How long after its end a loan may still become due. Deliveries are counted within seconds, but
 /// the ledger may be out for hours.

@@ -44,7 +44,8 @@ fn named(text: &str) -> BTreeSet<(String, String)> {
         }
         named.insert((table.clone(), key.to_owned()));
         // Inline tables, one level deep: `claims = { … }`, `keys = [{ … }]`.
-        let inner = value.trim_start_matches('[').strip_prefix("{ ").filter(|_| key != "never");
+        let inner = value.trim_start_matches('[').strip_prefix("{ ");
+        let inner = inner.filter(|_| !matches!(key, "never" | "libraries"));
         for pair in inner.into_iter().flat_map(|inner| inner.split(", ")) {
             if let Some((name, _)) = pair.split_once(" = ")
                 && !matches!(name, "file" | "env")
@@ -53,7 +54,13 @@ fn named(text: &str) -> BTreeSet<(String, String)> {
             }
         }
     }
-    named
+    as_one_of_several(named)
+}
+
+/// Names the keys of `[[readers.issuers]]` as those of `[readers.jwt]`, which has the same.
+fn as_one_of_several(keys: BTreeSet<(String, String)>) -> BTreeSet<(String, String)> {
+    let rename = |table: String| table.replace("readers.issuers", "readers.jwt");
+    keys.into_iter().map(|(table, key)| (rename(table), key)).collect()
 }
 
 /// Returns every key that the program reads.

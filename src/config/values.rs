@@ -10,9 +10,10 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::{ExposeSecret, SecretString};
 use toml::de::DeValue;
-use url::{Host, Url};
+use url::Url;
 
 use super::source::Source;
+use crate::loopback::is_loopback;
 
 /// Returns the name of a value's type, for use in a sentence.
 pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
@@ -153,13 +154,13 @@ pub(super) fn confidential_url(value: &DeValue<'_>) -> Result<Url, String> {
     Ok(url)
 }
 
-pub(super) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
+/// Reads a URL whose answers must be genuine: HTTPS, or HTTP on loopback.
+pub(super) fn authentic_url(value: &DeValue<'_>) -> Result<Url, String> {
+    let url = url(value)?;
+    if url.scheme() == "http" && !is_loopback(&url) {
+        return Err("without TLS, others could send keys of their own. Write https://".to_owned());
     }
+    Ok(url)
 }
 
 /// A secret, with the place that it was read from.

@@ -140,7 +140,7 @@ pub(super) async fn search(
         Some(Query::Isbn(isbn)) => Some(format!("/loans?isbn={isbn}")),
         Some(Query::Pseudonym(borrower)) => Some(loans_of(library, borrower)),
         Some(Query::BorrowerId(library)) => {
-            let borrower = console.parts.readers.pseudonym(library, text);
+            let borrower = console.parts.readers.pseudonym_to_look_up(library, text);
             // The address tells the pseudonym, also if nobody follows it.
             look(&console, &visit, what::FIND, To::new(Some(library), borrower)).await?;
             Some(loans_of(Some(library), borrower))

@@ -175,7 +175,7 @@ pub(super) async fn explain(
         Ok(carried) => carried,
         Err(sentence) => return wrong(sentence),
     };
-    let borrower = console.parts.readers.pseudonym(library, borrower);
+    let borrower = console.parts.readers.pseudonym_to_look_up(library, borrower);
     look(&console, &visit, what::EXPLAIN, To::new(Some(library), borrower)).await?;
     let question = Question {
         reader: Asking::Borrower(library, borrower, issued),

@@ -132,6 +132,8 @@ codes! {
         "Check Bokbasen's service, and the network and the login to it.";
     LoansUndecided = "loans-undecided", 60 s, Node,
         "Check whether Bokbasen answers. The gate settles these loans when it does.";
+    LoginKeys = "login-keys", 10 s, Node,
+        "Check the login service, and the network to it: `loangate check --online`.";
     NodeMissing = "node-missing", 10 s, Node,
         "Find out why the gate stopped, and start it again.";
     OriginFailing = "origin-failing", 60 s, Node,
@@ -160,6 +162,7 @@ impl Code {
             Code::LedgerUnreadable => [Degraded, Down, Down],
             Code::LedgerUnwritable => [Degraded, Down, Down],
             Code::LoansUndecided => [Ok, Degraded, Ok],
+            Code::LoginKeys if is_critical => [Degraded, Degraded, Degraded],
             Code::OriginFailing => [Degraded, Ok, Ok],
             _ => [Ok, Ok, Ok],
         };

@@ -1,4 +1,5 @@
-//! What is wrong with the machine of the gate: the dates of certificates, and the disk.
+//! What is wrong around the gate: the dates of certificates, the keys of login services, and the
+//! disk.
 
 use std::path::Path;
 
@@ -28,7 +29,21 @@ pub(crate) struct CertificateDates {
 /// Returns the certificates with a problem at a time.
 pub(crate) type CertificateProbe = Box<dyn Fn(Timestamp) -> Vec<CertificateDates> + Send + Sync>;
 
-/// Observes the certificates and the disk of the ledger.
+/// The keys of a login service that are missing or old.
+#[derive(Clone, Debug)]
+pub(crate) struct LoginKeys {
+    /// The issuer.
+    pub(crate) issuer: String,
+    /// Whether there is no key, so that its tokens are not accepted.
+    pub(crate) are_missing: bool,
+    /// What is wrong, as a sentence.
+    pub(crate) what: String,
+}
+
+/// Returns the login services whose keys are missing or old.
+pub(crate) type LoginKeyProbe = Box<dyn Fn() -> Vec<LoginKeys> + Send + Sync>;
+
+/// Observes the certificates, the keys of login services, and the disk of the ledger.
 pub(super) fn observe(probes: &Probes, now: Timestamp, found: &mut Vec<Observation>) {
     for CertificateDates { file, is_fatal, what } in (probes.certificates)(now) {
         let (code, severity) = match is_fatal {
@@ -37,6 +52,11 @@ pub(super) fn observe(probes: &Probes, now: Timestamp, found: &mut Vec<Observati
         };
         let what = format!("{what}.");
         found.push(Observation { subject: Some(file), ..observation(code, severity, what) });
+    }
+    for LoginKeys { issuer, are_missing, what } in (probes.login_keys)() {
+        let severity = if are_missing { Severity::Critical } else { Severity::Warning };
+        let subject = Some(issuer);
+        found.push(Observation { subject, ..observation(Code::LoginKeys, severity, what) });
     }
     let Some(disk) = probes.file.as_ref().and_then(|file| disk_space(file)) else {
         return;

@@ -52,7 +52,7 @@ use cluster_alerts::ClusterSpeaker;
 pub(crate) use codes::{Code, Level, Severity};
 pub(crate) use figures::{Activity, CallRates};
 use history::History;
-pub(crate) use machine::CertificateDates;
+pub(crate) use machine::{CertificateDates, LoginKeys};
 use observe::Observer;
 pub(crate) use observe::Probes;
 pub(crate) use overview::{Gate, Overview, Problems};

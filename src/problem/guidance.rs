@@ -35,6 +35,7 @@ impl ProblemType {
             ProblemType::LoanPending => LOAN_PENDING,
             ProblemType::LendingUnavailable => LENDING_UNAVAILABLE,
             ProblemType::LedgerUnavailable => LEDGER_UNAVAILABLE,
+            ProblemType::LoginUnavailable => LOGIN_UNAVAILABLE,
             ProblemType::Overloaded => OVERLOADED,
         }
     }
@@ -220,6 +221,20 @@ const LEDGER_UNAVAILABLE: Guidance = Guidance {
     operator: Some(Sentence {
         english: "`/readyz` has the reason. Check the disk.",
         norwegian: "`/readyz` har årsaken. Kontroller disken.",
+    }),
+};
+
+const LOGIN_UNAVAILABLE: Guidance = Guidance {
+    occurs: "The gate cannot fetch the keys of the login service, or the token's key is newer than \
+         those that it has. Readers whose token was verified before read on.",
+    app: Sentence {
+        english: "Retry after `Retry-After`, with the same token.",
+        norwegian: "Prøv igjen etter `Retry-After`, med det samme tokenet.",
+    },
+    operator: Some(Sentence {
+        english: "`/readyz` has the reason. `loangate check --online` tries each login service.",
+        norwegian: "`/readyz` har årsaken. `loangate check --online` prøver hver \
+                 innloggingstjeneste.",
     }),
 };
 

@@ -38,6 +38,8 @@ pub enum ProblemType {
     LendingUnavailable,
     /// The ledger cannot be read or written.
     LedgerUnavailable,
+    /// The gate has no key of the login service to verify the token with.
+    LoginUnavailable,
     /// The gate is overloaded, or is stopping.
     Overloaded,
 }
@@ -55,7 +57,7 @@ pub enum RetryAfter {
 
 impl ProblemType {
     /// Every type, by status.
-    pub const ALL: [ProblemType; 17] = [
+    pub const ALL: [ProblemType; 18] = [
         ProblemType::RequestMalformed,
         ProblemType::ReaderUnauthenticated,
         ProblemType::LoanRefused,
@@ -72,6 +74,7 @@ impl ProblemType {
         ProblemType::LoanPending,
         ProblemType::LendingUnavailable,
         ProblemType::LedgerUnavailable,
+        ProblemType::LoginUnavailable,
         ProblemType::Overloaded,
     ];
 
@@ -94,6 +97,7 @@ impl ProblemType {
             ProblemType::LoanPending => "loan-pending",
             ProblemType::LendingUnavailable => "lending-unavailable",
             ProblemType::LedgerUnavailable => "ledger-unavailable",
+            ProblemType::LoginUnavailable => "login-unavailable",
             ProblemType::Overloaded => "overloaded",
         }
     }
@@ -117,6 +121,7 @@ impl ProblemType {
             ProblemType::LoanPending => "Loan pending",
             ProblemType::LendingUnavailable => "Lending unavailable",
             ProblemType::LedgerUnavailable => "Ledger unavailable",
+            ProblemType::LoginUnavailable => "Login unavailable",
             ProblemType::Overloaded => "Overloaded",
         }
     }
@@ -138,6 +143,7 @@ impl ProblemType {
             ProblemType::LoanPending
             | ProblemType::LendingUnavailable
             | ProblemType::LedgerUnavailable
+            | ProblemType::LoginUnavailable
             | ProblemType::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -149,6 +155,7 @@ impl ProblemType {
             | ProblemType::LoanPending
             | ProblemType::LendingUnavailable
             | ProblemType::LedgerUnavailable
+            | ProblemType::LoginUnavailable
             | ProblemType::Overloaded => RetryAfter::Always,
             ProblemType::LoanRefused | ProblemType::OriginFailed => RetryAfter::IfKnown,
             ProblemType::RequestMalformed

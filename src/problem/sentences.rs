@@ -23,6 +23,7 @@ impl Problem {
             Problem::OriginTimeout => &ORIGIN_TIMEOUT,
             Problem::LendingUnavailable { .. } => &LENDING_UNAVAILABLE,
             Problem::LedgerUnavailable => &LEDGER_UNAVAILABLE,
+            Problem::LoginUnavailable { .. } => &LOGIN_UNAVAILABLE,
             Problem::LoanPending { .. } => &LOAN_PENDING,
             Problem::Overloaded => &OVERLOADED,
         }
@@ -104,6 +105,13 @@ static LEDGER_UNAVAILABLE: Sentence = Sentence {
               Try again after Retry-After.",
     norwegian: "Porten når ikke lånebasen sin, så den kan ikke slippe inn \
                 forespørsler. Prøv igjen etter Retry-After.",
+};
+
+static LOGIN_UNAVAILABLE: Sentence = Sentence {
+    english: "The gate cannot verify the reader token, since it does not have the login \
+              service's key yet. Try again after Retry-After.",
+    norwegian: "Porten kan ikke kontrollere lesertokenet, siden den ennå ikke har \
+                innloggingstjenestens nøkkel. Prøv igjen etter Retry-After.",
 };
 
 static LOAN_PENDING: Sentence = Sentence {

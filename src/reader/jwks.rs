@@ -1,12 +1,13 @@
-//! The login service's public keys, from a JWKS file (RFC 7517).
+//! The public keys of a login service (JWKS, RFC 7517), from a file or a response.
 //!
-//! `reader/mod.rs` reads the file at start and on reload. Each key is bound to the one algorithm
-//! that its own type, curve and `alg` allow, so that a token's header can never choose the
-//! algorithm of a key. Keys for other purposes or algorithms are skipped. A broken key for an
-//! allowed algorithm is an error.
+//! `login_service` reads the file at start and on reload; `provider` fetches responses. Each key is
+//! bound to the one algorithm that its own type, curve and `alg` allow, so that a token's header
+//! can never choose the algorithm of a key. Keys for other purposes or algorithms are skipped. A
+//! broken key for an allowed algorithm is an error in a file, and is skipped in a response.
 
 use std::path::Path;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey, VerificationAlgorithm,
 };
@@ -14,8 +15,11 @@ use jsonwebtoken::jwk::{
     AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm, KeyOperations, PublicKeyUse,
 };
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
+use serde::Deserialize;
+use serde_json::Value;
 
-use super::{Algorithm, JwtSettings, ReadersError};
+use super::pseudonym::first;
+use super::{Algorithm, ReadersError};
 
 /// The largest JWKS file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -23,8 +27,16 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// The accepted lengths of an RSA modulus, in bytes: 2048 to 8192 bits.
 const RSA_MODULUS: std::ops::RangeInclusive<usize> = 256..=1024;
 
+/// The most keys of a response.
+const MAX_KEYS: usize = 100;
+
+/// Distinguishes keys: a hash of the whole JWK.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct KeyId([u8; 16]);
+
 /// A public key and its only algorithm.
 pub(crate) struct VerifyKey {
+    pub(super) id: KeyId,
     pub(crate) kid: Option<String>,
     pub(crate) algorithm: Algorithm,
     pub(crate) key: DecodingKey,
@@ -35,14 +47,36 @@ impl VerifyKey {
     pub(crate) fn of(jwk: &Jwk) -> Option<VerifyKey> {
         let algorithm = algorithm_of(jwk)?;
         let key = valid_key(jwk, algorithm)?;
-        Some(VerifyKey { kid: jwk.common.key_id.clone(), algorithm, key })
+        let jwk_json = serde_json::to_vec(jwk).ok()?;
+        let id = KeyId(first(digest(&SHA256, &jwk_json).as_ref()));
+        Some(VerifyKey { id, kid: jwk.common.key_id.clone(), algorithm, key })
     }
 }
 
+/// The members of a JWKS. Its keys are read one by one, since they may be of an unknown kind.
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<Value>,
+}
+
+/// Returns the usable keys of a response, which may be none.
+///
+/// # Errors
+/// If it is not a JWKS, or has more than 100 keys.
+pub(super) fn parse_response(body: &[u8]) -> Result<Vec<VerifyKey>, String> {
+    let KeySet { keys } = serde_json::from_slice(body)
+        .map_err(|_| "the response is not a JWKS, which is JSON with a list `keys`".to_owned())?;
+    if keys.len() > MAX_KEYS {
+        return Err(format!("the response has {} keys; at most {MAX_KEYS} are read", keys.len()));
+    }
+    let known = keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
+    Ok(known.filter_map(|jwk| VerifyKey::of(&jwk)).collect())
+}
+
 /// Reads the keys for the allowed algorithms from the file; returns at least one.
-pub(super) fn read(settings: &JwtSettings) -> Result<Vec<VerifyKey>, ReadersError> {
-    let file = settings.jwks.display();
-    let text = read_file(&settings.jwks)
+pub(super) fn read(path: &Path, allowed: &[Algorithm]) -> Result<Vec<VerifyKey>, ReadersError> {
+    let file = path.display();
+    let text = read_file(path)
         .map_err(|error| ReadersError(format!("The JWKS file {file} cannot be read: {error}.")))?;
     let set: JwkSet = serde_json::from_str(&text).map_err(|error| {
         ReadersError(format!(
@@ -53,25 +87,22 @@ pub(super) fn read(settings: &JwtSettings) -> Result<Vec<VerifyKey>, ReadersErro
     })?;
     let mut keys = Vec::new();
     for (index, jwk) in set.keys.iter().enumerate() {
-        let Some(algorithm) = algorithm_of(jwk).filter(|it| settings.algorithms.contains(it))
-        else {
+        let Some(algorithm) = algorithm_of(jwk).filter(|it| allowed.contains(it)) else {
             continue;
         };
-        let key = valid_key(jwk, algorithm).ok_or_else(|| {
+        let key = VerifyKey::of(jwk).ok_or_else(|| {
             let number = index + 1;
             ReadersError(format!(
                 "Key number {number} in the JWKS file {file} is not a valid key for \
                  {algorithm:?}: replace it or take it out."
             ))
         })?;
-        let kid = jwk.common.key_id.clone();
-        keys.push(VerifyKey { kid, algorithm, key });
+        keys.push(key);
     }
     if keys.is_empty() {
         return Err(ReadersError(format!(
-            "No key in the JWKS file {file} fits the allowed algorithms {:?}: add one, or allow \
-             its algorithm.",
-            settings.algorithms
+            "No key in the JWKS file {file} fits the allowed algorithms {allowed:?}: add one, or \
+             allow its algorithm."
         )));
     }
     Ok(keys)

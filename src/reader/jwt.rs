@@ -1,120 +1,118 @@
-//! Verification of reader tokens: JWTs (RFC 7519) of the login service.
+//! Verification of reader tokens: JWTs (RFC 7519) of the login services.
 //!
-//! `reader/mod.rs` calls it for a token that is not cached. Only keys of the JWKS file count:
-//! `jku`, `x5u`, `x5c` and `jwk` in a header are ignored. `jsonwebtoken` checks signature, issuer
-//! and audience. This module checks times, by [`crate::clock`]. It returns the borrower as a
-//! pseudonym only.
+//! `reader/mod.rs` calls it for a token that is not cached. The token's issuer chooses the login
+//! service, whose keys, algorithms and claims then apply. This module checks times, by
+//! [`crate::clock`]. It returns the borrower as a pseudonym only.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::BASE64URL_NOPAD;
 use jiff::Timestamp;
-use jsonwebtoken::errors::{Error, ErrorKind};
-use jsonwebtoken::{Header, Validation, decode, decode_header};
-use serde_json::{Map, Value};
+use jsonwebtoken::{Header, decode_header};
+use serde::Deserialize;
+use serde_json::Value;
 
+use super::claims::{Claims, subject};
 use super::clock_blame::ClockEvidence;
-use super::jwks::{self, VerifyKey};
+use super::fetched_keys::FetchedKeys;
+use super::jwks::KeyId;
+use super::login_service::LoginService;
 use super::pseudonym::Pseudonyms;
 use super::refusal::{JwtFault, Refusal};
-use super::{Algorithm, JwtSettings, Reader, ReadersError, Scope};
-use crate::clock;
-use crate::loan::LibraryId;
+use super::{JwtSettings, Reader, ReadersError, Scope};
+use crate::clock::{self, Clock};
 
 /// The largest accepted offset between the clocks of the login service and the gate.
 pub(super) const LEEWAY: Duration = Duration::from_secs(60);
 
-/// The longest borrower id, in bytes.
-const MAX_BORROWER: usize = 256;
-
-type Claims = Map<String, Value>;
-
-/// Verifier of reader tokens, with the keys and the expected claims.
+/// Verifier of reader tokens.
 pub(super) struct Tokens {
-    keys: Vec<VerifyKey>,
-    settings: JwtSettings,
-    /// Checks of issuer, audience and required claims; times and algorithm are checked per token.
-    validation: Validation,
+    services: Vec<LoginService>,
 }
 
 impl Tokens {
-    /// Reads the JWKS file.
-    pub(super) fn new(settings: &JwtSettings) -> Result<Tokens, ReadersError> {
-        let mut validation = Validation {
-            algorithms: Vec::new(),
-            validate_exp: false,
-            validate_nbf: false,
-            ..Validation::default()
+    /// Reads the JWKS files. Keys that `old` has fetched are taken over, by issuer.
+    pub(super) fn new(
+        settings: &[JwtSettings],
+        old: Option<&Tokens>,
+    ) -> Result<Tokens, ReadersError> {
+        let service = |settings: &JwtSettings| {
+            let old = old.and_then(|old| old.service(&settings.issuer));
+            LoginService::new(settings, old)
         };
-        validation.set_issuer(&[&settings.issuer]);
-        validation.set_audience(&[&settings.audience]);
-        validation.set_required_spec_claims(&["exp", "iss", "aud"]);
-        Ok(Tokens { keys: jwks::read(settings)?, settings: settings.clone(), validation })
+        Ok(Tokens { services: settings.iter().map(service).collect::<Result<_, _>>()? })
     }
 
-    /// Verifies a token at `now` and returns its reader.
-    pub(super) fn verify(
-        &self,
-        token: &str,
-        pseudonyms: &Pseudonyms,
-        clock_evidence: &ClockEvidence,
-        now: Timestamp,
-    ) -> Result<Reader, Refusal> {
+    pub(super) fn services(&self) -> &[LoginService] {
+        &self.services
+    }
+
+    fn service(&self, issuer: &str) -> Option<&LoginService> {
+        self.services.iter().find(|service| service.settings.issuer == issuer)
+    }
+
+    /// Returns the header of a token, and the login service that it names. Nothing is verified yet.
+    fn select(&self, token: &str) -> Result<(Header, &LoginService), Refusal> {
         let header = decode_header(token).map_err(|_| Refusal::Token(JwtFault::Malformed))?;
         if header.crit.is_some() {
             // No critical extension is supported, so each must be rejected (RFC 7515 §4.1.11).
             return Err(Refusal::Token(JwtFault::Malformed));
         }
-        let claims = self.claims(token, &header)?;
+        let issuer = named_issuer(token).ok_or(Refusal::Token(JwtFault::Malformed))?;
+        let service = issuer.as_str().and_then(|issuer| self.service(issuer));
+        Ok((header, service.ok_or(Refusal::Token(JwtFault::Issuer))?))
+    }
+
+    /// Verifies a token at `now`. Returns its reader, and the key that has signed it.
+    pub(super) fn verify(
+        &self,
+        token: &str,
+        pseudonyms: &Pseudonyms,
+        clock_evidence: &ClockEvidence,
+        (clock, now): (&Clock, Timestamp),
+    ) -> Result<(Reader, KeyId), Refusal> {
+        if self.services.is_empty() {
+            return Err(Refusal::TokensDisabled);
+        }
+        let (header, service) = self.select(token)?;
+        let (claims, key) = service.claims(token, &header, clock)?;
         let times = Times::of(&claims)?;
         times.check(now, clock_evidence)?;
         clock_evidence.record_valid(times.issued, now);
-        let (library, borrower) = self.subject(&claims)?;
-        Ok(Reader {
+        let settings = &service.settings;
+        let (library, borrower) = subject(&claims, settings)?;
+        let borrower = pseudonyms.of(settings.borrower_group.as_deref(), library, borrower);
+        let reader = Reader {
             library,
-            borrower: pseudonyms.of(library, borrower),
+            borrower,
             issued: times.issued,
             issued_ahead: false,
             expires: times.expires,
             scope: Scope::All,
-        })
+        };
+        Ok((reader, key))
     }
 
-    /// Returns the claims if one of the keys that fit the header has signed them.
-    fn claims(&self, token: &str, header: &Header) -> Result<Claims, Refusal> {
-        let algorithm = self.allowed(header.alg).ok_or(Refusal::Token(JwtFault::Algorithm))?;
-        let mut validation = self.validation.clone();
-        validation.algorithms = vec![header.alg];
-        let mut outcome = Err(Refusal::Token(JwtFault::Key));
-        for key in self.keys.iter().filter(|key| key.algorithm == algorithm) {
-            if header.kid.is_some() && header.kid != key.kid {
-                continue;
-            }
-            outcome = decode::<Claims>(token, &key.key, &validation)
-                .map(|token| token.claims)
-                .map_err(|error| refusal_of(&error));
-            if outcome != Err(Refusal::Token(JwtFault::Signature)) {
-                break;
-            }
-        }
-        outcome
+    /// Returns the keys that a token needs, if they are fetched, and the id of its key.
+    pub(super) fn fetched_keys_for(
+        &self,
+        token: &str,
+    ) -> Option<(Arc<FetchedKeys>, Option<String>)> {
+        let (header, service) = self.select(token).ok()?;
+        Some((service.fetched_keys()?.clone(), header.kid))
     }
+}
 
-    fn allowed(&self, named: jsonwebtoken::Algorithm) -> Option<Algorithm> {
-        let algorithm = Algorithm::named(named)?;
-        self.settings.algorithms.contains(&algorithm).then_some(algorithm)
+/// Returns the claim `iss` of a token, null if it has none. Not verified: it only selects.
+fn named_issuer(token: &str) -> Option<Value> {
+    #[derive(Deserialize)]
+    struct Named {
+        #[serde(default)]
+        iss: Value,
     }
-
-    /// Returns the library and the borrower's own id, borrowed from the claims.
-    fn subject<'a>(&self, claims: &'a Claims) -> Result<(LibraryId, &'a str), Refusal> {
-        let text = |claim: &str| claims.get(claim).and_then(Value::as_str);
-        let library = text(&self.settings.library_claim)
-            .and_then(|isil| isil.parse().ok())
-            .ok_or(Refusal::Token(JwtFault::Library))?;
-        let borrower = text(&self.settings.borrower_claim)
-            .filter(|id| !id.is_empty() && id.len() <= MAX_BORROWER)
-            .ok_or(Refusal::Token(JwtFault::Borrower))?;
-        Ok((library, borrower))
-    }
+    let payload = BASE64URL_NOPAD.decode(token.split('.').nth(1)?.as_bytes()).ok()?;
+    serde_json::from_slice(&payload).ok().map(|Named { iss }| iss)
 }
 
 /// The time claims of RFC 7519 §4.1.4 to §4.1.6.
@@ -165,19 +163,4 @@ fn time(claims: &Claims, name: &str) -> Result<Option<Timestamp>, Refusal> {
         .or_else(|| value.as_f64().map(|seconds| seconds.floor() as i64))
         .ok_or(Refusal::Token(JwtFault::Malformed))?;
     Timestamp::from_second(second).map(Some).map_err(|_| Refusal::Token(JwtFault::Malformed))
-}
-
-fn refusal_of(error: &Error) -> Refusal {
-    match error.kind() {
-        ErrorKind::InvalidSignature => Refusal::Token(JwtFault::Signature),
-        ErrorKind::InvalidIssuer => Refusal::Token(JwtFault::Issuer),
-        ErrorKind::InvalidAudience => Refusal::Token(JwtFault::Audience),
-        ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
-            "exp" => Refusal::Token(JwtFault::WithoutExpiry),
-            "iss" => Refusal::Token(JwtFault::Issuer),
-            "aud" => Refusal::Token(JwtFault::Audience),
-            _ => Refusal::Token(JwtFault::Malformed),
-        },
-        _ => Refusal::Token(JwtFault::Malformed),
-    }
 }

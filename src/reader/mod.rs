@@ -2,18 +2,27 @@
 //! pseudonym.
 //!
 //! `server` calls [`Readers::authenticate`] first for every request; `admin` and `cli` mint links.
-//! It depends only on shared types and reads one file, the JWKS. It guarantees two things:
+//! It depends only on shared types, and gets the keys of login services from files or by HTTPS. It
+//! guarantees two things:
 //!
 //! - A credential is verified once, then found by its hash until it expires or the keys change.
 //! - The borrower's own id never leaves it: no log, error, cache or `Debug` output contains it.
 
+mod claims;
 mod clock_blame;
 mod clock_sentences;
 mod credential;
+mod credential_times;
+mod fetched_keys;
 mod identity;
 mod jwks;
 mod jwt;
+mod key_lifetime;
+mod key_refresh;
 mod link;
+mod login_service;
+mod provider;
+mod provider_http;
 mod pseudonym;
 mod refusal;
 mod settings;
@@ -22,28 +31,35 @@ mod tests;
 mod token_cache;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
 
 use self::clock_blame::ClockEvidence;
 use self::credential::Credential;
+use self::credential_times::{check_lifetime, check_link_times, whole_seconds};
 use self::jwt::{LEEWAY, Tokens};
 use self::link::LinkKeys;
 use self::pseudonym::Pseudonyms;
-use self::refusal::{JwtFault, LinkFault, Refusal};
+use self::refusal::{LinkFault, Refusal};
 use self::token_cache::{Verified, VerifiedTokens};
 use crate::clock::{self, Clock};
 use crate::loan::{Borrower, LibraryId};
+use crate::lock::lock;
 use crate::problem::Problem;
 use crate::reload::Reload;
 
+pub(crate) use self::fetched_keys::KeyTrouble;
 pub use self::identity::{Reader, Scope};
 pub(crate) use self::jwks::VerifyKey;
-pub use self::settings::{Algorithm, JwtSettings, LinkKey, Settings};
+pub(crate) use self::login_service::try_fetch;
+pub(crate) use self::provider::metadata_url;
+pub(crate) use self::provider_http::{ResponseError, provider_client, send};
+pub use self::settings::{Algorithm, JwtSettings, KeySource, LibraryRule, LinkKey, Settings};
 
 /// Authenticator of readers' requests. `Debug` shows no key and no reader.
 pub struct Readers {
@@ -51,27 +67,33 @@ pub struct Readers {
     pseudonyms: Pseudonyms,
     clock_evidence: ClockEvidence,
     keys: ArcSwap<Keys>,
+    /// Held while `keys` is replaced.
+    changing: Mutex<()>,
+    /// Wakes the task that fetches keys, after a reload.
+    reloaded: Notify,
 }
 
 /// The state that a reload replaces: the keys, and the credentials verified with them.
 pub(crate) struct Keys {
-    settings: Settings,
-    tokens: Option<Tokens>,
-    links: LinkKeys,
+    settings: Arc<Settings>,
+    tokens: Arc<Tokens>,
+    links: Arc<LinkKeys>,
     verified: VerifiedTokens,
 }
 
 impl Readers {
-    /// Reads the JWKS and the keys.
+    /// Reads the JWKS files and the keys of links. It fetches nothing.
     ///
     /// # Errors
-    /// If the JWKS file is missing or broken, or has no key for the allowed algorithms. If a secret
+    /// If a JWKS file is missing or broken, or has no key for the allowed algorithms. If a secret
     /// is shorter than 32 bytes, or two link keys share an id.
     pub fn new(settings: &Settings, clock: Clock) -> Result<Readers, ReadersError> {
         Ok(Readers {
             pseudonyms: Pseudonyms::new(&settings.pseudonym_key)?,
             clock_evidence: ClockEvidence::new(),
-            keys: ArcSwap::from_pointee(Keys::read(settings.clone())?),
+            keys: ArcSwap::from_pointee(Keys::read(settings.clone(), None)?),
+            changing: Mutex::default(),
+            reloaded: Notify::new(),
             clock,
         })
     }
@@ -91,7 +113,8 @@ impl Readers {
     /// Hot path: a verified token is found by its hash, without a signature check or an allocation.
     ///
     /// # Errors
-    /// [`Problem::RequestMalformed`] for an unreadable link, [`Problem::ReaderUnauthenticated`] for
+    /// [`Problem::RequestMalformed`] for an unreadable link. [`Problem::LoginUnavailable`] if a
+    /// token's key is not known, and a fetch may find it. [`Problem::ReaderUnauthenticated`] for
     /// any other missing or invalid credential.
     pub fn authenticate(
         &self,
@@ -145,18 +168,16 @@ impl Readers {
         if let Some(verified) = keys.verified.get(&hash, now) {
             return Ok(verified);
         }
-        let (mut reader, leeway, grace) = match credential {
+        let (mut reader, key, leeway, grace) = match credential {
             Credential::Token(token) => {
-                let tokens = keys.tokens.as_ref().ok_or(Refusal::TokensDisabled)?;
-                (
-                    tokens.verify(token, &self.pseudonyms, &self.clock_evidence, now)?,
-                    LEEWAY,
-                    Duration::ZERO,
-                )
+                let time = (&self.clock, now);
+                let (pseudonyms, evidence) = (&self.pseudonyms, &self.clock_evidence);
+                let (reader, key) = keys.tokens.verify(token, pseudonyms, evidence, time)?;
+                (reader, Some(key), LEEWAY, Duration::ZERO)
             }
             // Gates with one configuration mint and read links, so their expiry needs no leeway.
             Credential::Link(token) => {
-                (keys.read_link(token)?, Duration::ZERO, keys.settings.resume_grace)
+                (keys.read_link(token)?, None, Duration::ZERO, keys.settings.resume_grace)
             }
         };
         let until = clock::after(reader.expires, leeway);
@@ -169,13 +190,27 @@ impl Readers {
         reader.issued_ahead = reader.issued.is_some_and(|issued| issued > now);
         reader.issued = reader.issued.map(|issued| issued.min(now));
         let verified = Verified { reader: Arc::new(reader), until, grace_until };
-        keys.verified.insert(hash, verified.clone());
+        keys.verified.insert(hash, verified.clone(), key);
         Ok(verified)
     }
 
-    /// Returns the pseudonym of a borrower's own id; the id itself is not stored.
+    /// Returns the pseudonym of a borrower's own id in the default group; the id itself is not
+    /// stored.
     pub fn pseudonym(&self, library: LibraryId, borrower: &str) -> Borrower {
-        self.pseudonyms.of(library, borrower)
+        self.pseudonyms.of(None, library, borrower)
+    }
+
+    /// Returns the pseudonym of a borrower whom staff look up: by the id, or by the name of a
+    /// configured group, a slash and the id. Never for a credential: a borrower may choose an id
+    /// that looks like one of a group.
+    pub fn pseudonym_to_look_up(&self, library: LibraryId, text: &str) -> Borrower {
+        let keys = self.keys.load();
+        let groups = keys.settings.issuers.iter().filter_map(|it| it.borrower_group.as_deref());
+        let in_group = |group| Some((group, text.strip_prefix(group)?.strip_prefix('/')?));
+        match groups.filter_map(in_group).next() {
+            Some((group, borrower)) => self.pseudonyms.of(Some(group), library, borrower),
+            None => self.pseudonyms.of(None, library, text),
+        }
     }
 
     /// Returns the longest lifetime of a token or a link.
@@ -224,7 +259,7 @@ impl Readers {
                     .to_owned(),
             ));
         }
-        Keys::read(settings.clone())
+        Keys::read(settings.clone(), Some(&self.keys.load()))
     }
 
     #[cfg(test)]
@@ -233,7 +268,8 @@ impl Readers {
     }
 }
 
-/// A reload reads the JWKS file and the link keys, and drops every verified token and link.
+/// A reload reads the JWKS files and the link keys, and drops every verified token and link. Keys
+/// that were fetched stay, if they are still from the same issuer and address.
 impl Reload for Readers {
     type Settings = Settings;
     type Version = Keys;
@@ -244,7 +280,11 @@ impl Reload for Readers {
     }
 
     fn apply(&self, keys: Keys) {
-        self.keys.store(Arc::new(keys));
+        {
+            let _changing = lock(&self.changing);
+            self.keys.store(Arc::new(keys));
+        }
+        self.reloaded.notify_one();
     }
 }
 
@@ -255,13 +295,21 @@ impl fmt::Debug for Readers {
 }
 
 impl Keys {
-    fn read(settings: Settings) -> Result<Keys, ReadersError> {
+    /// Reads the files. Keys that `old` has fetched are taken over.
+    fn read(settings: Settings, old: Option<&Keys>) -> Result<Keys, ReadersError> {
+        let old = old.map(|old| &*old.tokens);
         Ok(Keys {
-            tokens: settings.jwt.as_ref().map(Tokens::new).transpose()?,
-            links: LinkKeys::new(&settings.link_keys)?,
+            tokens: Arc::new(Tokens::new(&settings.issuers, old)?),
+            links: Arc::new(LinkKeys::new(&settings.link_keys)?),
             verified: VerifiedTokens::new()?,
-            settings,
+            settings: Arc::new(settings),
         })
+    }
+
+    /// Returns the same keys with another cache.
+    fn with_verified(&self, verified: VerifiedTokens) -> Keys {
+        let Keys { settings, tokens, links, .. } = self;
+        Keys { settings: settings.clone(), tokens: tokens.clone(), links: links.clone(), verified }
     }
 
     fn read_link(&self, token: &str) -> Result<Reader, Refusal> {
@@ -270,47 +318,6 @@ impl Keys {
         }
         self.links.read(token)
     }
-}
-
-/// Checks that a credential does not live longer than allowed.
-///
-/// Otherwise it could outlive the record of an ended loan and borrow the title again (invariant 7).
-/// Without an issue time, the latest possible one counts: now. A link's grace period does not
-/// count, since no loan begins in it.
-fn check_lifetime(
-    reader: &Reader,
-    now: Timestamp,
-    longest: Duration,
-    credential: &Credential<'_>,
-) -> Result<(), Refusal> {
-    let issued = reader.issued.unwrap_or(now);
-    if clock::until(issued, reader.expires) <= longest {
-        return Ok(());
-    }
-    Err(match credential {
-        Credential::Token(_) => Refusal::Token(JwtFault::LivesTooLong),
-        Credential::Link(_) => Refusal::Link(LinkFault::LivesTooLong),
-    })
-}
-
-fn check_link_times(
-    reader: &Reader,
-    clock_evidence: &ClockEvidence,
-    now: Timestamp,
-    grace_until: Timestamp,
-) -> Result<(), Refusal> {
-    if let Some(issued) = reader.issued.filter(|issued| *issued > clock::after(now, LEEWAY)) {
-        return Err(Refusal::Link(LinkFault::IssuedAhead(clock_evidence.diagnose(issued, now))));
-    }
-    if now >= grace_until {
-        return Err(Refusal::Link(LinkFault::Expired));
-    }
-    Ok(())
-}
-
-/// Truncates a time to whole seconds, as links contain it, so that it is never later.
-fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// The reason why the readers' keys are unusable: a sentence with file and cause, never a key.

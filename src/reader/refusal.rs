@@ -3,6 +3,8 @@
 //! The other modules of `reader` return them; `reader/mod.rs` converts them to a [`Problem`].
 //! Sentences are fixed text: they never repeat the request, a key, a borrower or a token.
 
+use std::time::Duration;
+
 use super::clock_blame::WrongClock;
 use super::clock_sentences::{LINK_ISSUED_AHEAD, TOKEN_ISSUED_AHEAD, TOKEN_NOT_YET_VALID};
 use crate::language::Sentence;
@@ -17,6 +19,8 @@ pub(super) enum Refusal {
     TokensDisabled,
     LinksDisabled,
     TokenInLink,
+    /// The key of a token is not known, and a fetch may find it. The next begins after this time.
+    LoginUnavailable(Duration),
     Token(JwtFault),
     Link(LinkFault),
 }
@@ -37,6 +41,7 @@ pub(super) enum JwtFault {
     IssuedAhead(WrongClock),
     LivesTooLong,
     Library,
+    UnlistedLibrary,
     Borrower,
 }
 
@@ -53,12 +58,13 @@ pub(super) enum LinkFault {
 }
 
 impl Refusal {
-    /// Returns the problem document: 400 for an unreadable link, else 401.
+    /// Returns the problem document: 400 for an unreadable link, 503 without a key, else 401.
     pub(super) fn problem(self) -> Problem {
         match self {
             Refusal::Link(LinkFault::Twice | LinkFault::Malformed) => {
                 Problem::RequestMalformed(self.sentence())
             }
+            Refusal::LoginUnavailable(retry_after) => Problem::LoginUnavailable { retry_after },
             Refusal::NoCredential
             | Refusal::SeveralCredentials
             | Refusal::OtherScheme
@@ -84,6 +90,9 @@ impl Refusal {
             Refusal::TokensDisabled => &TOKENS_DISABLED,
             Refusal::LinksDisabled => &LINKS_DISABLED,
             Refusal::TokenInLink => &TOKEN_IN_LINK,
+            Refusal::LoginUnavailable(retry_after) => {
+                Problem::LoginUnavailable { retry_after }.sentence()
+            }
             Refusal::Token(fault) => fault.sentence(),
             Refusal::Link(fault) => fault.sentence(),
         }
@@ -104,6 +113,7 @@ impl JwtFault {
             JwtFault::Expired => &TOKEN_EXPIRED,
             JwtFault::LivesTooLong => &TOKEN_LIVES_TOO_LONG,
             JwtFault::Library => &TOKEN_LIBRARY,
+            JwtFault::UnlistedLibrary => &TOKEN_UNLISTED_LIBRARY,
             JwtFault::Borrower => &TOKEN_BORROWER,
             JwtFault::NotYetValid(clock) => TOKEN_NOT_YET_VALID.of(clock),
             JwtFault::IssuedAhead(clock) => TOKEN_ISSUED_AHEAD.of(clock),
@@ -226,6 +236,13 @@ static TOKEN_LIBRARY: Sentence = Sentence {
               token.",
     norwegian: "Lesertokenet nevner ikke biblioteket med en ISIL. Hent et nytt \
                 token.",
+};
+
+static TOKEN_UNLISTED_LIBRARY: Sentence = Sentence {
+    english: "The reader token names a library that this gate does not serve. The \
+              gate's operator must list it.",
+    norwegian: "Lesertokenet nevner et bibliotek som denne porten ikke betjener. \
+                Portens drift må føre det opp.",
 };
 
 static TOKEN_BORROWER: Sentence = Sentence {

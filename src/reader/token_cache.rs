@@ -16,6 +16,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use siphasher::sip128::SipHasher24;
 
+use super::jwks::KeyId;
 use super::{Reader, ReadersError};
 use crate::near_cache::NearCache;
 
@@ -43,10 +44,12 @@ pub(super) struct Verified {
 struct Entry {
     hash: TokenHash,
     verified: Verified,
+    /// The key that has signed a token; none for a link.
+    key: Option<KeyId>,
 }
 
-/// The cache. Each reload of the keys creates a new cache, so that nothing verified with the old
-/// keys survives, even if it was verified during the reload.
+/// The cache. Each change of the keys creates a new cache, so that nothing verified with the old
+/// keys survives, even if it was verified during the change.
 pub(super) struct VerifiedTokens {
     record: Cache<TokenHash, Arc<Entry>>,
     near: NearCache<Entry>,
@@ -61,12 +64,26 @@ impl VerifiedTokens {
         let mut key = [0; 16];
         rand::fill(&mut key)
             .map_err(|_| ReadersError("This machine provides no random numbers.".to_owned()))?;
+        Ok(VerifiedTokens::empty(SipHasher24::new_with_key(&key)))
+    }
+
+    fn empty(hasher: SipHasher24) -> VerifiedTokens {
         let record = Cache::builder()
             .max_capacity(MAX_ENTRIES)
             .eviction_policy(EvictionPolicy::lru())
             .build();
-        let near = NearCache::for_workers(NEAR_ENTRIES);
-        Ok(VerifiedTokens { record, near, hasher: SipHasher24::new_with_key(&key) })
+        VerifiedTokens { record, near: NearCache::for_workers(NEAR_ENTRIES), hasher }
+    }
+
+    /// Returns a new cache with the entries of this one, except those of removed keys.
+    pub(super) fn without(&self, is_removed: impl Fn(KeyId) -> bool) -> VerifiedTokens {
+        let kept = VerifiedTokens::empty(self.hasher);
+        for (hash, entry) in &self.record {
+            if !entry.key.is_some_and(&is_removed) {
+                kept.record.insert(*hash, entry);
+            }
+        }
+        kept
     }
 
     pub(super) fn hash(&self, token: &str) -> TokenHash {
@@ -91,8 +108,8 @@ impl VerifiedTokens {
     }
 
     /// Stores a verified credential. The near caches need no invalidation: an entry never changes.
-    pub(super) fn insert(&self, hash: TokenHash, verified: Verified) {
-        self.record.insert(hash, Arc::new(Entry { hash, verified }));
+    pub(super) fn insert(&self, hash: TokenHash, verified: Verified, key: Option<KeyId>) {
+        self.record.insert(hash, Arc::new(Entry { hash, verified, key }));
     }
 
     #[cfg(test)]

@@ -124,6 +124,16 @@ pub(super) fn authenticate(
     Ok((readers.authenticate(headers, query, token)?, false))
 }
 
+/// As [`authenticate`], after a fetch has looked for the key of the request's token.
+pub(super) async fn authenticate_with_new_keys(
+    readers: &Readers,
+    request: &Parts,
+    token: Option<&str>,
+) -> Result<(Arc<Reader>, bool), Problem> {
+    readers.until_keys_fetched(&request.headers).await;
+    authenticate(readers, request, token)
+}
+
 async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Response<Body>, Problem> {
     let (services, request) = (context.services, context.request);
     let catalog = &context.config.catalog;
@@ -152,8 +162,14 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
         Target::Loanable { titles, file, explicit } => {
             context.log.route(catalog.route_name(file.route)).isbn(titles.first());
             context.seen.step = Step::Reader;
-            let (reader, is_expired) =
-                authenticate(&context.services.readers, request, token.as_deref())?;
+            let (readers, token) = (&context.services.readers, token.as_deref());
+            let (reader, is_expired) = match authenticate(readers, request, token) {
+                // Boxed: it is rare, and hyper copies the future of each request.
+                Err(Problem::LoginUnavailable { .. }) => {
+                    Box::pin(authenticate_with_new_keys(readers, request, token)).await?
+                }
+                authenticated => authenticated?,
+            };
             let (key, issued) = (reader.key(titles.first()), reader.issued);
             context.seen.asked = Some(Asked { key, issued });
             context.connection.connection.note_credentials();
@@ -207,7 +223,13 @@ async fn process_loans(
     let (headers, method) = (&request.headers, &request.method);
     loans_api::check_method(endpoint, method)?;
     context.seen.step = Step::Reader;
-    let reader = services.readers.authenticate(headers, request.uri.query(), link)?;
+    let (readers, query) = (&services.readers, request.uri.query());
+    let mut reader = readers.authenticate(headers, query, link);
+    if matches!(reader, Err(Problem::LoginUnavailable { .. })) {
+        Box::pin(readers.until_keys_fetched(headers)).await;
+        reader = readers.authenticate(headers, query, link);
+    }
+    let reader = reader?;
     context.connection.connection.note_credentials();
     if let Some(isbn) = endpoint.isbn() {
         context.log.isbn(isbn);

@@ -15,7 +15,7 @@ pub use log::{LogError, init};
 pub use log_limit::LogLimit;
 pub use metrics::{
     BrakeAction, BrakeLimit, Breach, CallKind, CallOutcome, Calls, Definition, Durations,
-    FencedMember, FindingAction, FindingKind, FlushOutcome, Handshake, LabelValues,
+    FencedMember, FindingAction, FindingKind, FlushOutcome, Handshake, KeyFetch, LabelValues,
     LateBeginFinder, LendingCall, Limit, LoanEvent, MetricKind, Metrics, OriginMetrics,
     OriginOutcome, Readings, ReloadOutcome, RequestOutcome, RequestStorage, ResumeOutcome,
     StreamEnd, Task, Via, definitions,

@@ -407,11 +407,74 @@ const CASES: &[Case] = &[
              list `keys`: line 1, column 2."],
     ),
     (
-        "keys from a URL",
+        "keys from an address without TLS",
         "jwks = \"certs/jwks.json\"",
-        "jwks_url = \"https://login.example.no/jwks\"",
-        &["20: readers.jwt.jwks_url: this version reads keys from a file. Write jwks = \
-             \"certs/jwks.json\""],
+        "jwks_url = \"http://login.example.no/jwks\"",
+        &["20: readers.jwt.jwks_url: without TLS, others could send keys of their own. Write \
+             https://"],
+    ),
+    (
+        "keys from a file and an address",
+        "jwks = \"certs/jwks.json\"",
+        "jwks = \"certs/jwks.json\"\njwks_url = \"https://login.example.no/jwks\"",
+        &["21: readers.jwt.jwks_url: jwks names a file with the keys already. Remove one of the \
+             two"],
+    ),
+    (
+        "an issuer without TLS whose keys are to be found",
+        "jwks = \"certs/jwks.json\"\nalgorithms = [\"EdDSA\"]\nissuer = \"https:",
+        "algorithms = [\"EdDSA\"]\nissuer = \"http:",
+        &["21: readers.jwt.issuer: it is no https:// address, at which the keys could be found. \
+             Write such an address, or jwks_url or jwks"],
+    ),
+    (
+        "keys that are kept for too short and for too long a time",
+        "audience = \"loangate\"",
+        "audience = \"loangate\"\nkeep_keys = \"59s\"",
+        &["24: readers.jwt.keep_keys: it is out of bounds. Write a time from \"1m\" to \"30d\""],
+    ),
+    (
+        "a library of all tokens, and a claim and a table for it",
+        "audience = \"loangate\"",
+        "audience = \"loangate\"\nlibrary = \"NO-0301000\"\nlibraries = { a = \"NO-1\", b = \
+         \"Oslo\" }\nclaims = { library = \"isil\" }\nborrowers = \"A b\"",
+        &[
+            "25: readers.jwt.libraries.b: \"Oslo\" is no ISIL. Write one like \"NO-0301000\"",
+            "25: readers.jwt.libraries: library names the library of every token already. Remove \
+             one of the two",
+            "26: readers.jwt.claims.library: library names the library of every token already. \
+             Remove one of the two",
+            "27: readers.jwt.borrowers: \"A b\" is no name. Write up to 64 of a-z, 0-9 and -, such \
+             as \"feide\"",
+        ],
+    ),
+    (
+        "one login service and several",
+        "[readers.links]",
+        "[[readers.issuers]]\nissuer = \"https://a\"\nalgorithms = [\"RS256\"]\naudience = \"b\"\n\
+         borrowers = \"a\"\n\n[readers.links]",
+        &["19: readers.jwt: [readers.jwt] is the form for one login service. Move it into \
+             [[readers.issuers]], with borrowers = \"default\""],
+    ),
+    (
+        "two login services of one issuer, one without its group of borrowers",
+        "[readers.jwt]",
+        "[[readers.issuers]]\nissuer = \"https://login.example.no\"\nalgorithms = [\"RS256\"]\n\
+         audience = \"b\"\nborrowers = \"a\"\n\n[[readers.issuers]]",
+        &[
+            "25: readers.issuers[1].borrowers: it is missing. Write borrowers = \"default\" for \
+             the login service that was in [readers.jwt], so that its borrowers stay who they are, \
+             and a new name for each other one, so that the same id at two of them is two persons",
+            "28: readers.issuers[1].issuer: another entry has this issuer. A token's issuer \
+             chooses its entry, so write one entry for each",
+        ],
+    ),
+    (
+        "no login service in the list",
+        "[readers.jwt]\njwks = \"certs/jwks.json\"\nalgorithms = [\"EdDSA\"]\nissuer = \
+         \"https://login.example.no\"\naudience = \"loangate\"",
+        "[readers]\nissuers = []",
+        &["20: readers.issuers: this has 0 login services. Write 1 to 50"],
     ),
     (
         "two link keys of one name",

@@ -62,6 +62,7 @@ mod licences;
 mod limits;
 mod links;
 mod loans_api;
+mod login_services;
 mod long_outage;
 mod main_job;
 mod media_players;

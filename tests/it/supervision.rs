@@ -12,13 +12,14 @@ use crate::support::{BOOK, File, Process, Scene, Setting, metric};
 const PATH: &str = "/files/9788299999014/book.epub";
 
 /// Every task that runs for the lifetime of the process.
-const TASK_NAMES: [&str; 20] = [
+const TASK_NAMES: [&str; 21] = [
     "accept-admin",
     "adopt-orphans",
     "balance",
     "compare-clocks",
     "drive-loans",
     "expire",
+    "fetch-login-keys",
     "flush-metering",
     "fold-metrics",
     "follow-feed",

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -19,8 +20,12 @@ use hyper_util::rt::TokioIo;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use loangate::clock::Clock;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -29,10 +34,10 @@ pub(crate) const SECRET: &str = "a secret: of the client/+";
 
 /// A key that signs.
 #[derive(Clone)]
-struct SigningKey {
+pub(crate) struct SigningKey {
     algorithm: Algorithm,
     key: EncodingKey,
-    jwk: Value,
+    pub(crate) jwk: Value,
 }
 
 /// How an ID token is signed.
@@ -63,6 +68,7 @@ pub(crate) enum Instead {
     /// Never.
     Hang,
     Redirect,
+    RedirectTo(String),
     Text(&'static str),
     /// The error of a token endpoint.
     Error(&'static str),
@@ -81,6 +87,10 @@ pub(crate) struct Script {
     pub(crate) response: Value,
     /// How long each response to the gate takes.
     pub(crate) delay: Duration,
+    /// The keys at `/jwks`, in place of the usual ones.
+    pub(crate) keys: Option<Vec<Value>>,
+    /// Cache-Control of the keys.
+    pub(crate) cache_control: &'static str,
 }
 
 struct State {
@@ -116,7 +126,35 @@ impl Default for Script {
             instead: None,
             response: json!({}),
             delay: Duration::ZERO,
+            keys: None,
+            cache_control: "",
         }
+    }
+}
+
+impl SigningKey {
+    /// Returns the key that `/jwks` usually has.
+    pub(crate) fn usual() -> &'static SigningKey {
+        &KEYS.ec
+    }
+
+    /// Creates an EC key with this id.
+    pub(crate) fn create(kid: &str) -> SigningKey {
+        ec(kid)
+    }
+
+    /// Returns a token with these claims, and the key's id in its header.
+    pub(crate) fn sign(&self, claims: &Value) -> String {
+        self.sign_as(&self.jwk["kid"], claims)
+    }
+
+    /// Returns a token with this id of a key in its header.
+    pub(crate) fn sign_as(&self, kid: &Value, claims: &Value) -> String {
+        let header = json!({ "alg": self.algorithm, "typ": "JWT", "kid": kid });
+        let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+        let message = format!("{}.{}", part(&header), part(claims));
+        let signature = crypto::sign(message.as_bytes(), &self.key, self.algorithm).unwrap();
+        format!("{message}.{signature}")
     }
 }
 
@@ -143,8 +181,29 @@ fn rsa(kid: &str) -> SigningKey {
 impl OpenIdProvider {
     /// Starts a provider at the name `localhost`, which is another site than `127.0.0.1`.
     pub(crate) async fn start() -> OpenIdProvider {
+        OpenIdProvider::start_with(None).await
+    }
+
+    /// Starts a provider that speaks TLS, with the certificate of a gate in this directory.
+    pub(crate) async fn start_tls(dir: &Path) -> OpenIdProvider {
+        let file = |name: &str| dir.join("certs").join(name);
+        let chain = CertificateDer::pem_file_iter(file("server.pem")).unwrap();
+        let chain = chain.collect::<Result<Vec<_>, _>>().unwrap();
+        let key = PrivateKeyDer::from_pem_file(file("server.key")).unwrap();
+        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(crypto)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        OpenIdProvider::start_with(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn start_with(tls: Option<TlsAcceptor>) -> OpenIdProvider {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://localhost:{}", listener.local_addr().unwrap().port());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://localhost:{}", listener.local_addr().unwrap().port());
         let state = Arc::new(State {
             script: Mutex::default(),
             url: url.clone(),
@@ -152,7 +211,7 @@ impl OpenIdProvider {
             requests: Mutex::default(),
         });
         let stop = CancellationToken::new();
-        tokio::spawn(accept(listener, state.clone(), stop.clone()));
+        tokio::spawn(accept(listener, tls, state.clone(), stop.clone()));
         OpenIdProvider { url, state, stop }
     }
 
@@ -197,23 +256,43 @@ impl Drop for OpenIdProvider {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    state: Arc<State>,
+    stop: CancellationToken,
+) {
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let Ok((socket, _)) = accepted else { continue };
-        let (state, stop) = (state.clone(), stop.clone());
+        let (state, stop, tls) = (state.clone(), stop.clone(), tls.clone());
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, state.clone()));
-            let served = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(socket), service);
-            tokio::select! {
-                () = stop.cancelled() => {}
-                _ = served => {}
+            match tls {
+                None => serve(socket, state, stop).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(socket).await {
+                        serve(stream, state, stop).await;
+                    }
+                }
             }
         });
+    }
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    state: Arc<State>,
+    stop: CancellationToken,
+) {
+    let service = service_fn(|request| answer(request, state.clone()));
+    let served =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = served => {}
     }
 }
 
@@ -240,6 +319,7 @@ async fn answer(
             Instead::Huge(length) => respond(200, format!("{{\"a\":\"{}\"}}", "x".repeat(length))),
             Instead::Text(text) => respond(200, text),
             Instead::Error(code) => respond(400, json!({ "error": code }).to_string()),
+            Instead::RedirectTo(to) => moved(&to),
             Instead::Redirect => moved(&format!("{}{path}?again", state.url)),
             Instead::Hang => {
                 tokio::time::sleep(Duration::from_secs(600)).await;
@@ -253,8 +333,13 @@ async fn answer(
         }
         (&Method::GET, "/jwks") => {
             let other = json!({ "kty": "AKP", "alg": "ML-DSA-44", "kid": "new", "pub": "AA" });
-            let keys = json!({ "keys": [other, &KEYS.ec.jwk, &KEYS.rsa.jwk] });
-            respond(200, keys.to_string())
+            let script = state.script.lock().unwrap();
+            let usual = || vec![other, KEYS.ec.jwk.clone(), KEYS.rsa.jwk.clone()];
+            let keys = script.keys.clone().unwrap_or_else(usual);
+            let mut response = respond(200, json!({ "keys": keys }).to_string());
+            let lifetime = script.cache_control.parse().unwrap();
+            response.headers_mut().insert("cache-control", lifetime);
+            response
         }
         (&Method::GET, "/authorize") => respond(
             200,

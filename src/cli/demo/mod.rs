@@ -179,7 +179,7 @@ fn write_tokens(dir: &Path, config: &Config) -> Result<Vec<String>, CliError> {
 }
 
 fn token_settings(config: &Config) -> Result<&JwtSettings, CliError> {
-    let jwt = config.readers.jwt.as_ref();
+    let jwt = token::development_login(config);
     jwt.ok_or_else(|| CliError::new("the demo's readers have no tokens"))
 }
 

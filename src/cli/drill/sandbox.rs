@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use url::{Host, Url};
+use url::Url;
 
 use crate::cli::CliError;
 use crate::loan::Isbn;
+use crate::loopback::is_loopback;
 
 /// The deadline of a call.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,15 +28,9 @@ impl StagingSandbox {
     /// # Errors
     /// The address is not this machine's and was not named, is no sandbox's, or has faults already.
     pub(super) async fn find(url: &Url, named: Option<&str>) -> Result<StagingSandbox, CliError> {
-        let is_loopback = match url.host() {
-            Some(Host::Domain(name)) => name == "localhost",
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        };
         let host = url.host_str().unwrap_or_default();
         let is_other = named.is_some_and(|named| named != host);
-        if is_other || (!is_loopback && named.is_none()) {
+        if is_other || (!is_loopback(url) && named.is_none()) {
             return Err(CliError::new(format!(
                 "a drill needs a sandbox, and [lending] url is at {host}. If that is a sandbox, \
                  name it by --sandbox-host"

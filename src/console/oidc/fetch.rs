@@ -1,13 +1,12 @@
-//! JSON responses of the provider, bounded in size. The client bounds their time.
+//! JSON responses of the provider.
 
 use http::StatusCode;
-use http::header::ACCEPT;
 use reqwest::RequestBuilder;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// The largest response, in bytes.
-const MAX_RESPONSE: usize = 256 * 1024;
+use crate::reader::{ResponseError, send};
+
 /// The errors of a token endpoint (RFC 6749 §5.2).
 const ERROR_CODES: [&str; 6] = [
     "invalid_request",
@@ -41,9 +40,7 @@ struct Refusal {
 
 /// Sends a request, and reads its JSON response.
 pub(super) async fn fetch<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, FetchError> {
-    let response = request.header(ACCEPT, "application/json").send().await.map_err(cause)?;
-    let status = response.status();
-    let body = read_body(response).await?;
+    let (status, _, body) = send(request).await.map_err(ResponseError::why)?;
     if status != StatusCode::OK {
         return Err(refusal(status, &body));
     }
@@ -61,27 +58,6 @@ fn refusal(status: StatusCode, body: &[u8]) -> FetchError {
         false => format!("the provider answered {status}"),
     };
     FetchError { code, why }
-}
-
-async fn read_body(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(cause)? {
-        if body.len() + chunk.len() > MAX_RESPONSE {
-            return Err("the response is larger than 256 KiB".to_owned());
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// Returns the message of the innermost error, without the URL, which may have a code.
-fn cause(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut innermost: &dyn std::error::Error = &error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use url::Url;
 
+use crate::loopback::is_loopback;
+
 /// The metadata of the provider.
 #[derive(Deserialize)]
 pub(super) struct ProviderMetadata {
@@ -47,14 +49,5 @@ impl ProviderMetadata {
             (false, true) => Some(true),
             (false, false) => None,
         }
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }

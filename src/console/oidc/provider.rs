@@ -5,10 +5,8 @@
 //! seconds. No redirect is followed, and every response is bounded in size and time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jsonwebtoken::jwk::Jwk;
-use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
@@ -22,12 +20,9 @@ use super::metadata::ProviderMetadata;
 use super::pending::PendingSignIn;
 use super::{OidcSettings, SignInError};
 use crate::clock::Clock;
-use crate::reader::VerifyKey;
+use crate::reader::{VerifyKey, provider_client};
 use crate::telemetry::LogLimit;
 
-/// The deadline of a request, with its response.
-const TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most keys of a set.
 const MAX_KEYS: usize = 100;
 
@@ -57,19 +52,9 @@ impl Provider {
     /// # Errors
     /// The error of TLS, if it does not start.
     pub(super) fn new(settings: OidcSettings) -> Result<Provider, reqwest::Error> {
-        let client = Client::builder()
-            .http1_only()
-            .no_proxy()
-            .redirect(Policy::none())
-            .retry(reqwest::retry::never())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
-            .pool_max_idle_per_host(0)
-            .user_agent(concat!("loangate/", env!("CARGO_PKG_VERSION")))
-            .build()?;
         Ok(Provider {
             settings,
-            client,
+            client: provider_client()?,
             metadata: FetchCache::default(),
             keys: FetchCache::default(),
             failures: LogLimit::per_minute(),

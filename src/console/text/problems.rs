@@ -115,6 +115,9 @@ pub(in crate::console) fn problem_name(code: Code, language: Language) -> &'stat
         Code::LendingBreach => ["Bokbasen violates its API", "Bokbasen bryter sitt eget API"],
         Code::LendingUnavailable => ["Bokbasen is unavailable", "Bokbasen er utilgjengelig"],
         Code::LoansUndecided => ["Many loans are undecided", "Mange lån er ikke avgjort"],
+        Code::LoginKeys => {
+            ["Keys of a login service are missing", "Nøkler til en innloggingstjeneste mangler"]
+        }
         Code::NodeMissing => ["A gate is missing", "En port mangler"],
         Code::OriginFailing => ["A storage fails", "Et lager svikter"],
         Code::ReportsForAPerson => {
@@ -164,6 +167,9 @@ pub(in crate::console) fn advice(code: Code, language: Language) -> &'static str
         Code::LendingUnavailable => "Undersøk Bokbasens tjeneste, nettet dit og innloggingen der.",
         Code::LoansUndecided => {
             "Undersøk om Bokbasen svarer. Porten avgjør disse lånene når den gjør det."
+        }
+        Code::LoginKeys => {
+            "Undersøk innloggingstjenesten og nettet dit: `loangate check --online`."
         }
         Code::NodeMissing => "Finn ut hvorfor porten stanset, og start den igjen.",
         Code::OriginFailing => "Undersøk lageret og nettet dit.",

@@ -51,17 +51,16 @@ fn jwks_without_usable_key_is_rejected() {
 fn missing_or_huge_jwks_is_rejected() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = settings(&dir, &json!({"keys": []}));
-    let file = settings.jwt.as_ref().unwrap().jwks.clone();
-    std::fs::write(&file, vec![b' '; 1024 * 1024 + 1]).unwrap();
+    std::fs::write(dir.path().join("jwks.json"), vec![b' '; 1024 * 1024 + 1]).unwrap();
     assert!(refused(&settings).contains("1 MiB"));
-    settings.jwt.as_mut().unwrap().jwks = dir.path().join("nothing");
+    settings.issuers[0].keys = KeySource::File(dir.path().join("nothing"));
     assert!(refused(&settings).contains("cannot be read"));
 }
 
 #[test]
 fn keys_of_other_algorithms_are_ignored() {
     let mut gate = Gate::start();
-    gate.settings.jwt.as_mut().unwrap().algorithms = vec![Algorithm::ES256];
+    gate.settings.issuers[0].algorithms = vec![Algorithm::ES256];
     gate.restart();
     assert!(gate.bearer(&LOGIN.ec.sign(&claims(json!({})))).is_ok());
     for signer in [&LOGIN.ed, &LOGIN.rsa] {

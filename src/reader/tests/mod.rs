@@ -2,8 +2,10 @@
 //! the tests set.
 
 mod cache;
+mod fetching;
 mod keys;
 mod links;
+mod login_services;
 mod tokens;
 
 use std::sync::LazyLock;
@@ -154,14 +156,16 @@ fn settings(dir: &TempDir, jwks: &Value) -> Settings {
     let file = dir.path().join("jwks.json");
     std::fs::write(&file, jwks.to_string()).unwrap();
     Settings {
-        jwt: Some(JwtSettings {
-            jwks: file,
+        issuers: vec![JwtSettings {
+            keys: KeySource::File(file),
+            keep_keys: Duration::from_secs(3600),
             algorithms: vec![Algorithm::EdDSA, Algorithm::ES256, Algorithm::RS256],
             issuer: "https://login.example.no".to_owned(),
             audience: "loangate".to_owned(),
-            library_claim: "library".to_owned(),
+            library: LibraryRule::Claim("library".to_owned()),
             borrower_claim: "sub".to_owned(),
-        }),
+            borrower_group: None,
+        }],
         link_keys: vec![link_key("k1", LINK_KEY)],
         resume_grace: Duration::from_secs(600),
         max_lifetime: Duration::from_secs(365 * 86_400),

@@ -26,8 +26,8 @@ fn token_of_each_algorithm_yields_its_claims() {
 #[test]
 fn claim_names_are_configurable() {
     let mut gate = Gate::start();
-    let jwt = gate.settings.jwt.as_mut().unwrap();
-    jwt.library_claim = "https://example.no/isil".to_owned();
+    let jwt = &mut gate.settings.issuers[0];
+    jwt.library = LibraryRule::Claim("https://example.no/isil".to_owned());
     jwt.borrower_claim = "patron".to_owned();
     gate.restart();
     let token = LOGIN.ed.sign(&claims(
@@ -229,7 +229,7 @@ fn missing_credential_names_what_to_send() {
     }
     let token = LOGIN.ed.sign(&claims(json!({})));
     let link = gate.link(&Scope::Title("9780306406157".parse().unwrap()));
-    gate.settings.jwt = None;
+    gate.settings.issuers.clear();
     gate.settings.link_keys = Vec::new();
     gate.restart();
     assert!(unauthenticated(gate.bearer(&token)).contains("no reader tokens"));

@@ -101,11 +101,13 @@ impl Explainer {
         Explainer { services, config, name, clock }
     }
 
-    /// Returns whose request it is; none if its credential names nobody.
-    pub(crate) fn asker(&self, question: &Question) -> Option<(LibraryId, Borrower)> {
+    /// Returns whose request it is; none if its credential names nobody. It fetches the key of a
+    /// token first, as the request would: the explanation that follows then has the same reader.
+    pub(crate) async fn asker(&self, question: &Question) -> Option<(LibraryId, Borrower)> {
         if let Asking::Borrower(library, borrower, _) = question.reader {
             return Some((library, borrower));
         }
+        self.services.readers.until_keys_fetched(&question.headers).await;
         let (request, _) = self.request(question.clone()).ok()?;
         let catalog = &self.config.get().catalog;
         let (token, _) = catalog.parse(request.uri.path()).ok()?.split_token();

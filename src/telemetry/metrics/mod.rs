@@ -12,6 +12,7 @@ mod label;
 mod ledger;
 mod lending;
 mod loans;
+mod login_keys;
 mod origins;
 mod readings;
 mod requests;
@@ -29,6 +30,7 @@ pub use label::LabelValues;
 pub use ledger::{FencedMember, FlushOutcome, RequestStorage};
 pub use lending::{Breach, CallKind, CallOutcome, LendingCall};
 pub use loans::{BrakeAction, BrakeLimit, LateBeginFinder, LoanEvent};
+pub use login_keys::KeyFetch;
 use metrics_exporter_prometheus::BuildError;
 pub use origins::{OriginMetrics, OriginOutcome, ResumeOutcome};
 pub use readings::{Calls, Durations, Readings};
@@ -36,9 +38,10 @@ pub use requests::{RequestOutcome, StreamEnd, Via};
 pub use tasks::{ReloadOutcome, Task};
 
 /// The definitions of all metrics, by subject.
-const SUBJECTS: [&[Definition]; 8] = [
+const SUBJECTS: [&[Definition]; 9] = [
     &requests::DEFINITIONS,
     &connections::DEFINITIONS,
+    &login_keys::DEFINITIONS,
     &loans::DEFINITIONS,
     &lending::DEFINITIONS,
     &balance::DEFINITIONS,

@@ -66,6 +66,8 @@ label_enum! {
         Driver = "driver",
         /// Ends loans whose time is over.
         Expire = "expire",
+        /// Fetches the keys of login services.
+        FetchLoginKeys = "fetch-login-keys",
         /// Writes the counts of delivered bytes.
         FlushMetering = "flush-metering",
         /// Aggregates the histograms.
