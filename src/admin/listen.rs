@@ -4,6 +4,7 @@
 //! that it stays reachable while the public listener is full.
 
 use std::fs::File;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,14 +39,32 @@ pub(super) fn acceptor(public: &ServerConfig) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Accepts connections until `stop` is cancelled.
+/// The signals that stop the listener.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stopping {
+    /// Closes the listening socket. Open connections end after their running responses.
+    pub(super) accepting: CancellationToken,
+    /// Closes the connections.
+    pub(super) connections: CancellationToken,
+}
+
+impl Stopping {
+    /// Closes everything.
+    pub(super) fn stop(&self) {
+        self.accepting.cancel();
+        self.connections.cancel();
+    }
+}
+
+/// Accepts connections until `stopping.accepting` is cancelled.
 pub(super) async fn accept(
     listener: Arc<TcpListener>,
     tls: Option<TlsAcceptor>,
     router: Router,
     tasks: TaskTracker,
-    stop: CancellationToken,
+    stopping: Stopping,
 ) {
+    let listeners = std::slice::from_ref(&*listener);
     let (peers, failures) = (Peers::default(), LogLimit::per_minute());
     let mut reserve = Reserve::new();
     loop {
@@ -61,13 +80,15 @@ pub(super) async fn accept(
             }
             if has_freed { AcceptRetry::AtOnce } else { AcceptRetry::AfterDelay }
         };
-        let Some((socket, address)) = accept::next(&listener, &stop, use_reserve).await else {
+        let Some((socket, address)) =
+            accept::next(listeners, &stopping.accepting, use_reserve).await
+        else {
             return;
         };
         reserve.refill();
         let Some(peer) = peers.admit(address.ip()) else { continue };
-        let connection = serve(socket, tls.clone(), router.clone(), peer.clone());
-        let stop = stop.clone();
+        let Stopping { accepting: ending, connections: stop } = stopping.clone();
+        let connection = serve(socket, tls.clone(), router.clone(), peer.clone(), ending);
         tasks.spawn(async move {
             tokio::select! {
                 () = connection => {}
@@ -103,30 +124,48 @@ impl Reserve {
     }
 }
 
-async fn serve(socket: TcpStream, tls: Option<TlsAcceptor>, router: Router, peer: Arc<Peer>) {
+/// Serves a connection. Once `ending` is cancelled, it ends after its running response.
+async fn serve(
+    socket: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    peer: Arc<Peer>,
+    ending: CancellationToken,
+) {
     let _ = socket.set_nodelay(true);
     let router = router.layer(Extension(peer));
     match tls {
-        None => serve_http(socket, router).await,
+        None => serve_http(socket, router, ending).await,
         Some(tls) => {
             if let Ok(Ok(stream)) =
                 tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await
             {
-                serve_http(stream, router).await;
+                serve_http(stream, router, ending).await;
             }
         }
     }
 }
 
-async fn serve_http(stream: impl AsyncRead + AsyncWrite, router: Router) {
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite,
+    router: Router,
+    ending: CancellationToken,
+) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
-    let ended = hyper::server::conn::http1::Builder::new()
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         // hyper applies it between requests as well, so it is the idle timeout too.
         .header_read_timeout(IDLE_TIMEOUT)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router))
-        .await;
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = ending.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the admin listener broke");
     }
@@ -146,7 +185,7 @@ mod tests {
         client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         let connection = tokio::time::timeout(
             WRITE_TIMEOUT + Duration::from_secs(2),
-            serve_http(server, router),
+            serve_http(server, router, CancellationToken::new()),
         );
         assert!(connection.await.is_ok(), "the write must time out if the client reads nothing");
     }

@@ -34,7 +34,7 @@ pub(crate) use waiting::Waiting;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -64,6 +64,7 @@ use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Task};
 use accesses::{AccessLimits, Accessor};
 use auth::WrongTokenLog;
+use listen::Stopping;
 use problems::AdminProblem;
 
 /// The keys of `[listen] admin` and `[admin]`.
@@ -162,11 +163,8 @@ impl fmt::Debug for Readiness {
 
 /// The reason why the admin listener did not start.
 #[derive(Debug, thiserror::Error)]
-#[error("the admin listener cannot listen on {address}: {source}; is another program using it?")]
-pub(crate) struct AdminError {
-    address: SocketAddr,
-    source: std::io::Error,
-}
+#[error("the admin listener cannot use its listening socket: {0}")]
+pub(crate) struct AdminError(std::io::Error);
 
 /// The admin listener, before its start.
 #[derive(Debug)]
@@ -177,7 +175,7 @@ pub(crate) struct Admin {}
 pub(crate) struct Running {
     url: String,
     tasks: TaskTracker,
-    stop: CancellationToken,
+    stopping: Stopping,
 }
 
 struct App {
@@ -189,20 +187,28 @@ struct App {
 }
 
 impl Admin {
-    /// Starts to listen, and serves requests on the current runtime.
+    /// Serves requests on the current runtime, from a socket that listens and does not block. Once
+    /// `handed_over` is cancelled, it accepts no more connections.
     ///
     /// # Errors
-    /// Returns [`AdminError`] if the address cannot be bound.
-    pub(crate) async fn start(settings: &Settings, parts: Parts) -> Result<Running, AdminError> {
-        let failed = |source| AdminError { address: settings.listen, source };
-        let listener = tokio::net::TcpListener::bind(settings.listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+    /// Returns [`AdminError`] if the socket cannot be used.
+    pub(crate) fn start(
+        settings: &Settings,
+        socket: TcpListener,
+        parts: Parts,
+        handed_over: &CancellationToken,
+    ) -> Result<Running, AdminError> {
+        let listener = tokio::net::TcpListener::from_std(socket).map_err(AdminError)?;
+        let address = listener.local_addr().map_err(AdminError)?;
         let tls = settings.tls.then(|| listen::acceptor(&parts.tls));
         let scheme = if settings.tls { "https" } else { "http" };
         let running = Running {
             url: format!("{scheme}://{address}"),
             tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
+            stopping: Stopping {
+                accepting: handed_over.child_token(),
+                connections: CancellationToken::new(),
+            },
         };
         let description = openapi::description(parts.readers_api.clone());
         let metrics = parts.metrics.clone();
@@ -213,15 +219,16 @@ impl Admin {
             description,
             access_limits: AccessLimits::default(),
         }));
-        let (listener, tasks, stop) =
-            (Arc::new(listener), running.tasks.clone(), running.stop.clone());
-        let accepting = supervise(Task::AcceptAdmin, metrics, running.stop.clone(), move || {
+        let (listener, tasks, stopping) =
+            (Arc::new(listener), running.tasks.clone(), running.stopping.clone());
+        let stop = stopping.accepting.clone();
+        let accepting = supervise(Task::AcceptAdmin, metrics, stop, move || {
             listen::accept(
                 listener.clone(),
                 tls.clone(),
                 router.clone(),
                 tasks.clone(),
-                stop.clone(),
+                stopping.clone(),
             )
         });
         running.tasks.spawn(accepting);
@@ -237,7 +244,7 @@ impl Running {
 
     /// Closes every connection and waits until all tasks have ended.
     pub(crate) async fn stop(self) {
-        self.stop.cancel();
+        self.stopping.stop();
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -245,7 +252,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.stopping.stop();
     }
 }
 

@@ -18,6 +18,7 @@ use crate::delivery::Delivery;
 use crate::gate::Gate;
 use crate::ledger::{Brake, Ledger};
 use crate::lending::{Bokbasen, Reporting};
+use crate::listeners::EarlyAdmin;
 use crate::metering::Meter;
 use crate::monitor::{CertificateDates, Monitor, Probes};
 use crate::process_handles::ProcessHandles;
@@ -52,6 +53,7 @@ impl ConnectedParts {
     pub(super) async fn build(
         config: &Config,
         handles: ProcessHandles,
+        early_admin: &EarlyAdmin,
     ) -> Result<ConnectedParts, StartError> {
         let ProcessHandles { clock, metrics, .. } = handles.clone();
         let readers = Arc::new(Readers::new(&config.readers, clock.clone())?);
@@ -66,7 +68,7 @@ impl ConnectedParts {
             meter.clone(),
             metrics.clone(),
         )?;
-        let ledger = open_ledger(config, &readers, &certificates, &handles).await?;
+        let ledger = open_ledger(config, &readers, &certificates, &handles, early_admin).await?;
         warn_of_other_processes(&ledger);
         let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone())?;
         let reporting = config

@@ -1,6 +1,7 @@
 //! Starts and stops a gate.
 //!
-//! The order of stopping matters: first the readers drain, then the meter and `circulation` stop,
+//! The gate opens its sockets last: a predecessor serves them until then. The order of stopping
+//! matters: first the readers drain, then the meter and `circulation` stop,
 //! then the ledger. So the ledger still records everything that readers do.
 
 use std::net::SocketAddr;
@@ -19,11 +20,14 @@ use crate::admin::{self, Admin};
 use crate::circulation::Circulation;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::delivery::Delivery;
 use crate::ledger::{Ledger, LedgerError};
+use crate::listeners::{Addresses, HandoverService, Listeners, Opened, PUBLIC};
 use crate::metering::Flusher;
 use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
-use crate::server::{self, RequestRecorder, Services};
+use crate::server::{self, Heartbeat, RequestRecorder};
+use crate::service_manager::ServiceManager;
 use crate::telemetry::Metrics;
 
 /// How long `circulation` may take to stop, because it waits for begins in flight, and how long the
@@ -48,39 +52,74 @@ pub struct Running {
     recorder: RequestRecorder,
     ledger: Ledger,
     reloadable: ReloadableParts,
+    /// Hands over to a successor; none if another gate cannot take over.
+    handover: Option<HandoverService>,
+    handed_over: CancellationToken,
+    service_manager: ServiceManager,
+    drain_delay: Duration,
+    /// Makes `/readyz` report that the gate stops.
+    unready: CancellationToken,
     stopping: CancellationToken,
 }
 
-/// Starts everything in a configuration, on the current runtime. Readers get their own threads.
+/// Returns the addresses that a configuration names.
+pub(crate) fn addresses(config: &Config) -> Addresses {
+    Addresses { public: config.server.listen, admin: config.admin.listen }
+}
+
+/// Starts everything in a configuration, on the current runtime. Readers get their own threads. The
+/// gate takes over from no other, and hands over to none.
 ///
 /// # Errors
 /// Returns a [`StartError`] that names the part that could not start.
-pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartError> {
+pub async fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
+    let listeners = Listeners::unshared(addresses(&config));
+    Box::pin(start_with(config, clock, listeners)).await
+}
+
+/// Like [`start`], with these listeners. Returns once a predecessor drains.
+///
+/// # Errors
+/// Returns a [`StartError`]. A predecessor serves on then.
+pub(crate) async fn start_with(
+    mut config: Config,
+    clock: Clock,
+    mut listeners: Listeners,
+) -> Result<Running, StartError> {
     descriptors::fit_limits(&mut config);
     let handles = ProcessHandles { clock, metrics: Metrics::new()?, slow: Handle::current() };
-    let parts = ConnectedParts::build(&config, handles).await?;
+    let early_admin = listeners.early_admin()?;
+    let building = Box::pin(ConnectedParts::build(&config, handles, &early_admin));
+    let parts = listeners.during(building).await??;
+    drop(early_admin);
+    let workers = workers(&parts)?;
+    let Opened { public: sockets, admin: admin_socket, offer, address } =
+        listeners.open(workers.len()).await?;
     let services = Arc::new(parts.services(&config.server));
-    let server = start_server(&config, &parts, services.clone())?;
-    let stopping = CancellationToken::new();
+    let (unready, stopping) = (CancellationToken::new(), CancellationToken::new());
     background::start(&parts, &stopping);
     let reloadable = ReloadableParts::of(&parts);
     let store_requests = config.server.store_requests;
     let clock = parts.handles.clock.clone();
     let recorder = RequestRecorder::start(services.clone(), clock, store_requests);
-    let monitor = parts.monitor(&config, server.address);
+    let monitor = parts.monitor(&config, address);
     monitor.start(&stopping);
-    let for_admin = parts.for_admin(&config, server.address, services, monitor, &stopping)?;
+    let for_admin = parts.for_admin(&config, address, services.clone(), monitor, &unready)?;
+    let certificates = parts.certificates.clone();
     let ConnectedParts { handles, readers, catalog, meter, ledger, circulation, reporting, .. } =
         parts;
+    listeners.ready().await?;
+    let server = server::start(&config.server, services, certificates, workers, sockets)?;
+    let handed_over = CancellationToken::new();
+    let admin = Admin::start(&config.admin, admin_socket, for_admin, &handed_over)?;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
-    let admin = Admin::start(&config.admin, for_admin).await?;
     circulation.start();
     if let Some((settings, client)) = config.reports.clone().zip(reporting) {
         let stored_file = Arc::new(move |path: &str| catalog.stored_file(path));
         circulation.start_reports(settings, client, stored_file);
     }
-    Ok(Running {
-        public: server.address,
+    let mut running = Running {
+        public: address,
         admin_url: admin.url().to_owned(),
         readers,
         server,
@@ -90,19 +129,29 @@ pub async fn start(mut config: Config, clock: Clock) -> Result<Running, StartErr
         recorder,
         ledger,
         reloadable,
+        handover: None,
+        handed_over: handed_over.clone(),
+        service_manager: listeners.service_manager().clone(),
+        drain_delay: config.server.drain_delay,
+        unready,
         stopping,
-    })
+    };
+    match listeners.serving(offer, handed_over).await {
+        Ok(handover) => running.handover = handover,
+        Err(error) => {
+            // Readers may have connected already, and another gate accepts the next ones.
+            running.drain_delay = Duration::ZERO;
+            running.stop().await;
+            return Err(error.into());
+        }
+    }
+    Ok(running)
 }
 
-/// Starts the public listener with one worker for each core.
-fn start_server(
-    config: &Config,
-    parts: &ConnectedParts,
-    services: Arc<Services>,
-) -> Result<server::Running, StartError> {
+/// Returns the deliveries of the workers, one for each core.
+fn workers(parts: &ConnectedParts) -> Result<Vec<Delivery>, StartError> {
     let count = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let workers = (0..count).map(|_| parts.delivery.for_worker()).collect::<Result<Vec<_>, _>>()?;
-    Ok(server::start(&config.server, services, parts.certificates.clone(), workers)?)
+    Ok((0..count).map(|_| parts.delivery.for_worker()).collect::<Result<_, _>>()?)
 }
 
 impl Running {
@@ -119,8 +168,28 @@ impl Running {
         self.ledger.until_moved().await
     }
 
-    /// Drains connections, then stops every part in order.
+    /// Waits until a successor has taken over, and returns its process id. It serves the sockets of
+    /// this gate. The caller calls [`Running::stop`].
+    pub(crate) async fn handed_over(&self) -> Option<u32> {
+        self.handed_over.cancelled().await;
+        self.handover.as_ref().and_then(HandoverService::successor)
+    }
+
+    /// Shows whether the threads of readers respond.
+    pub(crate) fn heartbeat(&self) -> Heartbeat {
+        self.server.heartbeat()
+    }
+
+    /// The service manager of this process.
+    pub(crate) fn service_manager(&self) -> &ServiceManager {
+        &self.service_manager
+    }
+
+    /// Reports that the gate stops, and accepts connections for `server.drain_delay`. Then drains
+    /// connections, and stops every part in order. A gate that has handed over has no delay.
     pub async fn stop(self) {
+        self.unready.cancel();
+        let _ = timeout(self.drain_delay, self.handed_over.cancelled()).await;
         self.end(STOP_TIMEOUT, async |server| {
             let aborted = server.drain().await;
             if aborted > 0 {
@@ -137,7 +206,10 @@ impl Running {
 
     /// Ends the server by `end`, and then every other part within this time.
     async fn end(self, limit: Duration, end: impl AsyncFnOnce(server::Running)) {
+        self.unready.cancel();
         self.stopping.cancel();
+        // A successor may still take over the admin listener.
+        self.handover.iter().for_each(|handover| handover.close(PUBLIC));
         end(self.server).await;
         if timeout(limit, self.flusher.stop()).await.is_err() {
             tracing::error!("timed out while writing the last counts of delivered bytes");
@@ -146,6 +218,9 @@ impl Running {
             tracing::error!("timed out while storing the last requests");
         }
         self.circulation.stop(limit).await;
+        if let Some(handover) = self.handover {
+            handover.stop().await;
+        }
         self.admin.stop().await;
         self.ledger.close().await;
     }

@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use crate::{
     admin, catalog, circulation, console as pages, delivery, gate, ledger as loans,
-    lending as bokbasen, metering, monitor, origin, reader, server, telemetry,
+    lending as bokbasen, listeners, metering, monitor, origin, reader, server, telemetry,
 };
 
 pub use check::{Checked, check};
@@ -46,6 +46,8 @@ use table::Table;
 pub struct Config {
     /// The public listener, from `[listen] public`, `[tls]`, `[server]`, `[cors]` and `[limits]`.
     pub server: server::Settings,
+    /// The upgrade to another process, from `[server]`.
+    pub handover: listeners::Settings,
     /// The admin listener, from `[listen] admin` and `[admin]`.
     pub admin: admin::Settings,
     /// The console, from `[console]`.
@@ -183,7 +185,7 @@ pub fn read(file: &Path, text: &str) -> Result<Loaded, Vec<Mistake>> {
 /// Reads every table, even after mistakes in earlier ones.
 fn sections(mut root: Table<'_>) -> Option<Config> {
     let listen = service::listen(&mut root);
-    let server = service::server(&mut root, listen.public);
+    let (server, handover) = service::server(&mut root, listen.public).unzip();
     let stored = server.as_ref().map_or(Duration::ZERO, |server| server.store_requests);
     let mut admin = service::admin(&mut root, listen.admin);
     let console = console::console(&mut root);
@@ -210,13 +212,16 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let reports = reports::reports(&mut root);
     root.finish();
     let lending = lending?;
+    let (server, ledger) = (server?, ledger?);
+    let handover = handover?.settings(&ledger.store, server.listen.port());
     Some(Config {
-        server: server?,
+        handover,
+        server,
         admin: admin?,
         console,
         readers: reader_tables.readers?,
         lending: lending.client?,
-        ledger: ledger?,
+        ledger,
         delivery,
         metering,
         origins,

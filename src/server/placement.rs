@@ -100,6 +100,16 @@ impl Workers {
         }
     }
 
+    /// Waits until every worker has run a task. Returns false if the thread of one has ended.
+    pub(super) async fn respond(&self) -> bool {
+        let tasks: Vec<_> = self.0.iter().map(|state| state.runtime.spawn(async {})).collect();
+        let mut respond = true;
+        for task in tasks {
+            respond &= task.await.is_ok();
+        }
+        respond
+    }
+
     /// Samples the load of the workers at intervals, and never returns. A single worker is not
     /// sampled.
     pub(super) async fn sample_load(self) {

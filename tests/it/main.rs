@@ -98,5 +98,6 @@ mod supervision;
 mod support_commands;
 mod title_table;
 mod two_processes;
+mod upgrade;
 mod watch;
 mod worker_placement;
