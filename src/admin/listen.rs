@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
@@ -153,15 +154,23 @@ async fn serve_http(
 ) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
+    // hyper closes a connection whose first request has not arrived when it is told to end.
+    let has_request = CancellationToken::new();
+    let (router, arrived) = (TowerToHyperService::new(router), has_request.clone());
+    let service = service_fn(move |request| {
+        arrived.cancel();
+        router.call(request)
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         // hyper applies it between requests as well, so it is the idle timeout too.
         .header_read_timeout(IDLE_TIMEOUT)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut connection = pin!(connection);
+    let may_end = async { tokio::join!(has_request.cancelled(), ending.cancelled()) };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = ending.cancelled() => {
+        _ = may_end => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -174,7 +183,7 @@ async fn serve_http(
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -188,6 +197,26 @@ mod tests {
             serve_http(server, router, CancellationToken::new()),
         );
         assert!(connection.await.is_ok(), "the write must time out if the client reads nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ending_connection_responds_to_the_request_that_arrives() {
+        let router = Router::new().route("/", get(async || "served"));
+        let (mut client, server) = tokio::io::duplex(1024);
+        let ending = CancellationToken::new();
+        let connection = tokio::spawn(serve_http(server, router, ending.clone()));
+        tokio::task::yield_now().await;
+        ending.cancel();
+        tokio::task::yield_now().await;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 200") && response.ends_with("served"), "{response}");
+        connection.await.unwrap();
+        // Without a request, the idle timeout ends it.
+        let (client, server) = tokio::io::duplex(1024);
+        serve_http(server, Router::new(), ending).await;
+        drop(client);
     }
 
     #[test]

@@ -37,6 +37,7 @@ use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
@@ -47,6 +48,7 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use rustls::ServerConfig;
 use secrecy::SecretString;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -240,6 +242,13 @@ impl Running {
     /// Returns the listener's URL, without a trailing slash.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Accepts no more connections, and lets those that are open end within this time.
+    pub(crate) async fn drain(&self, limit: Duration) {
+        self.stopping.accepting.cancel();
+        self.tasks.close();
+        let _ = timeout(limit, self.tasks.wait()).await;
     }
 
     /// Closes every connection and waits until all tasks have ended.

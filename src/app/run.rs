@@ -35,6 +35,8 @@ use crate::telemetry::Metrics;
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// The same for a gate whose ledger was moved, which can write nothing.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long requests of operators may continue after another gate has taken over.
+const ADMIN_DRAIN: Duration = Duration::from_secs(5);
 
 /// A running gate.
 #[derive(Debug)]
@@ -220,6 +222,9 @@ impl Running {
         self.circulation.stop(limit).await;
         if let Some(handover) = self.handover {
             handover.stop().await;
+        }
+        if self.handed_over.is_cancelled() {
+            self.admin.drain(ADMIN_DRAIN).await;
         }
         self.admin.stop().await;
         self.ledger.close().await;

@@ -66,11 +66,10 @@ fn handover(table: &mut Table<'_>) -> Handover {
     let timeout = table.or("handover_timeout", Duration::from_secs(120), nonzero_duration);
     let source = table.source();
     let file = table.optional("handover", |value| {
-        let text = values::text(value)?;
-        if text.is_empty() {
+        if matches!(value, DeValue::String(text) if text.is_empty()) {
             return Ok(PathBuf::new());
         }
-        let file = source.path(&text);
+        let file = source.path(&values::text(value)?);
         let length = file.as_os_str().len();
         let longest = listeners::longest_file();
         match length <= longest {

@@ -38,6 +38,18 @@ pub(super) fn deal(
     Ok(dealt)
 }
 
+#[cfg(test)]
+#[test]
+fn every_socket_has_a_worker() {
+    let sockets = |count| (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    for (count, workers, dealt) in
+        [(1, 3, vec![1, 0, 0]), (5, 2, vec![3, 2]), (2, 2, vec![1, 1]), (0, 1, vec![0])]
+    {
+        let of_workers = deal(sockets(count), workers).unwrap();
+        assert_eq!(of_workers.iter().map(Vec::len).collect::<Vec<_>>(), dealt);
+    }
+}
+
 /// Creates the runtime of one worker.
 pub(super) fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()

@@ -238,6 +238,18 @@ mod tests {
         Workers::new(vec![Handle::current(); 2])
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn worker_that_is_busy_or_gone_does_not_respond() {
+        let (workers, _inboxes) = pair();
+        assert!(workers.respond().await);
+        let never_run = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (workers, _inboxes) = Workers::new(vec![Handle::current(), never_run.handle().clone()]);
+        let respond = tokio::time::timeout(Duration::from_secs(60), workers.respond());
+        assert!(respond.await.is_err());
+        never_run.shutdown_background();
+        assert!(!workers.respond().await);
+    }
+
     #[tokio::test]
     async fn slots_are_reserved_in_turn_and_released() {
         let (workers, _inboxes) = pair();

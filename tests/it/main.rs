@@ -88,6 +88,7 @@ mod runtime_diagnostics;
 mod sandbox_command;
 mod security_document;
 mod security_headers;
+mod service_manager;
 mod session_tickets;
 mod several_ranges;
 mod silence;

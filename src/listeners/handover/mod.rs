@@ -24,6 +24,8 @@ mod file;
 mod message;
 mod predecessor;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
