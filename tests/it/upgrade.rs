@@ -43,7 +43,7 @@ async fn scene(keys: &str) -> Scene {
     let (public, admin) = (format!("127.0.0.1:{first}"), format!("127.0.0.1:{}", first + 1));
     scene.replace_in_config("public = \"127.0.0.1:0\"", &format!("public = \"{public}\""));
     scene.replace_in_config("admin = \"127.0.0.1:0\"", &format!("admin = \"{admin}\""));
-    let server = format!("[server]\ndrain = \"100s\"\n{keys}\n\n[admin]\n");
+    let server = format!("[server]\ndrain = \"600s\"\n{keys}\n\n[admin]\n");
     scene.replace_in_config("[admin]\n", &server);
     scene.base = format!("https://{public}");
     scene.admin = format!("http://{admin}");
@@ -115,7 +115,7 @@ impl Downloads {
             Downloads { release: Arc::new(AtomicBool::new(false)), tasks: JoinSet::new() };
         let started = Arc::new(AtomicUsize::new(0));
         for number in 0..count {
-            let token = scene.token(&format!("slow {number}"));
+            let token = scene.token(&format!("slow {}", fastrand::u64(..)));
             let (release, started) = (downloads.release.clone(), started.clone());
             if number % 2 == 0 {
                 let (address, ca) = (scene.address(), scene.ca());
@@ -154,7 +154,7 @@ impl Downloads {
 
 async fn slowly(release: &AtomicBool) {
     if !release.load(Ordering::Relaxed) {
-        sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(300)).await;
     }
 }
 
@@ -290,10 +290,12 @@ fn one_core() -> Command {
 async fn upgrades_and_a_drain_break_nothing() {
     let scene = scene("drain_delay = \"4s\"\nhandover_timeout = \"3s\"").await;
     let mut gates = vec![serve(&scene).await];
-    let mut downloads = Downloads::start(&scene, number("LOANGATE_DOWNLOADS", 50)).await;
+    let upgrades = number("LOANGATE_UPGRADES", 4);
+    // Some of each process.
+    let of_each = number("LOANGATE_DOWNLOADS", 50).div_ceil(upgrades + 1);
+    let mut downloads = vec![Downloads::start(&scene, of_each).await];
     let load = Load::start(&scene);
     load.more(&scene, 50).await;
-    let upgrades = number("LOANGATE_UPGRADES", 4);
     for upgrade in 0..upgrades {
         if upgrade == 1 {
             // It fails after it has received the sockets.
@@ -321,9 +323,9 @@ async fn upgrades_and_a_drain_break_nothing() {
             _ => serve(&scene).await,
         });
         load.more(&scene, 50).await;
-        downloads.all_run();
-        let old = &mut gates[upgrade];
-        assert!(old.runs(), "it still has downloads");
+        downloads.push(Downloads::start(&scene, of_each).await);
+        downloads.iter_mut().for_each(Downloads::all_run);
+        assert!(gates.iter_mut().all(Process::runs), "they still have downloads");
     }
     // A load balancer sends no new connections to a gate that is not ready.
     let last = gates.last().unwrap();
@@ -332,7 +334,10 @@ async fn upgrades_and_a_drain_break_nothing() {
     scene.until("the gate reports that it stops", unready).await;
     load.more(&scene, 50).await;
     let served = load.end().await;
-    let completed = downloads.complete().await;
+    let mut completed = 0;
+    for downloads in downloads {
+        completed += downloads.complete().await;
+    }
     for gate in &mut gates {
         assert!(gate.exit().await.success());
     }
