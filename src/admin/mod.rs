@@ -26,10 +26,12 @@ mod problems;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod reports;
 mod request_body;
+mod running;
 mod waiting;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod watch;
 
+pub(crate) use running::Running;
 pub(crate) use waiting::Waiting;
 
 use std::borrow::Cow;
@@ -37,7 +39,6 @@ use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
@@ -48,9 +49,7 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use rustls::ServerConfig;
 use secrecy::SecretString;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::buffer_budget::Buffers;
 use crate::catalog::Catalog;
@@ -66,7 +65,6 @@ use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Task};
 use accesses::{AccessLimits, Accessor};
 use auth::WrongTokenLog;
-use listen::Stopping;
 use problems::AdminProblem;
 
 /// The keys of `[listen] admin` and `[admin]`.
@@ -172,14 +170,6 @@ pub(crate) struct AdminError(std::io::Error);
 #[derive(Debug)]
 pub(crate) struct Admin {}
 
-/// A running admin listener. Dropping it cancels all its tasks.
-#[derive(Debug)]
-pub(crate) struct Running {
-    url: String,
-    tasks: TaskTracker,
-    stopping: Stopping,
-}
-
 struct App {
     settings: Settings,
     wrong_tokens: WrongTokenLog,
@@ -204,14 +194,7 @@ impl Admin {
         let address = listener.local_addr().map_err(AdminError)?;
         let tls = settings.tls.then(|| listen::acceptor(&parts.tls));
         let scheme = if settings.tls { "https" } else { "http" };
-        let running = Running {
-            url: format!("{scheme}://{address}"),
-            tasks: TaskTracker::new(),
-            stopping: Stopping {
-                accepting: handed_over.child_token(),
-                connections: CancellationToken::new(),
-            },
-        };
+        let running = Running::new(format!("{scheme}://{address}"), handed_over);
         let description = openapi::description(parts.readers_api.clone());
         let metrics = parts.metrics.clone();
         let router = router(Arc::new(App {
@@ -235,33 +218,6 @@ impl Admin {
         });
         running.tasks.spawn(accepting);
         Ok(running)
-    }
-}
-
-impl Running {
-    /// Returns the listener's URL, without a trailing slash.
-    pub(crate) fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Accepts no more connections, and lets those that are open end within this time.
-    pub(crate) async fn drain(&self, limit: Duration) {
-        self.stopping.accepting.cancel();
-        self.tasks.close();
-        let _ = timeout(limit, self.tasks.wait()).await;
-    }
-
-    /// Closes every connection and waits until all tasks have ended.
-    pub(crate) async fn stop(self) {
-        self.stopping.stop();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stopping.stop();
     }
 }
 

@@ -95,8 +95,32 @@ pub(crate) async fn start_with(
     let parts = listeners.during(building).await??;
     drop(early_admin);
     let workers = workers(&parts)?;
-    let Opened { public: sockets, admin: admin_socket, offer, address } =
-        listeners.open(workers.len()).await?;
+    let opened = listeners.open(workers.len()).await?;
+    let offer = opened.offer.clone();
+    let mut running = serve(&config, parts, workers, opened, &mut listeners).await?;
+    match listeners.serving(offer, running.handed_over.clone()).await {
+        Ok(handover) => {
+            running.handover = handover;
+            Ok(running)
+        }
+        Err(error) => {
+            // Readers may have connected already, and another gate accepts the next ones.
+            running.drain_delay = Duration::ZERO;
+            running.stop().await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Starts all parts. They serve the opened sockets.
+async fn serve(
+    config: &Config,
+    parts: ConnectedParts,
+    workers: Vec<Delivery>,
+    opened: Opened,
+    listeners: &mut Listeners,
+) -> Result<Running, StartError> {
+    let address = opened.address;
     let services = Arc::new(parts.services(&config.server));
     let (unready, stopping) = (CancellationToken::new(), CancellationToken::new());
     background::start(&parts, &stopping);
@@ -104,23 +128,23 @@ pub(crate) async fn start_with(
     let store_requests = config.server.store_requests;
     let clock = parts.handles.clock.clone();
     let recorder = RequestRecorder::start(services.clone(), clock, store_requests);
-    let monitor = parts.monitor(&config, address);
+    let monitor = parts.monitor(config, address);
     monitor.start(&stopping);
-    let for_admin = parts.for_admin(&config, address, services.clone(), monitor, &unready)?;
+    let for_admin = parts.for_admin(config, address, services.clone(), monitor, &unready)?;
     let certificates = parts.certificates.clone();
     let ConnectedParts { handles, readers, catalog, meter, ledger, circulation, reporting, .. } =
         parts;
     listeners.ready().await?;
-    let server = server::start(&config.server, services, certificates, workers, sockets)?;
+    let server = server::start(&config.server, services, certificates, workers, opened.public)?;
     let handed_over = CancellationToken::new();
-    let admin = Admin::start(&config.admin, admin_socket, for_admin, &handed_over)?;
+    let admin = Admin::start(&config.admin, opened.admin, for_admin, &handed_over)?;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
     circulation.start();
     if let Some((settings, client)) = config.reports.clone().zip(reporting) {
         let stored_file = Arc::new(move |path: &str| catalog.stored_file(path));
         circulation.start_reports(settings, client, stored_file);
     }
-    let mut running = Running {
+    Ok(Running {
         public: address,
         admin_url: admin.url().to_owned(),
         readers,
@@ -132,22 +156,12 @@ pub(crate) async fn start_with(
         ledger,
         reloadable,
         handover: None,
-        handed_over: handed_over.clone(),
+        handed_over,
         service_manager: listeners.service_manager().clone(),
         drain_delay: config.server.drain_delay,
         unready,
         stopping,
-    };
-    match listeners.serving(offer, handed_over).await {
-        Ok(handover) => running.handover = handover,
-        Err(error) => {
-            // Readers may have connected already, and another gate accepts the next ones.
-            running.drain_delay = Duration::ZERO;
-            running.stop().await;
-            return Err(error.into());
-        }
-    }
-    Ok(running)
+    })
 }
 
 /// Returns the deliveries of the workers, one for each core.

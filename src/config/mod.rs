@@ -12,6 +12,7 @@ mod alerts;
 mod check;
 mod check_online;
 mod console;
+mod handover;
 mod ledger;
 mod lending;
 mod limits;

@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::handover::Handover;
 use super::limits;
 use super::table::Table;
 use super::values::{
     self, address, boolean, duration, list, nonzero_duration, number, one_of, size,
 };
 use crate::circulation::Licences;
-use crate::ledger::{PostgresSettings, StoreSettings};
+use crate::ledger::PostgresSettings;
 use crate::loan::LibraryId;
-use crate::{admin, delivery, gate, listeners, metering, server, telemetry};
+use crate::{admin, delivery, gate, metering, server, telemetry};
 
 /// The longest time for which requests are stored.
 const MAX_STORED: Duration = Duration::from_secs(7 * 86_400);
@@ -41,48 +41,6 @@ pub(super) fn listen(root: &mut Table<'_>) -> Listen {
     Listen { public, admin }
 }
 
-/// The keys of `[server]` about upgrades, before the ledger is known.
-#[derive(Debug)]
-pub(super) struct Handover {
-    /// The file, if the configuration names one; an empty path turns it off.
-    file: Option<PathBuf>,
-    timeout: Duration,
-}
-
-impl Handover {
-    /// Returns the settings. Without a file in the configuration, it is beside the ledger.
-    pub(super) fn settings(self, ledger: &StoreSettings, port: u16) -> listeners::Settings {
-        let beside = match ledger {
-            StoreSettings::Sqlite(file) => file,
-            StoreSettings::Postgres(settings) => &settings.heads,
-        };
-        let file = self.file.unwrap_or_else(|| listeners::default_file(beside, port));
-        let file = Some(file).filter(|file| !file.as_os_str().is_empty());
-        listeners::Settings { file, timeout: self.timeout }
-    }
-}
-
-fn handover(table: &mut Table<'_>) -> Handover {
-    let timeout = table.or("handover_timeout", Duration::from_secs(120), nonzero_duration);
-    let source = table.source();
-    let file = table.optional("handover", |value| {
-        if matches!(value, DeValue::String(text) if text.is_empty()) {
-            return Ok(PathBuf::new());
-        }
-        let file = source.path(&values::text(value)?);
-        let length = file.as_os_str().len();
-        let longest = listeners::longest_file();
-        match length <= longest {
-            true => Ok(file),
-            false => Err(format!(
-                "the path has {length} bytes, and the system allows {longest} for this socket. \
-                 Write a shorter path, or \"\" for no upgrades while it runs"
-            )),
-        }
-    });
-    Handover { file, timeout }
-}
-
 pub(super) fn server(
     root: &mut Table<'_>,
     listen: Option<SocketAddr>,
@@ -90,7 +48,7 @@ pub(super) fn server(
     let mut table = root.optional_table("server");
     let drain = table.or("drain", Duration::from_secs(60), duration);
     let drain_delay = table.or("drain_delay", Duration::ZERO, duration);
-    let handover = handover(&mut table);
+    let handover = Handover::read(&mut table);
     let buffers = table.or("buffers", 256 << 20, buffers);
     let hsts = table.or("hsts", Duration::from_secs(180 * 86_400), duration);
     let recent_requests = table.or("recent_requests", 10_000, number(0, 10_000_000));

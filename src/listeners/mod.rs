@@ -7,23 +7,25 @@
 //!
 //! - `activation` takes the sockets of a service manager (`LISTEN_FDS`).
 //! - `handover` passes the sockets from a running gate to its successor.
-//! - `bind` opens new sockets.
+//! - `bind` opens new sockets, and `early_admin` one for the time before the gate can start.
 
 mod activation;
 mod bind;
+mod early_admin;
 mod handover;
+mod socket;
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::service_manager::ServiceManager;
+use socket::{NamedSocket, nonblocking};
 
 pub(crate) use activation::Activated;
+pub(crate) use early_admin::EarlyAdmin;
 pub(crate) use handover::Settings;
 use handover::{Found, Predecessor};
 pub(crate) use handover::{HandoverError, HandoverService, Offer, default_file, longest_file};
@@ -37,45 +39,6 @@ pub(crate) const ADMIN: &str = "admin";
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval between attempts to bind such an address.
 const BIND_RETRY: Duration = Duration::from_millis(20);
-
-/// A listening socket and its name. It may be of any address family.
-#[derive(Debug)]
-struct NamedSocket {
-    name: String,
-    socket: OwnedFd,
-}
-
-impl NamedSocket {
-    /// Returns the address of a TCP socket.
-    fn address(&self) -> std::io::Result<SocketAddr> {
-        let address = SockRef::from(&self.socket).local_addr()?;
-        address.as_socket().ok_or_else(|| std::io::ErrorKind::Unsupported.into())
-    }
-
-    /// Whether the socket has a configured address. Port 0 stands for any port.
-    fn is_at(&self, configured: SocketAddr) -> bool {
-        self.address().is_ok_and(|address| match configured.port() {
-            0 => address.ip() == configured.ip(),
-            _ => address.ip() == configured.ip() && address.port() == configured.port(),
-        })
-    }
-
-    /// Whether it is a stream socket that listens.
-    fn is_listening(&self) -> bool {
-        SockRef::from(&self.socket).is_listener().is_ok_and(|listens| listens)
-    }
-
-    fn duplicate(&self) -> std::io::Result<TcpListener> {
-        nonblocking(self.socket.try_clone()?)
-    }
-}
-
-/// Returns a listener for an event loop.
-fn nonblocking(socket: OwnedFd) -> std::io::Result<TcpListener> {
-    let listener = TcpListener::from(socket);
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
 
 /// The addresses that a configuration names.
 #[derive(Clone, Copy, Debug)]
@@ -123,33 +86,6 @@ pub(crate) struct Opened {
     pub(crate) address: SocketAddr,
     /// Duplicates, to be handed over.
     pub(crate) offer: Offer,
-}
-
-/// The source of an admin socket for the time before the gate can start.
-#[derive(Debug)]
-pub(crate) enum EarlyAdmin {
-    /// A predecessor still serves the address.
-    Elsewhere,
-    Received(TcpListener),
-    Unbound(SocketAddr),
-}
-
-impl EarlyAdmin {
-    /// Opens the socket; none if another gate has it.
-    ///
-    /// # Errors
-    /// Returns [`ListenError`] if the address cannot be bound.
-    pub(crate) fn open(&self) -> Result<Option<TcpListener>, ListenError> {
-        match self {
-            EarlyAdmin::Elsewhere => Ok(None),
-            EarlyAdmin::Received(socket) => {
-                socket.try_clone().map(Some).map_err(ListenError::Socket)
-            }
-            EarlyAdmin::Unbound(address) => bind::exclusive(*address)
-                .map(Some)
-                .map_err(|source| ListenError::Admin { address: *address, source }),
-        }
-    }
 }
 
 /// The sources of listening sockets.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 use tokio::net::UnixStream;
-use tokio::time::{Duration, Instant, sleep_until, timeout};
+use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 
 use super::super::{Addresses, NamedSocket};
 use super::message::{Message, receive, send};
@@ -15,6 +15,10 @@ use crate::service_manager::ServiceManager;
 
 /// The most messages with sockets.
 const MAX_MESSAGES: usize = 64;
+
+/// How often to look whether a gate that closed the connection still listens.
+const DEATH_CHECKS: u32 = 10;
+const DEATH_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What was found at the file.
 #[derive(Debug)]
@@ -148,13 +152,15 @@ impl Predecessor {
     /// Returns the error, unless nobody listens at the file any more.
     async fn unless_dead(&self, result: io::Result<()>) -> Result<(), HandoverError> {
         let Err(error) = result else { return Ok(()) };
-        match connect(&self.file).await {
-            Ok(None) => {
+        // A process that ends may close this connection before it closes its file.
+        for _ in 0..DEATH_CHECKS {
+            if matches!(connect(&self.file).await, Ok(None)) {
                 tracing::warn!("the running gate ended during the handover; this one serves");
-                Ok(())
+                return Ok(());
             }
-            Ok(Some(_)) | Err(_) => Err(no_response(&self.file, &error)),
+            sleep(DEATH_CHECK_INTERVAL).await;
         }
+        Err(no_response(&self.file, &error))
     }
 }
 
