@@ -86,7 +86,9 @@ impl ServiceManager {
             match timeout(interval, is_alive()).await {
                 Ok(true) => self.send("WATCHDOG=1"),
                 Ok(false) | Err(_) => {
-                    tracing::error!("a worker does not respond; the service manager is not told");
+                    tracing::error!(
+                        "a worker does not respond; the service manager is not notified"
+                    );
                 }
             }
         }

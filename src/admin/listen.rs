@@ -154,7 +154,7 @@ async fn serve_http(
 ) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
-    // hyper closes a connection whose first request has not arrived when it is told to end.
+    // hyper closes a connection whose first request has not arrived when it must end.
     let has_request = CancellationToken::new();
     let (router, arrived) = (TowerToHyperService::new(router), has_request.clone());
     let service = service_fn(move |request| {

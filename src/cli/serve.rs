@@ -1,5 +1,5 @@
-//! `loangate serve`: serves files until a signal stops it, another process takes over, or its ledger
-//! was moved.
+//! `loangate serve`: serves files until a signal stops it, another process takes over, or its
+//! ledger was moved.
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;

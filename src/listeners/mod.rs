@@ -1,9 +1,9 @@
 //! The listening sockets of the process, by name: received from the service manager or from the
 //! gate that runs already, or bound.
 //!
-//! `app` acquires them before it builds the gate, and opens them last. During an upgrade, both gates
-//! hold the same sockets, so no connection is refused or reset: what waits in the accept queue of a
-//! socket is accepted by either of them.
+//! `app` acquires them before it builds the gate, and opens them last. During an upgrade, both
+//! gates hold the same sockets, so no connection is refused or reset: what waits in the accept
+//! queue of a socket is accepted by either of them.
 //!
 //! - `activation` takes the sockets of a service manager (`LISTEN_FDS`).
 //! - `handover` passes the sockets from a running gate to its successor.
@@ -130,7 +130,7 @@ impl Listeners {
             return Ok(listeners);
         }
         let (predecessor, passed) = match Predecessor::connect(settings, addresses).await? {
-            Found::Nobody => {
+            Found::NoProcess => {
                 listeners.service = Some(settings.clone());
                 return Ok(listeners);
             }
@@ -181,7 +181,7 @@ impl Listeners {
         }
     }
 
-    /// Waits for the work of the start. Fails if the predecessor gives up meanwhile. If the
+    /// Waits for the work of the start. Fails if the predecessor gives up before its end. If the
     /// predecessor dies, the start continues with its sockets.
     ///
     /// # Errors
@@ -265,7 +265,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// The service manager of this process, which may be that of its predecessor.
+    /// The service manager of this process, which its predecessor may have named.
     pub(crate) fn service_manager(&self) -> &ServiceManager {
         &self.service_manager
     }

@@ -20,7 +20,7 @@ pub(crate) const fn longest_file() -> usize {
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// The device and the inode, by which this file differs from that of a successor.
+    /// The device and the inode, by which this file differs from the file of a successor.
     identity: (u64, u64),
 }
 
@@ -45,7 +45,7 @@ impl SocketFile {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // Nobody knows it by this name before it has its permissions.
+        // No process knows it by this name before it has its permissions.
         let listener = UnixListener::bind(&temporary)?;
         fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
@@ -54,7 +54,7 @@ impl SocketFile {
         Ok((SocketFile { path: path.to_owned(), identity }, listener))
     }
 
-    /// Removes the file, unless it is that of a successor.
+    /// Removes the file, unless a successor has replaced it.
     pub(super) fn remove(&self) {
         if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
             let _ = fs::remove_file(&self.path);

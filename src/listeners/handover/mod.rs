@@ -14,7 +14,7 @@
 //! | | `draining`; stops accepting, and drains |
 //!
 //! Until `draining`, the predecessor serves on, whatever happens to the successor. Each wait has a
-//! deadline. A successor that is not answered stops, unless nobody listens at the file any more.
+//! deadline. A successor without an answer stops, unless no process listens at the file any more.
 //!
 //! - `message` encodes messages and file descriptors.
 //! - `predecessor` is the successor's side, and `service` the side of the running gate.

@@ -24,7 +24,7 @@ const DEATH_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(in crate::listeners) enum Found {
     /// No process listens there.
-    Nobody,
+    NoProcess,
     /// A gate that has no address in common with this one.
     OtherGate(PathBuf),
     /// A gate with its sockets.
@@ -50,8 +50,8 @@ impl Predecessor {
         settings: &Settings,
         addresses: Addresses,
     ) -> Result<Found, HandoverError> {
-        let Some(file) = &settings.file else { return Ok(Found::Nobody) };
-        let Some(stream) = connect(file).await? else { return Ok(Found::Nobody) };
+        let Some(file) = &settings.file else { return Ok(Found::NoProcess) };
+        let Some(stream) = connect(file).await? else { return Ok(Found::NoProcess) };
         let no_response = |error: io::Error| no_response(file, &error);
         let user = stream.peer_cred().map_err(no_response)?.uid();
         if user != geteuid().as_raw() {
@@ -87,8 +87,8 @@ impl Predecessor {
         Err(no_response(ErrorKind::InvalidData.into()))
     }
 
-    /// Waits until the running gate dies, and returns without an error then: its sockets are now
-    /// those of this process alone.
+    /// Waits until the running gate dies, and returns without an error then: only this process
+    /// has its sockets now.
     ///
     /// # Errors
     /// Returns a [`HandoverError`] if it gives up but lives, or this process is too slow.
@@ -117,14 +117,14 @@ impl Predecessor {
     /// # Errors
     /// Returns a [`HandoverError`] without it.
     pub(in crate::listeners) async fn ready(&self) -> Result<ServiceManager, HandoverError> {
-        let asked = async {
+        let consent = async {
             send(&self.stream, &Message::Ready, &[], REPLY_TIMEOUT).await?;
             match receive(&self.stream, REPLY_TIMEOUT).await? {
                 (Message::Go { service_manager }, _) => Ok(service_manager),
                 _ => Err(ErrorKind::InvalidData.into()),
             }
         };
-        match asked.await {
+        match consent.await {
             Ok(service_manager) => Ok(service_manager),
             Err(error) => {
                 self.unless_dead(Err(error)).await?;
@@ -149,7 +149,7 @@ impl Predecessor {
         self.unless_dead(reported).await
     }
 
-    /// Returns the error, unless nobody listens at the file any more.
+    /// Returns the error, unless no process listens at the file any more.
     async fn unless_dead(&self, result: io::Result<()>) -> Result<(), HandoverError> {
         let Err(error) = result else { return Ok(()) };
         // A process that ends may close this connection before it closes its file.
