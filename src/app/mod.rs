@@ -1,8 +1,8 @@
 //! The composition root: builds every part of the gate from its settings, starts them, reloads
 //! them, and stops them in order.
 //!
-//! The command `serve` calls `start_with`, and `demo` and the tests call [`start`]. Only this module
-//! knows all parts.
+//! The command `serve` calls `start_with`, and `demo` and the tests call [`start`]. Only this
+//! module knows all parts.
 //!
 //! - `build` creates the parts and connects them; `run` starts and stops them.
 //! - `open_ledger` waits for a database that does not respond.

@@ -213,7 +213,8 @@ struct Worker {
 pub(crate) struct Api;
 
 /// Starts one worker for each [`Delivery`], which has the worker's own connections to the origins.
-/// The workers accept from the sockets, at least one, which listen on one address. Must be called on a runtime: it spawns a task that samples the load of the workers.
+/// The workers accept from the sockets, at least one, which listen on one address. Must be called
+/// on a runtime: it spawns a task that samples the load of the workers.
 ///
 /// # Errors
 /// [`ServerError`]. No worker is left running.

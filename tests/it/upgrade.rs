@@ -232,7 +232,7 @@ impl Load {
                 while tasks.try_join_next().is_some() {}
                 let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
                 number += 1;
-                let request = if number % 10 == 0 { &of_admin } else { &of_reader };
+                let request = if number.is_multiple_of(10) { &of_admin } else { &of_reader };
                 let request = request.try_clone().unwrap();
                 let (counted, recorded) = (counted.clone(), Arc::clone(&recorded));
                 tasks.spawn(async move {
