@@ -328,7 +328,8 @@ const CASES: &[Case] = &[
             "\n\n[tls]"
         ),
         &[
-            "8: server.handover_timeout: it must be longer than zero. Write a duration like \"15s\"",
+            "8: server.handover_timeout: it must be longer than zero. Write a duration like \
+             \"15s\"",
             "9: server.handover: the path has 110 bytes, and the system allows 103 for this \
              socket. Write a shorter path, or \"\" for no upgrades while it runs",
         ],
