@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use loangate::sandbox::Bounds;
@@ -13,6 +13,9 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use crate::support::external_program::free_ports;
 use crate::support::{BOOK, File, Process, Scene, Setting};
+
+/// Timeout for a report.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn scene(public: SocketAddr, admin: SocketAddr) -> Scene {
     let mut scene =
@@ -138,12 +141,14 @@ struct Reports(UnixDatagram);
 impl Reports {
     /// Waits for the next report that is no sign of life.
     fn next(&self) -> String {
-        loop {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
             let report = self.any();
             if report != "WATCHDOG=1" {
                 return report;
             }
         }
+        panic!("no report but signs of life");
     }
 
     fn any(&self) -> String {
@@ -164,7 +169,7 @@ async fn service_manager_follows_the_state_of_the_gate() {
     let scene = scene(address(first), address(first + 1)).await;
     let socket = scene.dir.path().join("notify");
     let reports = Reports(UnixDatagram::bind(&socket).unwrap());
-    reports.0.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    reports.0.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut command = Command::new("env");
     command.arg(format!("NOTIFY_SOCKET={}", socket.display())).arg("WATCHDOG_USEC=900000");
     let mut old = Process::serve_within(command, &scene.config_file()).await;
