@@ -122,7 +122,9 @@ mod tests {
         let on_failure = |error: &Error| panic!("{error}");
         for listener in &listeners {
             let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (_, peer) = next(&listeners, &stop, on_failure).await.unwrap();
+            let accepted = next(&listeners, &stop, on_failure);
+            let accepted = tokio::time::timeout(Duration::from_secs(30), accepted).await;
+            let (_, peer) = accepted.expect("a connection").unwrap();
             assert_eq!(peer, client.local_addr().unwrap());
         }
         let timeout = Duration::from_millis(20);
