@@ -2,8 +2,10 @@
 //!
 //! Any module with a listener may call [`next`]. It depends on no other module.
 
+use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -21,18 +23,22 @@ pub(crate) enum AcceptRetry {
     AfterDelay,
 }
 
-/// Waits for the next connection. Returns none once `stop` is cancelled. Cancel safe.
+/// The most connections that [`queued`] takes, more than fit into an accept queue.
+const MAX_QUEUED: usize = 8192;
+
+/// Waits for the next connection of any listener. Returns none once `stop` is cancelled. Cancel
+/// safe.
 ///
 /// Calls `on_failure` if an accept failed for lack of resources, such as file descriptors. Skips
 /// connections that closed before they were accepted.
 pub(crate) async fn next(
-    listener: &TcpListener,
+    listeners: &[TcpListener],
     stop: &CancellationToken,
     mut on_failure: impl FnMut(&Error) -> AcceptRetry,
 ) -> Option<(TcpStream, SocketAddr)> {
     let accepting = async {
         loop {
-            match listener.accept().await {
+            match accept(listeners).await {
                 Ok(accepted) => return accepted,
                 Err(error) if affects_one_connection(&error) => {}
                 Err(error) => {
@@ -46,6 +52,40 @@ pub(crate) async fn next(
     stop.run_until_cancelled(accepting).await
 }
 
+/// Accepts a connection of any of the listeners. Without listeners, it never returns.
+async fn accept(listeners: &[TcpListener]) -> Result<(TcpStream, SocketAddr), Error> {
+    if let [listener] = listeners {
+        return listener.accept().await;
+    }
+    // Another order each time, so that no listener keeps the others waiting.
+    let first = fastrand::usize(..listeners.len().max(1));
+    let (before, after) = listeners.split_at(first.min(listeners.len()));
+    poll_fn(|context| {
+        let mut polled = after.iter().chain(before).map(|listener| listener.poll_accept(context));
+        polled.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    })
+    .await
+}
+
+/// Closes a listener, and returns the connections that waited in its accept queue: closing would
+/// reset them.
+pub(crate) fn queued(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    let mut queued = Vec::new();
+    while queued.len() < MAX_QUEUED {
+        match listener.accept() {
+            Ok((socket, peer)) => {
+                let socket =
+                    socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket));
+                queued.extend(socket.map(|socket| (socket, peer)));
+            }
+            Err(error) if affects_one_connection(&error) => {}
+            Err(_) => break,
+        }
+    }
+    queued
+}
+
 /// Whether the error concerns a single connection that closed before it was accepted.
 fn affects_one_connection(error: &Error) -> bool {
     matches!(
@@ -56,6 +96,8 @@ fn affects_one_connection(error: &Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[tokio::test]
@@ -64,9 +106,49 @@ mod tests {
         let stop = CancellationToken::new();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let on_failure = |error: &Error| panic!("{error}");
-        assert!(next(&listener, &stop, on_failure).await.is_some());
+        let listeners = [listener];
+        assert!(next(&listeners, &stop, on_failure).await.is_some());
         stop.cancel();
-        assert!(next(&listener, &stop, on_failure).await.is_none());
+        assert!(next(&listeners, &stop, on_failure).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn every_listener_is_accepted_from() {
+        let mut listeners = Vec::new();
+        for _ in 0..3 {
+            listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        }
+        let stop = CancellationToken::new();
+        let on_failure = |error: &Error| panic!("{error}");
+        for listener in &listeners {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let accepted = next(&listeners, &stop, on_failure);
+            let accepted = tokio::time::timeout(Duration::from_secs(30), accepted).await;
+            let (_, peer) = accepted.expect("a connection").unwrap();
+            assert_eq!(peer, client.local_addr().unwrap());
+        }
+        let timeout = Duration::from_millis(20);
+        assert!(tokio::time::timeout(timeout, next(&[], &stop, on_failure)).await.is_err());
+        stop.cancel();
+        assert!(next(&[], &stop, on_failure).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn queued_connections_survive_their_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let queued = queued(listener);
+        assert_eq!(queued.len(), 3);
+        for ((mut accepted, peer), client) in queued.into_iter().zip(&mut clients) {
+            assert_eq!(peer, client.local_addr().unwrap());
+            accepted.write_all(b"x").await.unwrap();
+            assert_eq!(client.read_u8().await.unwrap(), b'x');
+        }
+        assert!(TcpStream::connect(address).await.is_err());
     }
 
     #[test]

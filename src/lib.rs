@@ -26,9 +26,10 @@
 //! | module | may call |
 //! |---|---|
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
-//! | `lock`, `loopback`, `near_cache`, `reload`, `spreadsheet` | each other |
+//! | `lock`, `loopback`, `near_cache`, `reload`, `service_manager`, `spreadsheet` | each other |
 //! | `language`, `loan`, `path`, `problem` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `lending`, `origin` | |
+//! | `listeners` | |
 //! | `ledger` | `supervise` |
 //! | `circulation` | `ledger`, `lending`, `process_handles`, `supervise` |
 //! | `reader`, `catalog` | |
@@ -45,10 +46,11 @@
 //! | `admin` | `reader` (mints links), `server` (explanations, routes), `supervise` |
 //! | `sandbox`, `samples` | |
 //! | `config` | `admin`, `catalog`, `circulation`, `console`, `delivery` (their Settings) |
-//! | `config` | `gate`, `ledger` (their Settings) |
+//! | `config` | `gate`, `ledger`, `listeners` (their Settings) |
 //! | `config` | `lending`, `metering`, `monitor`, `origin`, `reader`, `server` (their Settings) |
 //! | `app` | `admin`, `catalog`, `circulation`, `config`, `delivery`, `gate`, `ledger` |
-//! | `app` | `lending`, `metering`, `monitor`, `process_handles`, `reader`, `server`, `supervise` |
+//! | `app` | `lending`, `listeners`, `metering`, `monitor`, `process_handles`, `reader` |
+//! | `app` | `server`, `supervise` |
 //! | `cli` | everything |
 //!
 //! # Glossary
@@ -90,6 +92,7 @@ pub mod gate;
 pub mod language;
 pub mod ledger;
 pub mod lending;
+mod listeners;
 pub mod loan;
 mod lock;
 mod loopback;
@@ -105,6 +108,7 @@ mod reload;
 pub mod samples;
 pub mod sandbox;
 mod server;
+mod service_manager;
 mod spreadsheet;
 mod supervise;
 pub mod telemetry;

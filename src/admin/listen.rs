@@ -4,10 +4,12 @@
 //! that it stays reachable while the public listener is full.
 
 use std::fs::File;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
@@ -38,14 +40,32 @@ pub(super) fn acceptor(public: &ServerConfig) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Accepts connections until `stop` is cancelled.
+/// The signals that stop the listener.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stopping {
+    /// Closes the listening socket. Open connections end after their running responses.
+    pub(super) accepting: CancellationToken,
+    /// Closes the connections.
+    pub(super) connections: CancellationToken,
+}
+
+impl Stopping {
+    /// Closes everything.
+    pub(super) fn stop(&self) {
+        self.accepting.cancel();
+        self.connections.cancel();
+    }
+}
+
+/// Accepts connections until `stopping.accepting` is cancelled.
 pub(super) async fn accept(
     listener: Arc<TcpListener>,
     tls: Option<TlsAcceptor>,
     router: Router,
     tasks: TaskTracker,
-    stop: CancellationToken,
+    stopping: Stopping,
 ) {
+    let listeners = std::slice::from_ref(&*listener);
     let (peers, failures) = (Peers::default(), LogLimit::per_minute());
     let mut reserve = Reserve::new();
     loop {
@@ -61,13 +81,15 @@ pub(super) async fn accept(
             }
             if has_freed { AcceptRetry::AtOnce } else { AcceptRetry::AfterDelay }
         };
-        let Some((socket, address)) = accept::next(&listener, &stop, use_reserve).await else {
+        let Some((socket, address)) =
+            accept::next(listeners, &stopping.accepting, use_reserve).await
+        else {
             return;
         };
         reserve.refill();
         let Some(peer) = peers.admit(address.ip()) else { continue };
-        let connection = serve(socket, tls.clone(), router.clone(), peer.clone());
-        let stop = stop.clone();
+        let Stopping { accepting: ending, connections: stop } = stopping.clone();
+        let connection = serve(socket, tls.clone(), router.clone(), peer.clone(), ending);
         tasks.spawn(async move {
             tokio::select! {
                 () = connection => {}
@@ -103,30 +125,56 @@ impl Reserve {
     }
 }
 
-async fn serve(socket: TcpStream, tls: Option<TlsAcceptor>, router: Router, peer: Arc<Peer>) {
+/// Serves a connection. Once `ending` is cancelled, it ends after its running response.
+async fn serve(
+    socket: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    peer: Arc<Peer>,
+    ending: CancellationToken,
+) {
     let _ = socket.set_nodelay(true);
     let router = router.layer(Extension(peer));
     match tls {
-        None => serve_http(socket, router).await,
+        None => serve_http(socket, router, ending).await,
         Some(tls) => {
             if let Ok(Ok(stream)) =
                 tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(socket)).await
             {
-                serve_http(stream, router).await;
+                serve_http(stream, router, ending).await;
             }
         }
     }
 }
 
-async fn serve_http(stream: impl AsyncRead + AsyncWrite, router: Router) {
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite,
+    router: Router,
+    ending: CancellationToken,
+) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIMEOUT));
-    let ended = hyper::server::conn::http1::Builder::new()
+    // hyper closes a connection whose first request has not arrived when it must end.
+    let has_request = CancellationToken::new();
+    let (router, arrived) = (TowerToHyperService::new(router), has_request.clone());
+    let service = service_fn(move |request| {
+        arrived.cancel();
+        router.call(request)
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         // hyper applies it between requests as well, so it is the idle timeout too.
         .header_read_timeout(IDLE_TIMEOUT)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router))
-        .await;
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+    let mut connection = pin!(connection);
+    let may_end = async { tokio::join!(has_request.cancelled(), ending.cancelled()) };
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = may_end => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the admin listener broke");
     }
@@ -135,7 +183,7 @@ async fn serve_http(stream: impl AsyncRead + AsyncWrite, router: Router) {
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -146,9 +194,29 @@ mod tests {
         client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         let connection = tokio::time::timeout(
             WRITE_TIMEOUT + Duration::from_secs(2),
-            serve_http(server, router),
+            serve_http(server, router, CancellationToken::new()),
         );
         assert!(connection.await.is_ok(), "the write must time out if the client reads nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ending_connection_responds_to_the_request_that_arrives() {
+        let router = Router::new().route("/", get(async || "served"));
+        let (mut client, server) = tokio::io::duplex(1024);
+        let ending = CancellationToken::new();
+        let connection = tokio::spawn(serve_http(server, router, ending.clone()));
+        tokio::task::yield_now().await;
+        ending.cancel();
+        tokio::task::yield_now().await;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 200") && response.ends_with("served"), "{response}");
+        connection.await.unwrap();
+        // Without a request, the idle timeout ends it.
+        let (client, server) = tokio::io::duplex(1024);
+        serve_http(server, Router::new(), ending).await;
+        drop(client);
     }
 
     #[test]

@@ -29,15 +29,17 @@ mod reload;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod reports;
 mod request_body;
+mod running;
 mod waiting;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod watch;
 
 pub(crate) use readiness::{Missing, Readiness};
+pub(crate) use running::Running;
 pub(crate) use waiting::Waiting;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use axum::Router;
@@ -50,7 +52,6 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use rustls::ServerConfig;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::buffer_budget::Buffers;
 use crate::circulation::Circulation;
@@ -133,23 +134,12 @@ impl fmt::Debug for Parts {
 
 /// The reason why the admin listener did not start.
 #[derive(Debug, thiserror::Error)]
-#[error("the admin listener cannot listen on {address}: {source}; is another program using it?")]
-pub(crate) struct AdminError {
-    address: SocketAddr,
-    source: std::io::Error,
-}
+#[error("the admin listener cannot use its listening socket: {0}")]
+pub(crate) struct AdminError(std::io::Error);
 
 /// The admin listener, before its start.
 #[derive(Debug)]
 pub(crate) struct Admin {}
-
-/// A running admin listener. Dropping it cancels all its tasks.
-#[derive(Debug)]
-pub(crate) struct Running {
-    url: String,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-}
 
 struct App {
     settings: Settings,
@@ -160,21 +150,22 @@ struct App {
 }
 
 impl Admin {
-    /// Starts to listen, and serves requests on the current runtime.
+    /// Serves requests on the current runtime, from a socket that listens and does not block. Once
+    /// `handed_over` is cancelled, it accepts no more connections.
     ///
     /// # Errors
-    /// Returns [`AdminError`] if the address cannot be bound.
-    pub(crate) async fn start(settings: &Settings, parts: Parts) -> Result<Running, AdminError> {
-        let failed = |source| AdminError { address: settings.listen, source };
-        let listener = tokio::net::TcpListener::bind(settings.listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+    /// Returns [`AdminError`] if the socket cannot be used.
+    pub(crate) fn start(
+        settings: &Settings,
+        socket: TcpListener,
+        parts: Parts,
+        handed_over: &CancellationToken,
+    ) -> Result<Running, AdminError> {
+        let listener = tokio::net::TcpListener::from_std(socket).map_err(AdminError)?;
+        let address = listener.local_addr().map_err(AdminError)?;
         let tls = settings.tls.then(|| listen::acceptor(&parts.tls));
         let scheme = if settings.tls { "https" } else { "http" };
-        let running = Running {
-            url: format!("{scheme}://{address}"),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-        };
+        let running = Running::new(format!("{scheme}://{address}"), handed_over);
         let description = openapi::description(parts.readers_api.clone());
         let metrics = parts.metrics.clone();
         let router = router(Arc::new(App {
@@ -184,39 +175,20 @@ impl Admin {
             description,
             access_limits: AccessLimits::default(),
         }));
-        let (listener, tasks, stop) =
-            (Arc::new(listener), running.tasks.clone(), running.stop.clone());
-        let accepting = supervise(Task::AcceptAdmin, metrics, running.stop.clone(), move || {
+        let (listener, tasks, stopping) =
+            (Arc::new(listener), running.tasks.clone(), running.stopping.clone());
+        let stop = stopping.accepting.clone();
+        let accepting = supervise(Task::AcceptAdmin, metrics, stop, move || {
             listen::accept(
                 listener.clone(),
                 tls.clone(),
                 router.clone(),
                 tasks.clone(),
-                stop.clone(),
+                stopping.clone(),
             )
         });
         running.tasks.spawn(accepting);
         Ok(running)
-    }
-}
-
-impl Running {
-    /// Returns the listener's URL, without a trailing slash.
-    pub(crate) fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Closes every connection and waits until all tasks have ended.
-    pub(crate) async fn stop(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop.cancel();
     }
 }
 

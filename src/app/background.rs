@@ -11,6 +11,7 @@ use super::reload::Reloader;
 use crate::clock::Clock;
 use crate::process_handles::ProcessHandles;
 use crate::server::{CertificateWatch, Certificates, Seen};
+use crate::service_manager::ServiceManager;
 use crate::supervise::supervise;
 use crate::telemetry::{Metrics, ReloadOutcome, Task};
 
@@ -60,11 +61,12 @@ pub(super) fn start(parts: &ConnectedParts, stopping: &CancellationToken) {
 pub(super) fn start_reloads(
     parts: &ConnectedParts,
     reloader: &Reloader,
+    manager: &ServiceManager,
     stopping: &CancellationToken,
 ) {
     let ProcessHandles { metrics, slow, .. } = &parts.handles;
-    let (reloader, stop) = (reloader.clone(), stopping.clone());
-    let run = move || reloader.clone().run(stop.clone());
+    let (reloader, manager, stop) = (reloader.clone(), manager.clone(), stopping.clone());
+    let run = move || reloader.clone().run(manager.clone(), stop.clone());
     slow.spawn(supervise(Task::Reload, metrics.clone(), stopping.clone(), run));
 }
 

@@ -19,6 +19,7 @@ use crate::delivery::Delivery;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::lending::{Bokbasen, Reporting};
+use crate::listeners::EarlyAdmin;
 use crate::metering::Meter;
 use crate::monitor::{CertificateDates, LoginKeys, Monitor, Probes};
 use crate::process_handles::ProcessHandles;
@@ -50,6 +51,7 @@ impl ConnectedParts {
     pub(super) async fn build(
         config: &Config,
         handles: ProcessHandles,
+        early_admin: &EarlyAdmin,
     ) -> Result<ConnectedParts, StartError> {
         let ProcessHandles { clock, metrics, .. } = handles.clone();
         let readers = Arc::new(Readers::new(&config.readers, clock.clone())?);
@@ -65,7 +67,7 @@ impl ConnectedParts {
         )?;
         let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
         let requests = request_config::build(config, catalog, delivery, workers)?;
-        let ledger = open_ledger(config, &readers, &certificates, &handles).await?;
+        let ledger = open_ledger(config, &readers, &certificates, &handles, early_admin).await?;
         warn_of_other_processes(&ledger);
         let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone())?;
         let reporting = config

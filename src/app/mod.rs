@@ -1,7 +1,8 @@
 //! The composition root: builds every part of the gate from its settings, starts them, reloads
 //! them, and stops them in order.
 //!
-//! The commands `serve` and `demo` and the tests call [`start`]. Only this module knows all parts.
+//! The command `serve` calls `start_with`, and `demo` and the tests call [`start`]. Only this
+//! module knows all parts.
 //!
 //! - `build` creates the parts and connects them; `run` starts and stops them.
 //! - `open_ledger` waits for a database that does not respond.
@@ -22,6 +23,7 @@ mod run;
 use std::fmt;
 
 pub use run::{Running, start};
+pub(crate) use run::{addresses, start_with};
 
 /// The sentences that say why a gate did not start. A list of routes or tables may have several.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use super::StartError;
 use crate::admin::Waiting;
 use crate::config::Config;
 use crate::ledger::{AuditKey, Ledger, LedgerError};
+use crate::listeners::EarlyAdmin;
 use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
 use crate::server::Certificates;
@@ -18,7 +19,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const MISSING: &str = "the database of the ledger does not respond; the gate waits for it";
 
 /// Opens the ledger. While its database does not respond, the admin listener reports that the gate
-/// is not ready. The caller may drop this future at any time.
+/// is not ready, unless a predecessor still serves it. The caller may drop this future at any time.
 ///
 /// # Errors
 /// Returns a [`StartError`] if the ledger must not be used, or the admin address cannot be bound.
@@ -27,6 +28,7 @@ pub(super) async fn open_ledger(
     readers: &Readers,
     certificates: &Certificates,
     handles: &ProcessHandles,
+    early_admin: &EarlyAdmin,
 ) -> Result<Ledger, StartError> {
     static LIMIT: LogLimit = LogLimit::per_minute();
     let fingerprint = readers.key_fingerprint();
@@ -49,9 +51,11 @@ pub(super) async fn open_ledger(
         if LIMIT.permit("unreachable").is_some() {
             tracing::warn!(%error, "the gate does not start yet; waiting for the ledger");
         }
-        if waiting.is_none() {
+        if waiting.is_none()
+            && let Some(socket) = early_admin.open()?
+        {
             let tls = certificates.config();
-            waiting = Some(Waiting::start(&config.admin, &tls, MISSING).await?);
+            waiting = Some(Waiting::start(&config.admin, socket, &tls, MISSING)?);
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }

@@ -9,7 +9,7 @@ use crate::circulation::Circulation;
 use crate::ledger::Ledger;
 use crate::lending::Bokbasen;
 
-const STOPPING: &str = "The gate is stopping: it accepts no new connections.";
+const STOPPING: &str = "The gate is stopping: send no new readers to it.";
 const LEDGER_UNREADABLE: &str = "The ledger cannot be read: no new reader gets a file.";
 const LEDGER_MOVED: &str = "The ledger was moved, so the gate delivers nothing and ends. Its log \
                             says where to.";

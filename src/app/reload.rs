@@ -22,6 +22,7 @@ use crate::lending::{Bokbasen, Reporting};
 use crate::reader::{self, Readers};
 use crate::reload::{NotReloaded, Reload, Reloaded, Reloading, WrongKey};
 use crate::server::{Certificates, LoadedKeys, NewRequestConfigs, RequestConfigs};
+use crate::service_manager::ServiceManager;
 use crate::telemetry::{self, Metrics, ReloadOutcome};
 
 /// The most mistakes to log. `loangate check` lists all of them.
@@ -93,12 +94,15 @@ impl Reloader {
         self.0.requested.notify_one();
     }
 
-    /// Reloads at each request until the gate stops.
-    pub(super) async fn run(self, stopping: CancellationToken) {
+    /// Reloads at each request until the gate stops, and tells the service manager.
+    pub(super) async fn run(self, manager: ServiceManager, stopping: CancellationToken) {
         while stopping.run_until_cancelled(self.0.requested.notified()).await.is_some() {
             let in_use = self.0.in_use.clone().lock_owned().await;
-            // The log has the result.
-            let _ = self.reload(in_use).await;
+            manager.reloading();
+            manager.reloaded(match self.reload(in_use).await {
+                Ok(_) => "serving; the configuration was reloaded",
+                Err(_) => "serving; the last reload found a mistake, which the log names",
+            });
         }
     }
 

@@ -1,6 +1,7 @@
 //! Starts and stops a gate.
 //!
-//! The order of stopping matters: first the readers drain, then the meter and `circulation` stop,
+//! The gate opens its sockets last: a predecessor serves them until then. The order of stopping
+//! matters: first the readers drain, then the meter and `circulation` stop,
 //! then the ledger. So the ledger still records everything that readers do.
 
 use std::net::SocketAddr;
@@ -18,12 +19,14 @@ use super::{StartError, background, descriptors};
 use crate::admin::{self, Admin};
 use crate::circulation::Circulation;
 use crate::clock::Clock;
-use crate::config::Loaded;
+use crate::config::{Config, Loaded};
 use crate::ledger::{Ledger, LedgerError};
+use crate::listeners::{Addresses, HandoverService, Listeners, Opened, PUBLIC};
 use crate::metering::Flusher;
 use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
-use crate::server::{self, RequestRecorder};
+use crate::server::{self, Heartbeat, RequestRecorder};
+use crate::service_manager::ServiceManager;
 use crate::telemetry::Metrics;
 
 /// How long `circulation` may take to stop, because it waits for begins in flight, and how long the
@@ -31,6 +34,8 @@ use crate::telemetry::Metrics;
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// The same for a gate whose ledger was moved, which can write nothing.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long requests of operators may continue after another gate has taken over.
+const ADMIN_DRAIN: Duration = Duration::from_secs(5);
 
 /// A running gate.
 #[derive(Debug)]
@@ -48,46 +53,111 @@ pub struct Running {
     recorder: RequestRecorder,
     ledger: Ledger,
     reloader: Reloader,
+    /// Hands over to a successor; none if another gate cannot take over.
+    handover: Option<HandoverService>,
+    handed_over: CancellationToken,
+    service_manager: ServiceManager,
+    drain_delay: Duration,
+    /// Makes `/readyz` report that the gate stops.
+    unready: CancellationToken,
     stopping: CancellationToken,
 }
 
+/// Returns the addresses that a configuration names.
+pub(crate) fn addresses(config: &Config) -> Addresses {
+    Addresses { public: config.server.listen, admin: config.admin.listen }
+}
+
 /// Starts everything in a configuration, on the current runtime. Readers get their own threads.
-/// `file` is where it was loaded from, and where a reload loads it from.
+/// `file` is where it was loaded from, and where a reload loads it from. The gate takes over from no
+/// other, and hands over to none.
 ///
 /// # Errors
 /// Returns a [`StartError`] that names the part that could not start.
 pub async fn start(file: &Path, loaded: Loaded, clock: Clock) -> Result<Running, StartError> {
+    let listeners = Listeners::unshared(addresses(&loaded.config));
+    Box::pin(start_with(file, loaded, clock, listeners)).await
+}
+
+/// Like [`start`], with these listeners. Returns once a predecessor drains.
+///
+/// # Errors
+/// Returns a [`StartError`]. A predecessor serves on then.
+pub(crate) async fn start_with(
+    file: &Path,
+    loaded: Loaded,
+    clock: Clock,
+    mut listeners: Listeners,
+) -> Result<Running, StartError> {
     let Loaded { mut config, written, .. } = loaded;
     descriptors::fit_limits(&mut config);
     let handles = ProcessHandles { clock, metrics: Metrics::new()?, slow: Handle::current() };
-    let mut parts = ConnectedParts::build(&config, handles).await?;
-    let services = Arc::new(parts.services(&config.server));
-    let certificates = parts.certificates.clone();
-    let server =
-        server::start(&config.server, services.clone(), certificates, &mut parts.requests)?;
-    let stopping = CancellationToken::new();
-    background::start(&parts, &stopping);
+    let early_admin = listeners.early_admin()?;
+    let building = Box::pin(ConnectedParts::build(&config, handles, &early_admin));
+    let parts = listeners.during(building).await??;
+    drop(early_admin);
+    let opened = listeners.open(parts.requests.workers()).await?;
+    let offer = opened.offer.clone();
     let reloader = Reloader::new(file.to_owned(), written, &parts);
-    background::start_reloads(&parts, &reloader, &stopping);
+    let mut running = serve(&config, parts, reloader, opened, &mut listeners).await?;
+    match listeners.serving(offer, running.handed_over.clone()).await {
+        Ok(handover) => {
+            running.handover = handover;
+            Ok(running)
+        }
+        Err(error) => {
+            // Readers may have connected already, and another gate accepts the next ones.
+            running.drain_delay = Duration::ZERO;
+            running.stop().await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Starts all parts. They serve the opened sockets.
+async fn serve(
+    config: &Config,
+    parts: ConnectedParts,
+    reloader: Reloader,
+    opened: Opened,
+    listeners: &mut Listeners,
+) -> Result<Running, StartError> {
+    let address = opened.address;
+    let services = Arc::new(parts.services(&config.server));
+    let (unready, stopping) = (CancellationToken::new(), CancellationToken::new());
+    background::start(&parts, &stopping);
+    background::start_reloads(&parts, &reloader, listeners.service_manager(), &stopping);
     let store_requests = config.server.store_requests;
     let clock = parts.handles.clock.clone();
     let recorder = RequestRecorder::start(services.clone(), clock, store_requests);
-    let monitor = parts.monitor(&config, server.address);
+    let monitor = parts.monitor(config, address);
     monitor.start(&stopping);
     let for_admin =
-        parts.for_admin(&config, server.address, services, monitor, &reloader, &stopping);
+        parts.for_admin(config, address, services.clone(), monitor, &reloader, &unready);
+    let certificates = parts.certificates.clone();
     let ConnectedParts {
-        handles, readers, requests, meter, ledger, circulation, reporting, ..
+        handles,
+        readers,
+        mut requests,
+        meter,
+        ledger,
+        circulation,
+        reporting,
+        ..
     } = parts;
+    listeners.ready().await?;
+    let server =
+        server::start(&config.server, services, certificates, &mut requests, opened.public)?;
+    let handed_over = CancellationToken::new();
+    let admin = Admin::start(&config.admin, opened.admin, for_admin, &handed_over)?;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
-    let admin = Admin::start(&config.admin, for_admin).await?;
     circulation.start();
     if let Some((settings, client)) = config.reports.clone().zip(reporting) {
         let stored_file = Arc::new(move |path: &str| requests.catalog().stored_file(path));
         circulation.start_reports(settings, client, stored_file);
     }
     Ok(Running {
-        public: server.address,
+        public: address,
         admin_url: admin.url().to_owned(),
         readers,
         server,
@@ -97,6 +167,11 @@ pub async fn start(file: &Path, loaded: Loaded, clock: Clock) -> Result<Running,
         recorder,
         ledger,
         reloader,
+        handover: None,
+        handed_over,
+        service_manager: listeners.service_manager().clone(),
+        drain_delay: config.server.drain_delay,
+        unready,
         stopping,
     })
 }
@@ -114,8 +189,28 @@ impl Running {
         self.ledger.until_moved().await
     }
 
-    /// Drains connections, then stops every part in order.
+    /// Waits until a successor has taken over, and returns its process id. It serves the sockets of
+    /// this gate. The caller calls [`Running::stop`].
+    pub(crate) async fn handed_over(&self) -> Option<u32> {
+        self.handed_over.cancelled().await;
+        self.handover.as_ref().and_then(HandoverService::successor)
+    }
+
+    /// Shows whether the threads of readers respond.
+    pub(crate) fn heartbeat(&self) -> Heartbeat {
+        self.server.heartbeat()
+    }
+
+    /// The service manager of this process.
+    pub(crate) fn service_manager(&self) -> &ServiceManager {
+        &self.service_manager
+    }
+
+    /// Reports that the gate stops, and accepts connections for `server.drain_delay`. Then drains
+    /// connections, and stops every part in order. A gate that has handed over has no delay.
     pub async fn stop(self) {
+        self.unready.cancel();
+        let _ = timeout(self.drain_delay, self.handed_over.cancelled()).await;
         self.end(STOP_TIMEOUT, async |server| {
             let aborted = server.drain().await;
             if aborted > 0 {
@@ -132,7 +227,10 @@ impl Running {
 
     /// Ends the server by `end`, and then every other part within this time.
     async fn end(self, limit: Duration, end: impl AsyncFnOnce(server::Running)) {
+        self.unready.cancel();
         self.stopping.cancel();
+        // A successor may still take over the admin listener.
+        self.handover.iter().for_each(|handover| handover.close(PUBLIC));
         end(self.server).await;
         if timeout(limit, self.flusher.stop()).await.is_err() {
             tracing::error!("timed out while writing the last counts of delivered bytes");
@@ -141,6 +239,12 @@ impl Running {
             tracing::error!("timed out while storing the last requests");
         }
         self.circulation.stop(limit).await;
+        if let Some(handover) = self.handover {
+            handover.stop().await;
+        }
+        if self.handed_over.is_cancelled() {
+            self.admin.drain(ADMIN_DRAIN).await;
+        }
         self.admin.stop().await;
         self.ledger.close().await;
     }

@@ -33,6 +33,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::app::StartError;
+use crate::listeners::Activated;
 
 /// A streaming HTTPS gate that delivers e-books and audiobooks only under a loan that Bokbasen has
 /// accepted.
@@ -134,7 +135,11 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn execute(command: Command) -> Result<(), CliError> {
     match command {
-        Command::Serve(args) => block_on(serve::run(args)),
+        Command::Serve(args) => {
+            // Before there are threads: it removes variables from the environment.
+            let activated = Activated::take().map_err(CliError::new)?;
+            block_on(serve::run(args, activated))
+        }
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Check(args) => block_on(check::run(args)),
         Command::Init { dir } => init::run(&dir).and_then(|lines| say(&lines.join("\n"))),

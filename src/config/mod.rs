@@ -15,6 +15,7 @@ mod alerts;
 mod check;
 mod check_online;
 mod console;
+mod handover;
 mod ledger;
 mod lending;
 mod limits;
@@ -40,7 +41,7 @@ use std::time::Duration;
 
 use crate::{
     admin, catalog, circulation, console as pages, delivery, gate, ledger as loans,
-    lending as bokbasen, metering, monitor, origin, reader, server, telemetry,
+    lending as bokbasen, listeners, metering, monitor, origin, reader, server, telemetry,
 };
 
 pub use check::{Checked, check, check_files};
@@ -56,6 +57,8 @@ pub use written::Written;
 pub struct Config {
     /// The public listener, from `[listen] public`, `[tls]`, `[server]`, `[cors]` and `[limits]`.
     pub server: server::Settings,
+    /// The upgrade to another process, from `[server]`.
+    pub handover: listeners::Settings,
     /// The admin listener, from `[listen] admin` and `[admin]`.
     pub admin: admin::Settings,
     /// The console, from `[console]`.
@@ -238,7 +241,7 @@ fn read_with(file: &Path, text: &str, overrides: &[Override]) -> Result<Loaded, 
 /// Reads every table, even after mistakes in earlier ones.
 fn sections(mut root: Table<'_>) -> Option<Config> {
     let listen = service::listen(&mut root);
-    let server = service::server(&mut root, listen.public);
+    let (server, handover) = service::server(&mut root, listen.public).unzip();
     let stored = server.as_ref().map_or(Duration::ZERO, |server| server.store_requests);
     let mut admin = service::admin(&mut root, listen.admin);
     let console = console::console(&mut root);
@@ -265,13 +268,16 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let reports = reports::reports(&mut root);
     root.finish();
     let lending = lending?;
+    let (server, ledger) = (server?, ledger?);
+    let handover = handover?.settings(&ledger.store, server.listen.port());
     Some(Config {
-        server: server?,
+        handover,
+        server,
         admin: admin?,
         console,
         readers: reader_tables.readers?,
         lending: lending.client?,
-        ledger: ledger?,
+        ledger,
         delivery,
         metering,
         origins,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::handover::Handover;
 use super::limits;
 use super::table::Table;
 use super::values::{
@@ -40,9 +41,14 @@ pub(super) fn listen(root: &mut Table<'_>) -> Listen {
     Listen { public, admin }
 }
 
-pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<server::Settings> {
+pub(super) fn server(
+    root: &mut Table<'_>,
+    listen: Option<SocketAddr>,
+) -> Option<(server::Settings, Handover)> {
     let mut table = root.optional_table("server");
     let drain = table.or("drain", Duration::from_secs(60), duration);
+    let drain_delay = table.or("drain_delay", Duration::ZERO, duration);
+    let handover = Handover::read(&mut table);
     let buffers = table.or("buffers", 256 << 20, buffers);
     let hsts = table.or("hsts", Duration::from_secs(180 * 86_400), duration);
     let recent_requests = table.or("recent_requests", 10_000, number(0, 10_000_000));
@@ -77,6 +83,7 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
         extra,
         ticket_keys,
         drain,
+        drain_delay,
         buffers,
         cors,
         limits,
@@ -84,7 +91,7 @@ pub(super) fn server(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option
         recent_requests: usize::try_from(recent_requests).unwrap_or(usize::MAX),
         store_requests,
     };
-    Some(settings)
+    Some((settings, handover))
 }
 
 /// Reads the buffer budget of all streams. A smaller one would not help even one fast reader.

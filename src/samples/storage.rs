@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -110,7 +111,7 @@ async fn accept(
         tracing::warn!(%error, "the storage cannot accept a connection");
         AcceptRetry::AfterDelay
     };
-    while let Some((stream, _)) = accept::next(&listener, &stop, log_failure).await {
+    while let Some((stream, _)) = accept::next(from_ref(&listener), &stop, log_failure).await {
         tasks.spawn(serve_connection(stream, shared.clone(), stop.clone()));
     }
 }

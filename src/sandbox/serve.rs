@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::slice::from_ref;
 use std::time::{Instant, SystemTime};
 
 use axum::Router;
@@ -166,7 +167,7 @@ async fn accept(listener: TcpListener, storage: Router<App>, app: App) {
         tracing::warn!(%error, "the sandbox cannot accept a connection");
         AcceptRetry::AfterDelay
     };
-    while let Some((stream, _)) = accept::next(&listener, &app.stop, log_failure).await {
+    while let Some((stream, _)) = accept::next(from_ref(&listener), &app.stop, log_failure).await {
         app.tasks.spawn(serve_connection(stream, router.clone(), app.clone()));
     }
 }

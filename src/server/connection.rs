@@ -7,11 +7,13 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
+use super::deadlines::FIRST_REQUEST_GRACE;
 use super::limits::Limit;
 use super::open_connections::Entry;
 use super::placement::WorkerSlot;
@@ -38,7 +40,7 @@ pub(super) struct ConnectionInfo {
 pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _slot: WorkerSlot, entry: Entry) {
     let connection = entry.connection();
     let handshake = Box::pin(handshake(socket, &worker, connection));
-    let accepted = unless_ended(connection, true, handshake).await;
+    let accepted = unless_late(connection, handshake).await;
     let Some((tls, info)) = accepted.flatten() else {
         return worker.services.metrics.handshake(Handshake::Failed);
     };
@@ -84,19 +86,31 @@ pub(super) async fn unless_aborted<F: Future + Unpin>(
     connection: &Connection,
     future: F,
 ) -> Option<F::Output> {
-    unless_ended(connection, false, future).await
+    poll_unless_aborted(connection, future, |_| Poll::Pending).await
 }
 
-/// Waits for the future. Returns none if the connection is aborted before or, with `or_draining`,
-/// if it drains.
-async fn unless_ended<F: Future + Unpin>(
+/// Waits for the future. Returns none if the connection is aborted before, or has drained for
+/// [`FIRST_REQUEST_GRACE`]: a client that has just connected gets its response.
+async fn unless_late<F: Future + Unpin>(connection: &Connection, future: F) -> Option<F::Output> {
+    let mut grace: Option<Pin<Box<Sleep>>> = None;
+    let is_late = |context: &mut Context<'_>| {
+        if !connection.is_draining() {
+            return Poll::Pending;
+        }
+        let sleep = || Box::pin(tokio::time::sleep(FIRST_REQUEST_GRACE));
+        grace.get_or_insert_with(sleep).as_mut().poll(context)
+    };
+    poll_unless_aborted(connection, future, is_late).await
+}
+
+async fn poll_unless_aborted<F: Future + Unpin>(
     connection: &Connection,
-    or_draining: bool,
     mut future: F,
+    mut is_late: impl FnMut(&mut Context<'_>) -> Poll<()>,
 ) -> Option<F::Output> {
     poll_fn(|context| {
         connection.register_waker(context);
-        if connection.is_aborted() || (or_draining && connection.is_draining()) {
+        if connection.is_aborted() || is_late(context).is_ready() {
             return Poll::Ready(None);
         }
         Pin::new(&mut future).poll(context).map(Some)

@@ -15,6 +15,9 @@ use super::limits::{Limit, Limits};
 /// How long an ending connection stays open without a request in flight. An HTTP/2 client needs a
 /// round trip to receive the GOAWAY, and requests that cross it still get a response.
 const ENDING_GRACE: Duration = Duration::from_secs(1);
+/// The same for a connection that has had no request when the gate begins to drain. The client may
+/// have sent one, or is about to.
+pub(super) const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(3);
 /// The interval of `h2_resets_per_minute`.
 const MINUTE: Duration = Duration::from_secs(60);
 /// The longest interval between checks while a response is in flight, since its end may not wake
@@ -71,6 +74,8 @@ pub(super) struct Deadlines {
     /// When the connection began to end, and its number of requests at that time. The cause is its
     /// age, its number of requests, idleness or a drain.
     ending: Option<(Instant, u64)>,
+    /// How long an ending connection stays open before its first request.
+    first_grace: Duration,
     requests: u64,
     progress: u64,
     /// The start of the minute in which resets are counted, and the number of resets before it.
@@ -87,14 +92,19 @@ impl Deadlines {
             head_since: None,
             sent_at: now,
             ending: None,
+            first_grace: ENDING_GRACE,
             requests: 0,
             progress: 0,
             resets: (now, 0),
         }
     }
 
-    /// Ends the connection once no request is in flight, because the gate drains.
-    pub(super) fn drain(&mut self, now: Instant) {
+    /// Ends the connection once no request is in flight, because the gate drains, or the connection
+    /// is evicted.
+    pub(super) fn drain(&mut self, now: Instant, is_evicted: bool) {
+        if self.ending.is_none() && self.requests == 0 && !is_evicted {
+            self.first_grace = FIRST_REQUEST_GRACE;
+        }
         self.ending.get_or_insert((now, self.requests));
     }
 
@@ -191,7 +201,8 @@ impl Deadlines {
             return Some((deadline, Some(limit)));
         };
         // An incomplete head does not count as a request in flight.
-        let grace = ending.max(since) + ENDING_GRACE;
+        let grace = if self.requests == 0 { self.first_grace } else { ENDING_GRACE };
+        let grace = ending.max(since) + grace;
         if limit == Limit::Idle || grace < deadline {
             Some((grace, None))
         } else {
@@ -340,8 +351,9 @@ mod tests {
         ] {
             let began = Instant::now();
             let mut deadlines = Deadlines::new(Arc::new(Limits::default()), began);
+            let observed = Observed { requests: 1, ..observed };
             deadlines.check(began, &observed);
-            deadlines.drain(began + Duration::from_secs(1));
+            deadlines.drain(began + Duration::from_secs(1), false);
             let step = |deadlines: &mut Deadlines, second| {
                 deadlines.check(began + Duration::from_secs(second), &observed)
             };
@@ -350,12 +362,30 @@ mod tests {
         }
         let began = Instant::now();
         let mut deadlines = Deadlines::new(Arc::new(Limits::default()), began);
-        deadlines.drain(began);
+        deadlines.drain(began, false);
         let running = Observed { running: true, ..IDLE };
         assert!(matches!(
             deadlines.check(began + Duration::from_secs(5000), &running),
             Step::Wait(_)
         ));
+    }
+
+    #[test]
+    fn drain_waits_for_the_first_request() {
+        let grace = FIRST_REQUEST_GRACE.as_secs_f64();
+        for (is_evicted, requested, end) in
+            [(false, 99.0, grace), (true, 99.0, 1.0), (false, 2.5, 3.5)]
+        {
+            let began = Instant::now();
+            let mut deadlines = Deadlines::new(Arc::new(Limits::default()), began);
+            deadlines.drain(began, is_evicted);
+            let closed = (0..100).map(|half| f64::from(half) / 2.0).find(|second| {
+                let observed = Observed { requests: u64::from(*second >= requested), ..IDLE };
+                let now = began + Duration::from_secs_f64(*second);
+                deadlines.check(now, &observed) == Step::Close(None)
+            });
+            assert_eq!(closed, Some(end), "{is_evicted} {requested}");
+        }
     }
 
     #[test]

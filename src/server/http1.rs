@@ -88,7 +88,7 @@ async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -
         // Only after hyper has read a request that was waiting, since hyper closes an idle
         // connection here.
         if info.connection.is_draining() && !std::mem::replace(&mut is_ending, true) {
-            monitor.deadlines.drain(Instant::now());
+            monitor.deadlines.drain(Instant::now(), info.connection.is_evicted());
             Pin::new(&mut served).graceful_shutdown();
             context.waker().wake_by_ref();
         }
@@ -201,20 +201,27 @@ enum Check {
 
 impl Http1Monitor<'_> {
     /// Waits for the first byte of the next request. Returns false if the connection ends before:
-    /// it closed or was aborted, the gate drains, or a deadline has passed.
+    /// it closed or was aborted, the gate drains, or a deadline has passed. A connection without a
+    /// request yet gets some time for it.
     async fn wait_for_bytes(&mut self) -> bool {
         loop {
             let (tls, connection) = (self.tls, self.connection);
+            let is_draining = connection.is_draining();
+            if is_draining {
+                self.deadlines.drain(Instant::now(), connection.is_evicted());
+            }
             let Check::Again(until) = self.check_deadlines(Instant::now()) else { return false };
+            let may_wait = self.deadlines.requests() == 0 && !connection.is_evicted();
             // A request that has arrived gets a response even if the connection drains.
             let readable = poll_fn(|context| match tls.poll_readable(context) {
-                Poll::Pending if connection.is_draining() => Poll::Ready(false),
-                readable => readable.map(|readable| readable.is_ok()),
+                Poll::Pending if connection.is_draining() && !may_wait => Poll::Ready(Some(false)),
+                Poll::Pending if connection.is_draining() && !is_draining => Poll::Ready(None),
+                readable => readable.map(|readable| Some(readable.is_ok())),
             });
             let waited = pin!(tokio::time::timeout_at(until, readable));
             match unless_aborted(connection, waited).await {
-                Some(Ok(is_readable)) => return is_readable,
-                Some(Err(_)) => {} // check the deadlines again
+                Some(Ok(Some(is_readable))) => return is_readable,
+                Some(Ok(None) | Err(_)) => {} // check the deadlines again
                 None => return false,
             }
         }

@@ -3,37 +3,51 @@
 //! [`start`](super::start) calls it. A worker ends when the gate drains and the last connection has
 //! closed, or when the drain times out.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::placement::HandedOver;
 use super::{Worker, connection, tls_stream};
 use crate::accept::{self, AcceptRetry};
 use crate::telemetry::LogLimit;
 
-/// The length of the accept queue of a listening socket.
-const BACKLOG: i32 = 4096;
-
 /// Limits the log of refused connections to one line a minute, for all workers together.
 static ACCEPT_LOG: LogLimit = LogLimit::per_minute();
 
-/// Opens a listening socket that shares its address with those of the other workers.
-pub(super) fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_notsent_lowat(tls_stream::NOTSENT_LOWAT)?; // accepted sockets inherit it
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+/// Sets the options that accepted sockets inherit, and deals the listening sockets out to the
+/// workers. A worker without a socket serves what others accept, and one may have several.
+pub(super) fn deal(
+    sockets: Vec<TcpListener>,
+    workers: usize,
+) -> std::io::Result<Vec<Vec<TcpListener>>> {
+    let mut dealt: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+    for (number, socket) in sockets.into_iter().enumerate() {
+        SockRef::from(&socket).set_tcp_notsent_lowat(tls_stream::NOTSENT_LOWAT)?;
+        if let Some(worker) = number.checked_rem(workers).and_then(|of| dealt.get_mut(of)) {
+            worker.push(socket);
+        }
+    }
+    Ok(dealt)
+}
+
+#[cfg(test)]
+#[test]
+fn every_socket_has_a_worker() {
+    let sockets = |count| (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    for (count, workers, dealt) in
+        [(1, 3, vec![1, 0, 0]), (5, 2, vec![3, 2]), (2, 2, vec![1, 1]), (0, 1, vec![0])]
+    {
+        let of_workers = deal(sockets(count), workers).unwrap();
+        assert_eq!(of_workers.iter().map(Vec::len).collect::<Vec<_>>(), dealt);
+    }
 }
 
 /// Creates the runtime of one worker.
@@ -41,17 +55,20 @@ pub(super) fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Starts the thread of one worker. Other workers hand connections to it through `inbox`.
+/// Starts the thread of one worker. Other workers hand connections to it through `inbox`. It drops
+/// `accepting` once it accepts no more connections.
 pub(super) fn spawn(
     runtime: Runtime,
-    socket: TcpListener,
+    sockets: Vec<TcpListener>,
     worker: Worker,
     inbox: UnboundedReceiver<HandedOver>,
+    accepting: TaskTrackerToken,
 ) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new().name(format!("worker-{}", worker.number)).spawn(move || {
         runtime.block_on(async move {
-            match tokio::net::TcpListener::from_std(socket) {
-                Ok(listener) => run_worker(listener, inbox, Arc::new(worker)).await,
+            let sockets = sockets.into_iter().map(tokio::net::TcpListener::from_std);
+            match sockets.collect() {
+                Ok(listeners) => run_worker(listeners, inbox, Arc::new(worker), accepting).await,
                 Err(error) => {
                     tracing::error!(%error, "worker cannot register its listening socket")
                 }
@@ -63,15 +80,16 @@ pub(super) fn spawn(
 /// Serves accepted and handed-over connections until the gate drains and the last connection has
 /// closed.
 async fn run_worker(
-    listener: tokio::net::TcpListener,
+    listeners: Vec<tokio::net::TcpListener>,
     mut inbox: UnboundedReceiver<HandedOver>,
     worker: Arc<Worker>,
+    accepting: TaskTrackerToken,
 ) {
     let stopping = worker.stopping.clone();
     let make_room = |error: &std::io::Error| make_room(error, &worker);
     loop {
         let accepted = tokio::select! {
-            accepted = accept::next(&listener, &stopping.drain, make_room) => accepted,
+            accepted = accept::next(&listeners, &stopping.drain, make_room) => accepted,
             Some(handed_over) = inbox.recv() => {
                 serve_handed_over(handed_over, &worker);
                 continue;
@@ -84,12 +102,15 @@ async fn run_worker(
             tokio::task::yield_now().await;
         }
     }
-    drop(listener);
+    for (socket, peer) in listeners.into_iter().flat_map(accept::queued) {
+        place(socket, peer.ip(), &worker);
+    }
     inbox.close();
     while let Some(handed_over) = inbox.recv().await {
         serve_handed_over(handed_over, &worker);
     }
     worker.open.drain();
+    drop(accepting);
     // The tracker counts the connections of all workers, so each worker waits for all of them.
     tokio::select! {
         () = stopping.connections.wait() => {}

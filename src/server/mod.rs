@@ -41,7 +41,7 @@ mod tls;
 mod tls_stream;
 mod validity;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -100,6 +100,8 @@ pub struct Settings {
     pub ticket_keys: Vec<SecretString>,
     /// How long downloads in flight may continue after the signal to stop.
     pub drain: Duration,
+    /// How long new connections are accepted after the signal to stop.
+    pub drain_delay: Duration,
     /// The buffer budget of all streams together, in bytes, beyond the minimum for each.
     pub buffers: usize,
     /// `[cors]`: the origins whose web pages may send requests.
@@ -134,17 +136,9 @@ pub(crate) struct Services {
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServerError {
-    /// The server cannot listen on the address.
-    #[error(
-        "cannot listen on {address}: {source}; is another program there, \
-         or is the port below 1024?"
-    )]
-    Listen {
-        /// The address as configured.
-        address: SocketAddr,
-        /// The error of the operating system.
-        source: std::io::Error,
-    },
+    /// A listening socket cannot be used.
+    #[error("cannot use a listening socket: {0}")]
+    Socket(std::io::Error),
     /// A certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -156,11 +150,26 @@ pub(crate) enum ServerError {
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Running {
-    /// The address it listens on, with the actual port.
-    pub address: SocketAddr,
     drain: Duration,
     stopping: Stopping,
     workers: Vec<JoinHandle<()>>,
+    heartbeat: Heartbeat,
+}
+
+/// Shows whether the workers respond.
+#[derive(Clone, Debug)]
+pub(crate) struct Heartbeat {
+    workers: Workers,
+    drain: CancellationToken,
+}
+
+impl Heartbeat {
+    /// Waits until every worker has run a task. Returns false if one has ended. A gate that drains
+    /// is not checked, since its workers end one by one.
+    pub(crate) async fn is_alive(&self) -> bool {
+        let responds = self.drain.run_until_cancelled(self.workers.respond());
+        responds.await.unwrap_or(true) || self.drain.is_cancelled()
+    }
 }
 
 /// The signals that stop workers and their connections.
@@ -198,7 +207,8 @@ struct Worker {
 pub(crate) struct Api;
 
 /// Starts one worker for each configuration, which has the worker's own connections to the origins.
-/// Must be called on a runtime: it spawns a task that samples the load of the workers.
+/// The workers accept from the sockets, at least one, which listen on one address. Must be called
+/// on a runtime: it spawns a task that samples the load of the workers.
 ///
 /// # Errors
 /// [`ServerError`]. No worker is left running.
@@ -207,14 +217,9 @@ pub(crate) fn start(
     services: Arc<Services>,
     certificates: Arc<Certificates>,
     configs: &mut RequestConfigs,
+    sockets: Vec<TcpListener>,
 ) -> Result<Running, ServerError> {
-    let listen_error = |source| ServerError::Listen { address: settings.listen, source };
-    let first = listen::bind(settings.listen).map_err(listen_error)?;
-    let address = first.local_addr().map_err(listen_error)?;
-    let mut sockets = vec![first];
-    for _ in 1..configs.workers.len() {
-        sockets.push(listen::bind(address).map_err(listen_error)?);
-    }
+    let sockets = listen::deal(sockets, configs.workers.len()).map_err(ServerError::Socket)?;
     let runtimes: Vec<Runtime> = configs
         .workers
         .iter()
@@ -229,7 +234,7 @@ pub(crate) fn start(
     configs.limit(open.clone());
     let mut threads = Vec::with_capacity(configs.workers.len());
     let parts = sockets.into_iter().zip(&configs.workers).zip(runtimes.into_iter().zip(inboxes));
-    for (number, ((socket, config), (runtime, inbox))) in parts.enumerate() {
+    for (number, ((sockets, config), (runtime, inbox))) in parts.enumerate() {
         let worker = Worker {
             number,
             workers: workers.clone(),
@@ -239,21 +244,30 @@ pub(crate) fn start(
             open: open.clone(),
             stopping: stopping.clone(),
         };
-        let thread = listen::spawn(runtime, socket, worker, inbox).map_err(|error| {
-            stopping.drain.cancel();
-            ServerError::Worker(error)
-        })?;
+        let accepting = stopping.connections.token();
+        let thread =
+            listen::spawn(runtime, sockets, worker, inbox, accepting).map_err(|error| {
+                stopping.drain.cancel();
+                ServerError::Worker(error)
+            })?;
         threads.push(thread);
     }
     let drained = stopping.drain.clone();
+    let sampled = workers.clone();
     let sampling = supervise(Task::PlaceConnections, metrics, drained.clone(), move || {
-        workers.clone().sample_load()
+        sampled.clone().sample_load()
     });
     tokio::spawn(drained.run_until_cancelled_owned(sampling));
-    Ok(Running { address, drain: settings.drain, stopping, workers: threads })
+    let heartbeat = Heartbeat { workers, drain: stopping.drain.clone() };
+    Ok(Running { drain: settings.drain, stopping, workers: threads, heartbeat })
 }
 
 impl Running {
+    /// Shows whether the workers respond.
+    pub(crate) fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
+    }
+
     /// Stops accepting, waits for requests in flight, then aborts the remaining connections.
     /// Returns the number of aborted connections.
     pub(crate) async fn drain(self) -> usize {

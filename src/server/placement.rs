@@ -100,6 +100,16 @@ impl Workers {
         }
     }
 
+    /// Waits until every worker has run a task. Returns false if the thread of one has ended.
+    pub(super) async fn respond(&self) -> bool {
+        let tasks: Vec<_> = self.0.iter().map(|state| state.runtime.spawn(async {})).collect();
+        let mut respond = true;
+        for task in tasks {
+            respond &= task.await.is_ok();
+        }
+        respond
+    }
+
     /// Samples the load of the workers at intervals, and never returns. A single worker is not
     /// sampled.
     pub(super) async fn sample_load(self) {
@@ -226,6 +236,18 @@ mod tests {
 
     fn pair() -> (Workers, Vec<mpsc::UnboundedReceiver<HandedOver>>) {
         Workers::new(vec![Handle::current(); 2])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn worker_that_is_busy_or_gone_does_not_respond() {
+        let (workers, _inboxes) = pair();
+        assert!(workers.respond().await);
+        let never_run = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (workers, _inboxes) = Workers::new(vec![Handle::current(), never_run.handle().clone()]);
+        let respond = tokio::time::timeout(Duration::from_secs(60), workers.respond());
+        assert!(respond.await.is_err());
+        never_run.shutdown_background();
+        assert!(!workers.respond().await);
     }
 
     #[tokio::test]

@@ -69,6 +69,11 @@ impl RequestConfigs {
         self.open = Some(open);
     }
 
+    /// Returns the number of workers.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
     /// Returns the routes in use.
     pub(crate) fn catalog(&self) -> Arc<Catalog> {
         self.explainer.get().catalog.clone()

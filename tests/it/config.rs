@@ -320,6 +320,21 @@ const CASES: &[Case] = &[
              port"],
     ),
     (
+        "a handover socket with a path that is too long",
+        "[tls]",
+        concat!(
+            "[server]\nhandover_timeout = \"0s\"\nhandover = \"/0123456789/0123456789/0123456789/",
+            "0123456789/0123456789/0123456789/0123456789/0123456789/0123456789/0123456789\"",
+            "\n\n[tls]"
+        ),
+        &[
+            "8: server.handover_timeout: it must be longer than zero. Write a duration like \
+             \"15s\"",
+            "9: server.handover: the path has 110 bytes, and the system allows 103 for this \
+             socket. Write a shorter path, or \"\" for no upgrades while it runs",
+        ],
+    ),
+    (
         "requests that are stored for too long, and from no memory",
         "[tls]",
         "[server]\nrecent_requests = 0\nstore_requests = \"8d\"\n\n[tls]",

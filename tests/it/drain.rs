@@ -7,7 +7,7 @@ use loangate::sandbox::Bounds;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{AUDIO, File, Process, Scene, Setting, frames, metric, raw_client};
+use crate::support::{AUDIO, BOOK, File, Process, Scene, Setting, frames, metric, raw_client};
 
 /// Larger than all sockets and windows together, so the gate cannot finish before the reader reads.
 const SIZE: u64 = 64 << 20;
@@ -65,6 +65,95 @@ async fn drain_finishes_bodies_and_refuses_new_connections() {
         assert_eq!(gate.exit().await.code(), Some(0), "{version:?}");
         scene.end().await;
     }
+}
+
+#[tokio::test]
+async fn delay_of_the_drain_accepts_connections_and_is_not_ready() {
+    let (scene, mut gate) =
+        scene(vec![("[admin]", "[server]\ndrain_delay = \"60s\"\n\n[admin]")]).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    gate.terminate();
+    let unready = async || readiness(&scene).await == StatusCode::SERVICE_UNAVAILABLE;
+    scene.until("the gate reports that it stops", unready).await;
+    for client in [scene.http1(), scene.http2()] {
+        let path = format!("/files/{BOOK}/book.epub");
+        let answer = scene.get(&client, &path, &scene.token("kari")).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.headers().get("connection"), None);
+        assert_eq!(answer.bytes().await.unwrap().len(), 1000);
+    }
+    assert!(gate.runs());
+    gate.terminate();
+    assert_eq!(gate.exit().await.code(), Some(0), "the second signal stops at once");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn accepting_stops_after_the_delay() {
+    let (scene, mut gate) =
+        scene(vec![("[admin]", "[server]\ndrain_delay = \"300ms\"\n\n[admin]")]).await;
+    let (mut answer, mut at) = started_download(&scene, &scene.http2()).await;
+    gate.terminate();
+    scene.until("no new connections", async || refuses_connections(&scene).await).await;
+    assert!(gate.runs());
+    while let Some(chunk) = answer.chunk().await.unwrap() {
+        at += chunk.len() as u64;
+    }
+    assert_eq!(at, SIZE);
+    drop(answer);
+    assert_eq!(gate.exit().await.code(), Some(0));
+    scene.end().await;
+}
+
+/// They were accepted before the drain, and their clients have sent nothing yet.
+#[tokio::test]
+async fn new_connections_are_served_while_the_gate_drains() {
+    let (scene, mut gate) = scene(Vec::new()).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    let token = scene.token("kari");
+    let path = format!("/files/{BOOK}/book.epub");
+    assert_eq!(
+        scene.get(&scene.http1(), &path, &token).send().await.unwrap().status(),
+        StatusCode::OK
+    );
+    let connect = async || TcpStream::connect(scene.address()).await.unwrap();
+    let (one, other) = (connect().await, connect().await);
+    let ca = scene.ca();
+    let secure =
+        async |socket, protocol| raw_client::connect_over(socket, &ca, "localhost", protocol).await;
+    let mut idle = secure(connect().await, "http/1.1").await;
+    gate.terminate();
+    scene.until("no new connections", async || refuses_connections(&scene).await).await;
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\r\n");
+    let mut one = secure(one, "http/1.1").await;
+    for stream in [&mut one, &mut idle] {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+        assert!(text.starts_with("http/1.1 200") && text.contains("connection: close"), "{text}");
+    }
+    let mut other = secure(other, "h2").await;
+    let head = frames::head("GET", "localhost", &path, Some(&token));
+    let flags = frames::END_HEADERS | frames::END_STREAM;
+    let request = [frames::preface(&[]), frames::frame(frames::HEADERS, flags, 1, &head)];
+    other.write_all(&request.concat()).await.unwrap();
+    let (mut arrived, mut goaway) = (0, false);
+    while let Some((kind, flags, _, payload)) = frames::next(&mut other).await {
+        match kind {
+            frames::DATA => arrived += payload.len(),
+            frames::PING if flags == 0 => {
+                let _ = other.write_all(&frames::frame(frames::PING, 1, 0, &payload)).await;
+            }
+            frames::GOAWAY => goaway = true,
+            _ => {}
+        }
+    }
+    assert!(goaway && arrived == 1000, "{goaway} {arrived}");
+    drop((one, idle, other));
+    assert_eq!(gate.exit().await.code(), Some(0));
+    scene.end().await;
 }
 
 #[tokio::test]

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use http::StatusCode;
 use loangate::clock::Clock;
-use loangate::config;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -35,6 +34,12 @@ struct Login {
 }
 
 impl Login {
+    /// Reloads the configuration, and waits until it is in use.
+    async fn reload(&self) {
+        let response = self.scene.admin_post("/api/v1/reload", &Value::Null).await;
+        assert_eq!(response.status(), StatusCode::OK, "{}", response.text().await.unwrap());
+    }
+
     /// Starts a gate that knows only the issuer, and these keys of `[readers.jwt]`.
     async fn start(keys: &str) -> Login {
         Login::start_with(keys, |_| {}).await
@@ -131,8 +136,7 @@ async fn issuer_alone_is_enough_and_jwks_url_needs_no_discovery() {
     let url = format!("jwks_url = \"{}/jwks\"", login.provider.url);
     login.scene.replace_in_config("algorithms = [\"ES256\"]", "algorithms = [\"ES256\"]\nURL");
     login.scene.replace_in_config("URL", &url);
-    let loaded = config::load(&login.scene.config_file()).unwrap();
-    login.scene.gate.as_ref().unwrap().reload(Some(&loaded.config));
+    login.reload().await;
     login.until(&login.token(SigningKey::usual()), StatusCode::OK).await;
     assert_eq!(login.provider.requests(DISCOVERY), 2);
     assert_eq!(login.provider.requests("/jwks"), 3);
@@ -416,8 +420,7 @@ async fn reload_changes_login_services_and_keeps_their_keys() {
     let text = text.replace("[readers.links]", &second);
     let text = text.replace("[readers.jwt]", "[[readers.issuers]]\nborrowers = \"default\"");
     std::fs::write(login.scene.config_file(), text).unwrap();
-    let loaded = config::load(&login.scene.config_file()).unwrap();
-    login.scene.gate.as_ref().unwrap().reload(Some(&loaded.config));
+    login.reload().await;
     let known = login.token(SigningKey::usual());
     assert_eq!(login.status(&known).await, StatusCode::OK, "the keys of the first are known");
     let mut claims = login.claims();

@@ -102,7 +102,7 @@ pub(super) async fn serve(tls: TlsStream, worker: Arc<Worker>, info: ConnectionI
 }
 
 /// Performs the HTTP/2 handshake. Returns none if it fails, a limit is reached, or the connection
-/// is aborted or drains before.
+/// is aborted before. If the gate drains, the client still has time for it.
 async fn handshake(
     tls: &TlsStream,
     worker: &Worker,
@@ -122,8 +122,11 @@ async fn handshake(
     let mut handshake = pin!(builder.handshake::<TlsStream, Chunk>(tls.clone()));
     poll_fn(|context| {
         connection.register_waker(context);
-        if connection.is_aborted() || connection.is_draining() {
+        if connection.is_aborted() {
             return Poll::Ready(None);
+        }
+        if connection.is_draining() {
+            monitor.drain(Instant::now());
         }
         let polled = handshake.as_mut().poll(context);
         // Sends the gate's SETTINGS before the peer's preface arrives.

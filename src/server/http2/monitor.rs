@@ -52,7 +52,7 @@ impl<'a> Http2Monitor<'a> {
 
     /// Ends the connection once no request is in flight, because the gate drains.
     pub(super) fn drain(&mut self, now: Instant) {
-        self.deadlines.drain(now);
+        self.deadlines.drain(now, self.connection.is_evicted());
     }
 
     /// Ready when a limit is reached.

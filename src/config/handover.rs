@@ -1,0 +1,54 @@
+//! Reads the keys of `[server]` about upgrades.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::table::Table;
+use super::values::{self, nonzero_duration};
+use crate::ledger::StoreSettings;
+use crate::listeners;
+
+/// The keys of `[server]` about upgrades, before the ledger is known.
+#[derive(Debug)]
+pub(super) struct Handover {
+    /// The file, if the configuration names one; an empty path turns it off.
+    file: Option<PathBuf>,
+    timeout: Duration,
+}
+
+impl Handover {
+    /// Reads the keys.
+    pub(super) fn read(table: &mut Table<'_>) -> Handover {
+        let timeout = table.or("handover_timeout", Duration::from_secs(120), nonzero_duration);
+        let source = table.source();
+        let file = table.optional("handover", |value| {
+            if matches!(value, DeValue::String(text) if text.is_empty()) {
+                return Ok(PathBuf::new());
+            }
+            let file = source.path(&values::text(value)?);
+            let length = file.as_os_str().len();
+            let longest = listeners::longest_file();
+            match length <= longest {
+                true => Ok(file),
+                false => Err(format!(
+                    "the path has {length} bytes, and the system allows {longest} for this socket. \
+                     Write a shorter path, or \"\" for no upgrades while it runs"
+                )),
+            }
+        });
+        Handover { file, timeout }
+    }
+
+    /// Returns the settings. Without a file in the configuration, it is beside the ledger.
+    pub(super) fn settings(self, ledger: &StoreSettings, port: u16) -> listeners::Settings {
+        let beside = match ledger {
+            StoreSettings::Sqlite(file) => file,
+            StoreSettings::Postgres(settings) => &settings.heads,
+        };
+        let file = self.file.unwrap_or_else(|| listeners::default_file(beside, port));
+        let file = Some(file).filter(|file| !file.as_os_str().is_empty());
+        listeners::Settings { file, timeout: self.timeout }
+    }
+}
