@@ -1,8 +1,9 @@
 //! The server's certificates in use: selection by SNI, and reload.
 //!
 //! `app` calls it at the start and on a reload, and `certificate_watch` if files have changed.
-//! `certificate_file` loads and checks the files, and `validity` reports expired certificates. rustls provides TLS 1.2 and 1.3 with
-//! aws-lc-rs. Early data is disabled, since a replayed request could begin a loan.
+//! `certificate_file` loads and checks the files, and `validity` reports expired certificates.
+//! rustls provides TLS 1.2 and 1.3 with aws-lc-rs. Early data is disabled, since a replayed request
+//! could begin a loan.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
