@@ -85,6 +85,11 @@ pub(super) async fn mint(
     let ttl = ttl.ok_or(AdminProblem::malformed(
         "ttl is not a duration up to the configuration's readers.max_lifetime. Write one like 8h.",
     ))?;
+    if readers.names_a_group(&request.borrower) {
+        return Err(AdminProblem::malformed(
+            "Links are made for borrowers without a group, and this borrower names one.",
+        ));
+    }
     let borrower = readers.pseudonym(library, &request.borrower);
     app.record_access(&by, "mint-link", Some(library), Some(borrower.into())).await?;
     let minted = readers.mint_link(library, borrower, &scope, ttl);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::build::ConnectedParts;
@@ -59,12 +60,12 @@ pub(super) fn start(parts: &ConnectedParts, stopping: &CancellationToken) {
 
 /// Starts the task that reloads the configuration.
 pub(super) fn start_reloads(
-    parts: &ConnectedParts,
+    slow: &Handle,
+    metrics: &Metrics,
     reloader: &Reloader,
     manager: &ServiceManager,
     stopping: &CancellationToken,
 ) {
-    let ProcessHandles { metrics, slow, .. } = &parts.handles;
     let (reloader, manager, stop) = (reloader.clone(), manager.clone(), stopping.clone());
     let run = move || reloader.clone().run(manager.clone(), stop.clone());
     slow.spawn(supervise(Task::Reload, metrics.clone(), stopping.clone(), run));

@@ -8,15 +8,17 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::build::ConnectedParts;
 use super::{descriptors, request_config};
 use crate::circulation::Circulation;
-use crate::config::{self, Loaded, Mistake, Written};
+use crate::config::{self, Loaded, Mistake, Written, changes_login};
 use crate::ledger::Ledger;
 use crate::lending::{Bokbasen, Reporting};
 use crate::reader::{self, Readers};
@@ -29,6 +31,9 @@ use crate::telemetry::{self, Metrics, ReloadOutcome};
 const MAX_LOGGED: usize = 10;
 /// The key that a reload must not change.
 const PSEUDONYM_KEY: &str = "privacy.pseudonym_key";
+const MAX_LIFETIME: &str = "readers.max_lifetime";
+/// How long files may take. A reload that takes longer goes on, and counts as failed until its end.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Reloads the configuration. Clones share what is in use.
 #[derive(Clone)]
@@ -129,27 +134,30 @@ impl Reloader {
     /// Reloads off the runtime, since files may be slow. It goes on if the caller is gone.
     async fn reload(&self, in_use: OwnedMutexGuard<Written>) -> Result<Reloaded, NotReloaded> {
         let inner = self.0.clone();
-        let reloaded = tokio::task::spawn_blocking(move || inner.reload(in_use)).await;
-        reloaded.unwrap_or_else(|error| {
-            let sentence = format!("the reload failed: {error}");
-            tracing::error!(%error, "the reload failed");
-            let file = self.0.file.display().to_string();
-            Err(NotReloaded::Wrong(vec![WrongKey { file, line: 1, key: String::new(), sentence }]))
-        })
+        let reloading = tokio::task::spawn_blocking(move || inner.reload(in_use));
+        let sentence = match timeout(DEADLINE, reloading).await {
+            Ok(Ok(reloaded)) => return reloaded,
+            Ok(Err(error)) => format!("the reload failed: {error}"),
+            Err(_) => "a file cannot be read in time. The reload goes on".to_owned(),
+        };
+        let (file, key) = (self.0.file.clone(), String::new());
+        Err(self.0.refuse(&[Mistake { file, line: 1, key, sentence }]))
     }
 }
 
 impl Inner {
     fn reload(&self, mut in_use: OwnedMutexGuard<Written>) -> Result<Reloaded, NotReloaded> {
-        let (loaded, new) = self.prepare(&in_use).map_err(|mistakes| self.refuse(&mistakes))?;
+        let (loaded, new) = self.prepare().map_err(|mistakes| self.refuse(&mistakes))?;
         let (needs_restart, _): (Vec<_>, Vec<_>) = self
             .started
             .changes(&loaded.written)
             .into_iter()
             .partition(|changed| changed.needs_restart);
+        let waits = |key: &str| needs_restart.iter().any(|changed| changed.key == key);
         let mut changed = in_use.changes(&loaded.written);
-        changed.retain(|changed| !changed.needs_restart);
-        self.parts.apply(new);
+        changed.retain(|changed| !changed.needs_restart && !waits(&changed.key));
+        let login_changes = changes_login(needs_restart.iter().map(|changed| changed.key.as_str()));
+        self.parts.apply(new, !login_changes);
         *in_use = loaded.written;
         self.has_failed.store(false, Ordering::Relaxed);
         self.parts.metrics.reload(ReloadOutcome::Applied);
@@ -168,18 +176,25 @@ impl Inner {
     }
 
     /// Reads and validates everything. Changes nothing.
-    fn prepare(&self, in_use: &Written) -> Result<(Loaded, NewVersions), Vec<Mistake>> {
+    fn prepare(&self) -> Result<(Loaded, NewVersions), Vec<Mistake>> {
         let file = &self.file;
         let mut loaded = config::load(file)?;
         let mistakes = config::check_files(file, &loaded);
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        let changes = in_use.changes(&loaded.written);
-        if changes.iter().any(|changed| changed.key == PSEUDONYM_KEY) {
+        if !self.parts.readers.has_pseudonym_key_of(&loaded.config.readers) {
             let sentence = "the key has changed, so that every reader would get another pseudonym \
                             and lose their loans. Put the old one back";
             return Err(vec![loaded.mistake(file, PSEUDONYM_KEY, sentence.to_owned())]);
+        }
+        let (longest, retention) =
+            (loaded.config.readers.max_lifetime, self.parts.circulation.retention());
+        if longest >= retention {
+            let sentence = "a token could live for longer than borrowers are stored, which only a \
+                            restart changes, and begin a loan again. Restart for a longer \
+                            privacy.retention first";
+            return Err(vec![loaded.mistake(file, MAX_LIFETIME, sentence.to_owned())]);
         }
         descriptors::fit_limits(&mut loaded.config);
         let new = self.parts.validate(file, &loaded)?;
@@ -221,7 +236,8 @@ impl ReloadableParts {
     }
 
     /// Puts the new versions in use for later requests.
-    fn apply(&self, new: NewVersions) {
+    /// The credentials at Bokbasen are among them only if `with_login`.
+    fn apply(&self, new: NewVersions, with_login: bool) {
         let NewVersions { requests, certificates, readers, config } = new;
         telemetry::apply(&config.log);
         self.certificates.apply(certificates);
@@ -229,9 +245,10 @@ impl ReloadableParts {
         self.requests.apply(requests);
         self.ledger.set_brake(config.ledger.brake);
         self.circulation.set_licences(config.circulation.licences);
-        self.lending.set_credentials(&config.lending.auth);
-        if let Some(reporting) = &self.reporting {
-            reporting.set_credentials(&config.lending.auth);
+        if with_login {
+            let auth = &config.lending.auth;
+            self.lending.set_credentials(auth);
+            self.reporting.iter().for_each(|reporting| reporting.set_credentials(auth));
         }
     }
 }

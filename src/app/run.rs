@@ -97,12 +97,16 @@ pub(crate) async fn start_with(
     let parts = listeners.during(building).await??;
     drop(early_admin);
     let opened = listeners.open(parts.requests.workers()).await?;
-    let offer = opened.offer.clone();
+    let (offer, was_taken_over) = (opened.offer.clone(), listeners.has_predecessor());
     let reloader = Reloader::new(file.to_owned(), written, &parts);
     let mut running = serve(&config, parts, reloader, opened, &mut listeners).await?;
     match listeners.serving(offer, running.handed_over.clone()).await {
         Ok(handover) => {
             running.handover = handover;
+            // The predecessor may have reloaded since this process has read the configuration.
+            if was_taken_over {
+                running.reload();
+            }
             Ok(running)
         }
         Err(error) => {
@@ -126,7 +130,6 @@ async fn serve(
     let services = Arc::new(parts.services(&config.server));
     let (unready, stopping) = (CancellationToken::new(), CancellationToken::new());
     background::start(&parts, &stopping);
-    background::start_reloads(&parts, &reloader, listeners.service_manager(), &stopping);
     let store_requests = config.server.store_requests;
     let clock = parts.handles.clock.clone();
     let recorder = RequestRecorder::start(services.clone(), clock, store_requests);
@@ -136,18 +139,14 @@ async fn serve(
         parts.for_admin(config, address, services.clone(), monitor, &reloader, &unready);
     let certificates = parts.certificates.clone();
     let ConnectedParts {
-        handles,
-        readers,
-        mut requests,
-        meter,
-        ledger,
-        circulation,
-        reporting,
-        ..
+        handles, readers, requests, meter, ledger, circulation, reporting, ..
     } = parts;
+    let slow = handles.slow.clone();
     listeners.ready().await?;
-    let server =
-        server::start(&config.server, services, certificates, &mut requests, opened.public)?;
+    // By then the service manager of a predecessor is known.
+    let manager = listeners.service_manager();
+    background::start_reloads(&slow, &handles.metrics, &reloader, manager, &stopping);
+    let server = server::start(&config.server, services, certificates, &requests, opened.public)?;
     let handed_over = CancellationToken::new();
     let admin = Admin::start(&config.admin, opened.admin, for_admin, &handed_over)?;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);

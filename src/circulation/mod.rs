@@ -180,6 +180,11 @@ impl Circulation {
         Circulation { inner: Arc::new(inner) }
     }
 
+    /// Returns how long after a loan's end its borrower is stored.
+    pub fn retention(&self) -> Duration {
+        self.inner.settings.retention
+    }
+
     /// Sets which licences the loans use that are begun later.
     pub fn set_licences(&self, licences: Licences) {
         self.inner.licences.replace(licences);

@@ -158,6 +158,11 @@ fn link(
         (Some(isbn), _) => Scope::Title(isbn),
         (None, prefix) => Scope::prefix(&prefix.unwrap_or_default()).map_err(CliError::new)?,
     };
+    if readers.names_a_group(&who.borrower) {
+        return Err(CliError::new(
+            "links are made for borrowers without a group, and this borrower names one",
+        ));
+    }
     let borrower = readers.pseudonym(who.library, &who.borrower);
     let (token, _) =
         readers.mint_link(who.library, borrower, &scope, *who.ttl).ok_or_else(|| {

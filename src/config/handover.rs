@@ -41,14 +41,17 @@ impl Handover {
         Handover { file, timeout }
     }
 
-    /// Returns the settings. Without a file in the configuration, it is beside the ledger.
+    /// Returns the settings. Without a file in the configuration, it is beside the ledger, if the
+    /// system allows a path of that length.
     pub(super) fn settings(self, ledger: &StoreSettings, port: u16) -> listeners::Settings {
         let beside = match ledger {
             StoreSettings::Sqlite(file) => file,
             StoreSettings::Postgres(settings) => &settings.heads,
         };
         let file = self.file.unwrap_or_else(|| listeners::default_file(beside, port));
-        let file = Some(file).filter(|file| !file.as_os_str().is_empty());
+        // A configured path was checked. One beside the ledger that is too long turns upgrades off.
+        let fits = |length| (1..=listeners::longest_file()).contains(&length);
+        let file = Some(file).filter(|file| fits(file.as_os_str().len()));
         listeners::Settings { file, timeout: self.timeout }
     }
 }

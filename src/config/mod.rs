@@ -47,6 +47,7 @@ use crate::{
 pub use check::{Checked, check, check_files};
 pub use ledger::ledger_of_url;
 use overrides::Override;
+pub(crate) use reloadable::changes_login;
 pub use reloadable::is_reloadable;
 use source::{Report, Source};
 use table::Table;

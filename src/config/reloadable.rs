@@ -15,10 +15,26 @@ const RELOADABLE: &[&str] = &[
     "origins",
     "readers",
     "routes",
-    "server.drain",
     "server.hsts",
     "tls",
 ];
+
+/// Where a login at Bokbasen is sent, and how. They need a restart.
+const LOGIN: &[&str] =
+    &["lending.audience", "lending.auth", "lending.login_url", "lending.token_url", "lending.url"];
+/// The keys of its user or client. The new ones must not be sent to the old address.
+const CREDENTIALS: &[&str] =
+    &["lending.client_id", "lending.client_secret", "lending.password", "lending.username"];
+
+/// Returns whether one of the keys changes where logins at Bokbasen are sent.
+pub(crate) fn changes_login<'k>(keys: impl IntoIterator<Item = &'k str>) -> bool {
+    keys.into_iter().any(|key| LOGIN.contains(&key))
+}
+
+/// Returns whether the key is of the user or the client at Bokbasen.
+pub(super) fn is_of_credentials(key: &str) -> bool {
+    CREDENTIALS.contains(&key)
+}
 
 /// Returns whether a reload applies a change of this key, such as `origins[0].url`.
 pub fn is_reloadable(key: &str) -> bool {

@@ -112,7 +112,9 @@ impl Query {
 /// would be stored with the purpose. An ISBN or an id of the gate is none.
 fn has_own_id(purpose: &str, query: &str) -> bool {
     let is_own_id = matches!(Query::of(query, None), Some(Query::Unknown));
-    is_own_id && purpose.to_lowercase().contains(&query.to_lowercase())
+    // The id of a group follows a slash.
+    let id = query.split_once('/').map_or(query, |(_, id)| id).to_lowercase();
+    is_own_id && !id.is_empty() && purpose.to_lowercase().contains(&id)
 }
 
 /// Searches, and leads to the page of what was found. Its address never has a borrower's own id.
@@ -237,6 +239,7 @@ mod tests {
     #[test]
     fn purpose_without_a_borrowers_own_id_is_stored() {
         assert!(has_own_id("Asks about KARI-12345", "kari-12345"));
+        assert!(has_own_id("12345678901 asks", "feide/12345678901"));
         assert!(!has_own_id("Asks about a book", "kari-12345"));
         let isbn = "9788299999014";
         assert!(!has_own_id(&format!("Asks about {isbn}"), isbn));

@@ -162,7 +162,7 @@ impl Listeners {
     }
 
     /// Whether another gate serves until this one is ready.
-    fn has_predecessor(&self) -> bool {
+    pub(crate) fn has_predecessor(&self) -> bool {
         self.predecessor.is_some()
     }
 

@@ -46,7 +46,6 @@ pub(super) struct FetchedKeys {
 /// The keys of the last successful fetch.
 pub(super) struct KeySet {
     pub(super) keys: Vec<VerifyKey>,
-    fetched: i64,
     /// When they should be fetched again.
     stale: i64,
 }
@@ -56,6 +55,8 @@ struct Progress {
     /// When the last fetch began.
     begun: Option<i64>,
     last: LastFetch,
+    /// When the last successful fetch ended.
+    succeeded: Option<i64>,
     /// Unknown key ids that the next fetch looks up.
     to_look_up: Vec<String>,
     /// Unknown key ids that the running fetch looks up.
@@ -112,6 +113,10 @@ impl FetchedKeys {
     /// publish it a little late.
     pub(super) fn unknown_key(&self, set: &KeySet, kid: Option<&str>, now: i64) -> Refusal {
         let progress = lock(&self.progress);
+        // A login service that publishes no key that can be used is at fault, and not the reader.
+        if set.keys.is_empty() {
+            return Refusal::LoginUnavailable(progress.next_fetch(now));
+        }
         let kid = kid.filter(|kid| kid.len() <= MAX_KID && !set.has(kid));
         match kid.filter(|kid| !progress.is_absent(kid, now)) {
             Some(_) => Refusal::LoginUnavailable(progress.next_fetch(now)),
@@ -176,9 +181,10 @@ impl FetchedKeys {
         }
     }
 
-    /// Returns the time since the keys were fetched; none if there are none.
+    /// Returns the time since keys were fetched the last time, also if they are over; none if they
+    /// never were.
     pub(super) fn age(&self, now: i64) -> Option<Duration> {
-        self.set.load().as_ref().map(|set| millis(now.saturating_sub(set.fetched)))
+        lock(&self.progress).succeeded.map(|at| millis(now.saturating_sub(at)))
     }
 
     /// Returns what is wrong with the keys.
@@ -266,12 +272,13 @@ impl Drop for RunningFetch<'_> {
 impl FetchedKeys {
     fn replace(&self, now: i64, Fetched { keys, fresh_for }: Fetched) -> Vec<KeyId> {
         let stale = now.saturating_add(in_millis(fresh_for));
-        let set = Arc::new(KeySet { keys, fetched: now, stale });
+        let set = Arc::new(KeySet { keys, stale });
         let old = self.set.swap(Some(set.clone()));
         let old = old.as_ref().map_or(&[][..], |old| &old.keys);
         {
             let mut progress = lock(&self.progress);
             progress.last = LastFetch::Succeeded;
+            progress.succeeded = Some(now);
             progress.absent = std::mem::take(&mut progress.looked_up);
             progress.absent.extend(old.iter().filter_map(|key| key.kid.clone()));
             progress.absent.retain(|kid| !set.has(kid));

@@ -250,14 +250,40 @@ impl Readers {
         Some((self.keys.load().links.mint(&reader)?, expires))
     }
 
-    /// Reads the keys for a reload. The pseudonym key must not change: every reader would get
-    /// another pseudonym.
+    /// Returns whether these settings have the pseudonym key in use.
+    pub(crate) fn has_pseudonym_key_of(&self, settings: &Settings) -> bool {
+        let other = Pseudonyms::new(&settings.pseudonym_key);
+        other.is_ok_and(|other| other.fingerprint() == self.key_fingerprint())
+    }
+
+    /// Returns whether a text has the form by which staff look up a borrower of a group. A
+    /// credential for it would be one of another person.
+    pub fn names_a_group(&self, text: &str) -> bool {
+        let keys = self.keys.load();
+        let mut groups = keys.settings.issuers.iter().filter_map(|it| it.borrower_group.as_deref());
+        groups.any(|group| text.strip_prefix(group).is_some_and(|rest| rest.starts_with('/')))
+    }
+
+    /// Reads the keys for a reload. What makes a pseudonym must not change: every reader would get
+    /// another one, and begin a second loan of each title.
     fn read_keys(&self, settings: &Settings) -> Result<Keys, ReadersError> {
-        if Pseudonyms::new(&settings.pseudonym_key)?.fingerprint() != self.key_fingerprint() {
+        if !self.has_pseudonym_key_of(settings) {
             return Err(ReadersError(
                 "The pseudonym key has changed, which a reload cannot do: put the old one back."
                     .to_owned(),
             ));
+        }
+        let (old, new) = (self.keys.load(), &settings.issuers);
+        for old in &old.settings.issuers {
+            let new = new.iter().find(|new| new.issuer == old.issuer);
+            if new.is_some_and(|new| !names_the_same_borrowers(old, new)) {
+                return Err(ReadersError(format!(
+                    "The group or the claim of borrowers of {} has changed, so that its readers \
+                     would be other persons and borrow each title again. Put the old ones back, \
+                     or restart the gate if that is meant.",
+                    old.issuer
+                )));
+            }
         }
         Keys::read(settings.clone(), Some(&self.keys.load()))
     }
@@ -266,6 +292,11 @@ impl Readers {
     fn cached_count(&self) -> u64 {
         self.keys.load().verified.len()
     }
+}
+
+/// Whether a reader has the same pseudonym by both settings of a login service.
+fn names_the_same_borrowers(one: &JwtSettings, other: &JwtSettings) -> bool {
+    (&one.borrower_group, &one.borrower_claim) == (&other.borrower_group, &other.borrower_claim)
 }
 
 /// A reload reads the JWKS files and the link keys, and drops every verified token and link. Keys

@@ -29,28 +29,38 @@ pub(crate) struct CertificateWatch {
     certificates: Arc<Certificates>,
     /// The files at the last look.
     last: Vec<Stamp>,
-    /// The files that were loaded, or could not be.
+    /// The files that were loaded. Empty at first: they may have changed since the start.
     handled: Vec<Stamp>,
+    /// Why they cannot be loaded, as was reported.
+    reported: Option<String>,
 }
 
 impl CertificateWatch {
     /// Watches the files that these certificates were loaded from.
     pub(crate) fn new(certificates: Arc<Certificates>) -> CertificateWatch {
-        let stamps = stamps(&certificates);
-        CertificateWatch { certificates, last: stamps.clone(), handled: stamps }
+        let last = stamps(&certificates);
+        CertificateWatch { certificates, last, handled: Vec::new(), reported: None }
     }
 
-    /// Looks at the files, and loads them if they are other ones. Reads files, so it may block.
+    /// Looks at the files, and loads them if they are other ones. Files that cannot be used are
+    /// tried again at each look: their permissions, or this machine, may have been the cause. Reads
+    /// files, so it may block.
     pub(crate) fn look(&mut self) -> Seen {
         let now = stamps(&self.certificates);
         let last = std::mem::replace(&mut self.last, now.clone());
         if now != last || now == self.handled {
             return Seen::Same;
         }
-        self.handled = now;
         match self.certificates.load_again() {
-            Ok(()) => Seen::Renewed,
-            Err(error) => Seen::Unusable(error.to_string()),
+            Ok(are_others) => {
+                (self.handled, self.reported) = (now, None);
+                if are_others { Seen::Renewed } else { Seen::Same }
+            }
+            Err(error) => {
+                let why = error.to_string();
+                let is_known = self.reported.replace(why.clone()).as_ref() == Some(&why);
+                if is_known { Seen::Same } else { Seen::Unusable(why) }
+            }
         }
     }
 }

@@ -216,7 +216,7 @@ pub(crate) fn start(
     settings: &Settings,
     services: Arc<Services>,
     certificates: Arc<Certificates>,
-    configs: &mut RequestConfigs,
+    configs: &RequestConfigs,
     sockets: Vec<TcpListener>,
 ) -> Result<Running, ServerError> {
     let sockets = listen::deal(sockets, configs.workers.len()).map_err(ServerError::Socket)?;

@@ -104,9 +104,13 @@ impl OpenConnections {
                 }
             }
         }
-        // All connections beyond the limit are already closing; closing more makes no room.
+        // Nearly all connections beyond the limit are already closing, unless a reload has lowered
+        // it. Then each refused one closes an idle one.
         if state.connections.len() >= limits.connections + MAX_CLOSING {
             metrics.limit_reached(Limit::Connections);
+            if state.connections.len() > limits.connections + 2 * MAX_CLOSING {
+                state.make_room(Instant::now());
+            }
             return None;
         }
         // Connections that are already closing count against `MAX_CLOSING` only.

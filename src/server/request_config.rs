@@ -3,7 +3,7 @@
 //! A reload replaces it. Each request keeps the one that it began with, so that its route and its
 //! origin belong together. `app` builds one for each worker, and one for the explainer.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::open_connections::OpenConnections;
 use super::{Cors, Limits, SecurityHeaders};
@@ -35,7 +35,8 @@ pub(crate) struct RequestConfigs {
     pub(crate) explainer: Current<RequestConfig>,
     /// The delivery that those of the workers are made from.
     base: Current<Delivery>,
-    open: Option<OpenConnections>,
+    /// Those of the public listener, once it has started. Clones share it.
+    open: Arc<OnceLock<OpenConnections>>,
 }
 
 /// Configurations that are valid but not in use.
@@ -61,12 +62,17 @@ impl RequestConfigs {
         };
         let workers = (0..workers).map(|_| one()).collect::<Result<_, _>>()?;
         let explainer = one()?;
-        Ok(RequestConfigs { workers, explainer, base: Current::new(base.delivery), open: None })
+        Ok(RequestConfigs {
+            workers,
+            explainer,
+            base: Current::new(base.delivery),
+            open: Arc::default(),
+        })
     }
 
     /// Sets the connections that the limits apply to.
-    pub(super) fn limit(&mut self, open: OpenConnections) {
-        self.open = Some(open);
+    pub(super) fn limit(&self, open: OpenConnections) {
+        let _ = self.open.set(open);
     }
 
     /// Returns the number of workers.
@@ -104,7 +110,7 @@ impl RequestConfigs {
     /// Puts configurations in use for requests that begin later.
     pub(crate) fn apply(&self, new: NewRequestConfigs) {
         let NewRequestConfigs { workers, explainer, base } = new;
-        if let Some(open) = &self.open {
+        if let Some(open) = self.open.get() {
             open.set_limits(&explainer.limits);
         }
         base.watch_origins();

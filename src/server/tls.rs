@@ -78,15 +78,19 @@ impl Certificates {
         self.files.get()
     }
 
-    /// Loads the certificates again from their files, for new connections.
+    /// Loads the certificates again from their files, for new connections. Returns whether they are
+    /// other ones.
     ///
     /// # Errors
     /// [`TlsError`], for the first that cannot be used. The old ones stay.
-    pub(super) fn load_again(&self) -> Result<(), TlsError> {
+    pub(super) fn load_again(&self) -> Result<bool, TlsError> {
         let loaded = load_all(&self.files.get());
         *lock(&self.unusable) = loaded.as_ref().err().map(ToString::to_string);
-        self.resolver.names.store(Arc::new(loaded?));
-        Ok(())
+        let old = self.resolver.names.swap(Arc::new(loaded?));
+        let own = |all: &[LoadedCertificate]| -> Vec<_> {
+            all.iter().map(|loaded| loaded.certified.cert.clone()).collect()
+        };
+        Ok(own(&old) != own(&self.resolver.names.load()))
     }
 
     /// Returns why newer files are not in use, if that is so.

@@ -190,6 +190,42 @@ async fn new_secrets_are_used_at_once() {
 }
 
 #[tokio::test]
+async fn secret_for_another_login_waits_for_the_restart() {
+    let mut scene = Scene::without_gate(Setting::default()).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(SMALL));
+    scene.start_gate().await;
+    let other = Origin::start().await;
+    let old = "/oauth/token\"";
+    let text = fs::read_to_string(scene.config_file()).unwrap();
+    let line = text.lines().find(|line| line.ends_with(old)).unwrap();
+    scene.replace_in_config(line, &format!("token_url = \"{}{old}", other.url));
+    scene.replace_in_config("\"sandbox-client\"", "\"production\"");
+    for _ in 0..2 {
+        let expected = keys(["lending.client_id", "lending.token_url"]);
+        assert_eq!(reloaded(&scene).await, [BTreeSet::new(), expected]);
+    }
+    let book = format!("/files/{BOOK}/book.epub");
+    assert_eq!(status(&scene, &scene.http2(), &book, "kari").await, StatusCode::OK);
+    assert!(other.requests().is_empty());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn limits_of_connections_apply_to_new_ones() {
+    let mut scene = Scene::start().await;
+    let limits = "[limits]\nconnections_per_address = 2\n\n[lending]";
+    scene.replace_in_config("[lending]", limits);
+    assert_eq!(reloaded(&scene).await[0], keys(["limits.connections_per_address"]));
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(scene.connect("http/1.1").await);
+    }
+    assert_eq!(scene.limit_reached("connections_per_address").await, 2.0);
+    drop(open);
+    scene.stop_gate().await;
+}
+
+#[tokio::test]
 async fn keys_that_need_a_restart_are_named_until_they_are_put_back() {
     let mut scene = Scene::start().await;
     scene.replace_in_config("[lending]", "[gate]\npatience = \"9s\"\n\n[lending]");
@@ -228,6 +264,11 @@ const WRONG: &[Case] = &[
     ("name = \"files\"", "name = \"storage\"", "routes[0].origin"),
     ("path = \"/files/{isbn}/{*file}\"", "path = \"/files/{*file}\"", "routes[0].path"),
     ("to = \"covers/{file}\"", "to = \"{file}\"", "routes[1].to"),
+    (
+        "[privacy]",
+        "[readers]\nmax_lifetime = \"500d\"\n\n[privacy]\nretention = \"600d\"",
+        "readers.max_lifetime",
+    ),
     ("[lending]", "[limits]\nhead = \"0s\"\n\n[lending]", "limits.head"),
     ("[lending]", "[delivery]\nmax_ranges = 0\n\n[lending]", "delivery.max_ranges"),
     ("[lending]", "[brake]\nmode = \"enforce\"\n\n[lending]", "brake.mode"),

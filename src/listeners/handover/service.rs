@@ -114,7 +114,10 @@ impl Drop for HandoverService {
     fn drop(&mut self) {
         self.shared.stop.cancel();
         self.shared.offer.close_all();
-        self.file.remove();
+        // The file of a successor may have the number that this one had.
+        if !self.shared.handed_over.is_cancelled() {
+            self.file.remove();
+        }
     }
 }
 
