@@ -421,3 +421,30 @@ async fn schema_refuses_second_live_loans_and_incomplete_states() {
         assert!(error.contains("CHECK constraint failed"), "{damage}: {error}");
     }
 }
+
+#[tokio::test]
+async fn due_times_are_read_by_their_index_whatever_the_statistics() {
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{AssertSqlSafe, ConnectOptions, Row};
+    let directory = tempfile::tempdir().unwrap();
+    open(directory.path()).await.unwrap().close().await;
+    let file = directory.path().join("data/loans.db");
+    let options = SqliteConnectOptions::new().filename(&file);
+    let mut connection = options.connect().await.unwrap();
+    // Those of a million loans, by which the planner prefers the index on states.
+    for statement in [
+        "ANALYZE",
+        "DELETE FROM sqlite_stat1",
+        "INSERT INTO sqlite_stat1 VALUES ('loans', 'loans_in_state', '1000000 2001 1'), \
+         ('loans', 'loans_by_due', '300000 2001')",
+    ] {
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+    }
+    let mut connection = options.connect().await.unwrap();
+    for statement in [super::worklist::COUNT_DUE, super::worklist::NEXT_DUE] {
+        let plan = format!("EXPLAIN QUERY PLAN {statement}");
+        let plan = sqlx::query(AssertSqlSafe(plan)).bind(0).fetch_one(&mut connection).await;
+        let plan: String = plan.unwrap().get("detail");
+        assert!(plan.contains("loans_by_due (due"), "{statement}: {plan}");
+    }
+}
