@@ -21,6 +21,7 @@ use super::problems::AdminProblem;
 use crate::language::Language;
 use crate::ledger::AccessTarget;
 use crate::problem;
+use crate::reader::is_issued_ahead;
 use crate::server::{
     Asking, Explained, Explanation, NotExplained, Question, WrongFields, parse_fields,
 };
@@ -127,7 +128,7 @@ fn question(app: &App, request: ExplainRequest) -> Result<Question, AdminProblem
             let borrower = app.parts.readers.pseudonym_to_look_up(library, &borrower);
             // A credential counts as issued when it is first seen, at the latest.
             let now = app.parts.clock.now();
-            if issued.is_some_and(|issued| issued > now) {
+            if issued.is_some_and(|issued| is_issued_ahead(issued, now)) {
                 return Err(AdminProblem::malformed(
                     "issued is in the future. Write when the reader's token was issued, or leave \
                      it out for now.",

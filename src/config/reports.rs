@@ -56,19 +56,8 @@ pub(super) fn reports(root: &mut Table<'_>) -> Option<ReportSettings> {
         let sentence = format!("{both} is also a package. Write it in one of the two lists");
         table.mistake("pay_per_loan", sentence);
     }
-    if is_on && prices.is_none() {
-        table.warn(
-            "enabled",
-            "there is no price list, so each report waits for a person. Write \
-             prices = \"prices.csv\"",
-        );
-    }
-    if is_on && sizes.is_none() && evidence != EvidenceRule::Progress {
-        table.warn(
-            "enabled",
-            "the sizes of titles are not known, so a loan is due only by the \
-             progress that its app reports. Write sizes = \"sizes.csv\"",
-        );
+    if is_on {
+        warn_of_missing_files(&mut table, prices.is_none(), sizes.is_none(), evidence);
     }
     table.finish();
     let url = url.flatten()?;
@@ -86,6 +75,29 @@ pub(super) fn reports(root: &mut Table<'_>) -> Option<ReportSettings> {
         grace: GRACE,
     };
     is_on.then_some(settings)
+}
+
+/// Warns of reports that wait for a person without these files.
+fn warn_of_missing_files(
+    table: &mut Table<'_>,
+    without_prices: bool,
+    without_sizes: bool,
+    evidence: EvidenceRule,
+) {
+    if without_prices {
+        table.warn(
+            "enabled",
+            "there is no price list, so each report waits for a person. Write \
+             prices = \"prices.csv\"",
+        );
+    }
+    if without_sizes && evidence != EvidenceRule::Progress {
+        table.warn(
+            "enabled",
+            "the sizes of titles are not known, so a loan is due only by the \
+             progress that its app reports. Write sizes = \"sizes.csv\"",
+        );
+    }
 }
 
 /// Reads a day, and returns its beginning in Europe/Oslo.

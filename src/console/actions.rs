@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::Response;
 use maud::{Markup, html};
 
 use super::Console;
+use super::done::Done;
 use super::failure::Failure;
 use super::find::failed;
 use super::format::time;
@@ -17,7 +18,6 @@ use super::loan_page::find;
 use super::page::{Field, Page, Place, field, notice, page, token};
 use super::roles::Action;
 use super::sign_in::MAX_REASON;
-use super::text::Actions;
 use super::trail::{To, record, what};
 use super::visit::{Form, Visit};
 use crate::language::is_unprintable;
@@ -35,73 +35,6 @@ pub(crate) fn checked_reason(text: &str) -> Option<String> {
     let is_valid =
         !text.is_empty() && text.chars().count() <= MAX_REASON && !text.contains(is_unprintable);
     is_valid.then(|| text.to_owned())
-}
-
-/// What an action reports on the page of its loan.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Done {
-    Ended,
-    Polled,
-    PollElsewhere,
-    Pending,
-    ReasonMissing,
-    NoLink,
-    Marked,
-}
-
-impl Done {
-    const ALL: [Done; 7] = [
-        Done::Ended,
-        Done::Polled,
-        Done::PollElsewhere,
-        Done::Pending,
-        Done::ReasonMissing,
-        Done::NoLink,
-        Done::Marked,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Done::Ended => "ended",
-            Done::Polled => "polled",
-            Done::PollElsewhere => "poll-elsewhere",
-            Done::Pending => "pending",
-            Done::ReasonMissing => "reason-missing",
-            Done::NoLink => "no-link",
-            Done::Marked => "marked",
-        }
-    }
-
-    /// Returns the report with this name.
-    pub(super) fn of(name: &str) -> Option<Done> {
-        Done::ALL.into_iter().find(|done| done.name() == name)
-    }
-
-    /// Returns the kind of its notice.
-    pub(super) fn kind(self) -> &'static str {
-        match self {
-            Done::Ended | Done::Polled | Done::Marked => "good",
-            Done::PollElsewhere | Done::Pending => "note",
-            Done::ReasonMissing | Done::NoLink => "bad",
-        }
-    }
-
-    /// Returns its text.
-    pub(super) fn text(self, texts: &Actions) -> &'static str {
-        match self {
-            Done::Ended => texts.ended,
-            Done::Polled => texts.polled,
-            Done::PollElsewhere => texts.poll_elsewhere,
-            Done::Pending => texts.pending,
-            Done::ReasonMissing => texts.reason_missing,
-            Done::NoLink => texts.no_link,
-            Done::Marked => texts.marked,
-        }
-    }
-
-    fn at(self, loan: &Loan) -> Response {
-        Redirect::to(&format!("/loans/{}?done={}", loan.id, self.name())).into_response()
-    }
 }
 
 /// Returns the forms of the actions that the loan's state allows.
@@ -314,13 +247,5 @@ mod tests {
         ] {
             assert!(checked_reason(wrong).is_none(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn reports_are_found_by_their_names() {
-        for done in Done::ALL {
-            assert_eq!(Done::of(done.name()), Some(done));
-        }
-        assert_eq!(Done::of("<b>"), None);
     }
 }

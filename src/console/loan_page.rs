@@ -11,7 +11,8 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::Console;
-use super::actions::{self, Done};
+use super::actions;
+use super::done::Done;
 use super::failure::Failure;
 use super::find::failed;
 use super::format::{percent, size, time};

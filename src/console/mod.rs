@@ -8,6 +8,7 @@
 mod actions;
 mod chart;
 mod cookies;
+mod done;
 mod explanation;
 mod failure;
 mod files;

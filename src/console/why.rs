@@ -20,6 +20,7 @@ use super::trail::{To, look, what};
 use super::visit::{Form, Visit};
 use crate::ledger::AccessTarget;
 use crate::loan::LibraryId;
+use crate::reader::is_issued_ahead;
 use crate::server::{Asking, NotExplained, Question, parse_fields};
 use crate::telemetry::RequestId;
 
@@ -134,7 +135,8 @@ fn carried(
     let issued = match form.field("issued") {
         "" => now,
         text => {
-            let issued = text.parse::<Timestamp>().ok().filter(|issued| *issued <= now);
+            let issued =
+                text.parse::<Timestamp>().ok().filter(|issued| !is_issued_ahead(*issued, now));
             issued.ok_or(texts.bad_issued)?
         }
     };

@@ -32,6 +32,12 @@ pub(super) fn check_lifetime(
     })
 }
 
+/// Returns whether no credential of this issue time is accepted yet, since its issuer's clock may
+/// be ahead by the leeway only.
+pub(crate) fn is_issued_ahead(issued: Timestamp, now: Timestamp) -> bool {
+    issued > clock::after(now, LEEWAY)
+}
+
 /// Checks that a link was not issued in the future, and that its grace is not over.
 pub(super) fn check_link_times(
     reader: &Reader,
@@ -39,7 +45,7 @@ pub(super) fn check_link_times(
     now: Timestamp,
     grace_until: Timestamp,
 ) -> Result<(), Refusal> {
-    if let Some(issued) = reader.issued.filter(|issued| *issued > clock::after(now, LEEWAY)) {
+    if let Some(issued) = reader.issued.filter(|issued| is_issued_ahead(*issued, now)) {
         return Err(Refusal::Link(LinkFault::IssuedAhead(clock_evidence.diagnose(issued, now))));
     }
     if now >= grace_until {

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::claims::{Claims, subject};
 use super::clock_blame::ClockEvidence;
+use super::credential_times::is_issued_ahead;
 use super::fetched_keys::FetchedKeys;
 use super::jwks::KeyId;
 use super::login_service::LoginService;
@@ -132,7 +133,7 @@ impl Times {
     }
 
     fn check(&self, now: Timestamp, clock_evidence: &ClockEvidence) -> Result<(), Refusal> {
-        let ahead = |time: Option<Timestamp>| time.filter(|time| *time > clock::after(now, LEEWAY));
+        let ahead = |time: Option<Timestamp>| time.filter(|time| is_issued_ahead(*time, now));
         if now >= clock::after(self.expires, LEEWAY) {
             return Err(Refusal::Token(JwtFault::Expired));
         }

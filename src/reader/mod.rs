@@ -25,6 +25,7 @@ mod provider;
 mod provider_http;
 mod pseudonym;
 mod refusal;
+mod reload;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -49,10 +50,9 @@ use self::refusal::{LinkFault, Refusal};
 use self::token_cache::{Verified, VerifiedTokens};
 use crate::clock::{self, Clock};
 use crate::loan::{Borrower, LibraryId};
-use crate::lock::lock;
 use crate::problem::Problem;
-use crate::reload::Reload;
 
+pub(crate) use self::credential_times::is_issued_ahead;
 pub(crate) use self::fetched_keys::KeyTrouble;
 pub use self::identity::{Reader, Scope};
 pub(crate) use self::jwks::VerifyKey;
@@ -264,58 +264,9 @@ impl Readers {
         groups.any(|group| text.strip_prefix(group).is_some_and(|rest| rest.starts_with('/')))
     }
 
-    /// Reads the keys for a reload. What makes a pseudonym must not change: every reader would get
-    /// another one, and begin a second loan of each title.
-    fn read_keys(&self, settings: &Settings) -> Result<Keys, ReadersError> {
-        if !self.has_pseudonym_key_of(settings) {
-            return Err(ReadersError(
-                "The pseudonym key has changed, which a reload cannot do: put the old one back."
-                    .to_owned(),
-            ));
-        }
-        let (old, new) = (self.keys.load(), &settings.issuers);
-        for old in &old.settings.issuers {
-            let new = new.iter().find(|new| new.issuer == old.issuer);
-            if new.is_some_and(|new| !names_the_same_borrowers(old, new)) {
-                return Err(ReadersError(format!(
-                    "The group or the claim of borrowers of {} has changed, so that its readers \
-                     would be other persons and borrow each title again. Put the old ones back, \
-                     or restart the gate if that is meant.",
-                    old.issuer
-                )));
-            }
-        }
-        Keys::read(settings.clone(), Some(&self.keys.load()))
-    }
-
     #[cfg(test)]
     fn cached_count(&self) -> u64 {
         self.keys.load().verified.len()
-    }
-}
-
-/// Whether a reader has the same pseudonym by both settings of a login service.
-fn names_the_same_borrowers(one: &JwtSettings, other: &JwtSettings) -> bool {
-    (&one.borrower_group, &one.borrower_claim) == (&other.borrower_group, &other.borrower_claim)
-}
-
-/// A reload reads the JWKS files and the link keys, and drops every verified token and link. Keys
-/// that were fetched stay, if they are still from the same issuer and address.
-impl Reload for Readers {
-    type Settings = Settings;
-    type Version = Keys;
-    type Error = ReadersError;
-
-    fn validate(&self, settings: &Settings) -> Result<Keys, Vec<ReadersError>> {
-        self.read_keys(settings).map_err(|error| vec![error])
-    }
-
-    fn apply(&self, keys: Keys) {
-        {
-            let _changing = lock(&self.changing);
-            self.keys.store(Arc::new(keys));
-        }
-        self.reloaded.notify_one();
     }
 }
 

@@ -8,8 +8,9 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
+use super::answers::{check_accepted, refusal_of};
 use super::books::{end, one_loan};
-use super::gate::{DrillReader, StagingGate, check_accepted, refusal_of};
+use super::gate::{DrillReader, StagingGate};
 use super::sandbox::StagingSandbox;
 
 /// The smallest file that a stream is still sending when its loan ends: more than the buffers of

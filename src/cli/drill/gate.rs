@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::Args;
+use super::answers::{check_accepted, refusal_of};
 use super::sandbox::StagingSandbox;
 use crate::catalog::{Catalog, Target};
 use crate::cli::CliError;
@@ -286,30 +287,5 @@ fn isbn_of(path: &str, config: &Config) -> Result<Isbn, CliError> {
             "--path is no file of a title that it names. Write one like \
              /files/9788299999038/audio.mp3",
         )),
-    }
-}
-
-/// Returns the status of a response and, if it is a refusal, its document.
-pub(super) async fn refusal_of(answer: Response) -> Result<(StatusCode, Value), String> {
-    let status = answer.status();
-    let body = answer.bytes().await.map_err(|error| error.without_url().to_string())?;
-    if status.is_success() {
-        return Ok((status, Value::Null));
-    }
-    let document = serde_json::from_slice(&body)
-        .map_err(|_| format!("a refusal ({status}) of {} bytes is no document", body.len()))?;
-    Ok((status, document))
-}
-
-/// Checks that a reader who was served has an accepted loan in the books.
-pub(super) async fn check_accepted(
-    reader: &DrillReader,
-    sandbox: &StagingSandbox,
-) -> Result<(), String> {
-    let loans = sandbox.loans(&reader.borrower).await?;
-    let is_accepted = |loan: &&Value| loan.get("accepted").is_some();
-    match loans.iter().filter(is_accepted).count() {
-        0 => Err(format!("a reader was served without an accepted loan: {}", Value::from(loans))),
-        _ => Ok(()),
     }
 }

@@ -7,6 +7,7 @@
 //! than to that sandbox. The sandbox's faults and settings are restored at the end, also
 //! after an interruption.
 
+mod answers;
 mod books;
 mod checks;
 mod gate;

@@ -33,7 +33,7 @@ const ENGLISH: WhyFields = WhyFields {
     headers: "Header fields",
     headers_hint: "One to a line, like Range: bytes=0-99. They are not stored.",
     bad_method: "This is no method. Write one like GET.",
-    bad_issued: "This is no time in the past. Write one like 2026-01-31T12:00:00Z.",
+    bad_issued: "This is no time, or one in the future. Write one like 2026-01-31T12:00:00Z.",
     bad_headers: "These are no header fields. Write at most 100 lines like Range: bytes=0-99.",
 };
 
@@ -46,6 +46,6 @@ const NORWEGIAN: WhyFields = WhyFields {
     headers: "HTTP-felter",
     headers_hint: "Ett per linje, som Range: bytes=0-99. De lagres ikke.",
     bad_method: "Dette er ingen metode. Skriv en som GET.",
-    bad_issued: "Dette er ikke et tidspunkt i fortiden. Skriv et som 2026-01-31T12:00:00Z.",
+    bad_issued: "Dette er ikke et tidspunkt, eller det er i fremtiden. Skriv et som 2026-01-31T12:00:00Z.",
     bad_headers: "Dette er ikke HTTP-felter. Skriv høyst 100 linjer som Range: bytes=0-99.",
 };
