@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::reload::Reload;
 
 /// The time at which all tests begin, in seconds since the epoch.
 const NOW: i64 = 1_800_000_000;
