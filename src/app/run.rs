@@ -69,8 +69,8 @@ pub(crate) fn addresses(config: &Config) -> Addresses {
 }
 
 /// Starts everything in a configuration, on the current runtime. Readers get their own threads.
-/// `file` is where it was loaded from, and where a reload loads it from. The gate takes over from no
-/// other, and hands over to none.
+/// `file` is where it was loaded from, and where a reload loads it from. The gate takes over from
+/// no other, and hands over to none.
 ///
 /// # Errors
 /// Returns a [`StartError`] that names the part that could not start.

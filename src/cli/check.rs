@@ -1,5 +1,5 @@
-//! `loangate check`: reports every mistake in a configuration, with its line; prints a configuration,
-//! or compares two.
+//! `loangate check`: reports every mistake in a configuration, with its line; prints one, or
+//! compares two.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,8 @@ pub(super) struct Args {
     #[arg(long, conflicts_with_all = ["online", "diff"])]
     print: bool,
     /// Compare two configurations: what a reload would change, and what would need a restart.
-    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with_all = ["config", "online"])]
+    #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
+    #[arg(conflicts_with_all = ["config", "online"])]
     diff: Option<Vec<PathBuf>>,
     /// Print the comparison as JSON.
     #[arg(long, requires = "diff")]

@@ -68,7 +68,8 @@ const FIND: Find = Find {
                    requests, or in the ledger, if the gates store requests there.",
     borrower_needs_library: "If it is a borrower's own id, fill in the library too. If it is \
                              Bokbasen's loan id, write bokbasen: before it.",
-    id_in_purpose: "The purpose has the borrower's own id in it, and the trail is stored. Take it out.",
+    id_in_purpose: "The purpose has the borrower's own id in it, and the trail is stored. Take \
+                    it out.",
     bad_library: "The library is not an ISIL. Write one like NO-0301000.",
     loans_of_borrower: "Loans of a borrower",
     loans_of_title: "Loans of a title",

@@ -46,6 +46,7 @@ const NORWEGIAN: WhyFields = WhyFields {
     headers: "HTTP-felter",
     headers_hint: "Ett per linje, som Range: bytes=0-99. De lagres ikke.",
     bad_method: "Dette er ingen metode. Skriv en som GET.",
-    bad_issued: "Dette er ikke et tidspunkt, eller det er i fremtiden. Skriv et som 2026-01-31T12:00:00Z.",
+    bad_issued: "Dette er ikke et tidspunkt, eller det er i fremtiden. Skriv et som \
+                 2026-01-31T12:00:00Z.",
     bad_headers: "Dette er ikke HTTP-felter. Skriv høyst 100 linjer som Range: bytes=0-99.",
 };
