@@ -1,7 +1,8 @@
 //! Reloading: how a part of the gate takes a new version while requests are served.
 //!
 //! A part that can be reloaded implements [`Reload`], and `app` reloads all of them. [`Current`]
-//! holds the version in use, and [`Reloading`] lets `admin` ask for a reload. It depends on no other module.
+//! holds the version in use, and [`Reloading`] lets `admin` ask for a reload. It depends on no
+//! other module.
 
 use std::fmt;
 use std::sync::Arc;
