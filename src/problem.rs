@@ -90,6 +90,8 @@ pub enum Problem {
         /// How long to wait before the next attempt.
         retry_after: Duration,
     },
+    /// An operator has paused lending of the library.
+    LendingPaused,
     /// The ledger cannot be read or written.
     LedgerUnavailable,
     /// The gate has no key of the login service to verify the token with.
@@ -162,6 +164,7 @@ impl Problem {
             Problem::OriginTimeout => ProblemType::OriginTimeout,
             Problem::LoanPending { .. } => ProblemType::LoanPending,
             Problem::LendingUnavailable { .. } => ProblemType::LendingUnavailable,
+            Problem::LendingPaused => ProblemType::LendingPaused,
             Problem::LedgerUnavailable => ProblemType::LedgerUnavailable,
             Problem::LoginUnavailable { .. } => ProblemType::LoginUnavailable,
             Problem::Overloaded => ProblemType::Overloaded,
@@ -189,6 +192,7 @@ impl Problem {
             | Problem::LendingUnavailable { retry_after }
             | Problem::LoginUnavailable { retry_after }
             | Problem::LoanPending { retry_after } => *retry_after,
+            Problem::LendingPaused => Duration::from_secs(60),
             Problem::LedgerUnavailable | Problem::Overloaded => Duration::from_secs(5),
             Problem::RequestMalformed(_)
             | Problem::ReaderUnauthenticated(_)
@@ -244,7 +248,7 @@ mod tests {
     const EMPTY: Sentence = Sentence { english: "", norwegian: "" };
 
     /// One problem of each type, without a wait where that is possible.
-    fn examples() -> [Problem; 18] {
+    fn examples() -> [Problem; 19] {
         let retry_after = Duration::from_secs(1);
         [
             Problem::RequestMalformed(&EMPTY),
@@ -262,6 +266,7 @@ mod tests {
             Problem::OriginTimeout,
             Problem::LoanPending { retry_after },
             Problem::LendingUnavailable { retry_after },
+            Problem::LendingPaused,
             Problem::LedgerUnavailable,
             Problem::LoginUnavailable { retry_after },
             Problem::Overloaded,

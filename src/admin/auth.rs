@@ -2,7 +2,6 @@
 //! tokens are answered with a delay.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -10,7 +9,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::client_addresses::Peer;
+use super::client_addresses::Client;
 use super::problems::AdminProblem;
 use crate::telemetry::LogLimit;
 
@@ -36,12 +35,12 @@ impl WrongTokenLog {
 /// grows with each wrong token from the same address.
 pub(super) async fn authenticate(
     headers: &HeaderMap,
-    peer: Option<Arc<Peer>>,
+    client: Option<Client>,
     token: &SecretString,
     log: &WrongTokenLog,
 ) -> Result<(), AdminProblem> {
     let checked = check(headers, token);
-    record(checked, peer, log).await;
+    record(checked, client, log).await;
     checked.map_err(|fault| match fault {
         TokenFault::Missing => AdminProblem::UNAUTHENTICATED,
         TokenFault::Token => AdminProblem::WRONG_TOKEN,
@@ -51,22 +50,22 @@ pub(super) async fn authenticate(
 /// Checks a token that is not in a header, as [`authenticate`] does.
 pub(super) async fn is_token(
     given: &str,
-    peer: Option<Arc<Peer>>,
+    client: Option<Client>,
     token: &SecretString,
     log: &WrongTokenLog,
 ) -> bool {
     let checked = compare(given.as_bytes(), token);
-    record(checked, peer, log).await;
+    record(checked, client, log).await;
     checked.is_ok()
 }
 
 /// Records the result for the client's address, and delays the response to a wrong token.
-async fn record(checked: Result<(), TokenFault>, peer: Option<Arc<Peer>>, log: &WrongTokenLog) {
-    match (checked, peer) {
-        (Ok(()), Some(peer)) => peer.record_token(),
-        (Err(TokenFault::Token), Some(peer)) => {
-            log.record(peer.address());
-            tokio::time::sleep(peer.record_wrong_token(Instant::now())).await;
+async fn record(checked: Result<(), TokenFault>, client: Option<Client>, log: &WrongTokenLog) {
+    match (checked, client) {
+        (Ok(()), Some(client)) => client.record_token(),
+        (Err(TokenFault::Token), Some(client)) => {
+            log.record(client.address());
+            tokio::time::sleep(client.record_wrong_token(Instant::now())).await;
         }
         _ => {}
     }

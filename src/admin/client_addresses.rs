@@ -1,15 +1,17 @@
 //! Connections to the admin listener, with a limit on them and a record of wrong tokens by address.
 //!
-//! `listen` admits each connection, and `auth` records whether its token was right. All state is
-//! bounded.
+//! `listen` admits each connection, and `auth` records whether a token was right, for the client
+//! that a proxy has named. All state is bounded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
+use super::forwarded::Proxies;
 use crate::lock::lock;
 
 /// The most open connections.
@@ -67,6 +69,14 @@ pub(super) struct Peer {
     close: CancellationToken,
 }
 
+/// The client of a request.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    peer: Arc<Peer>,
+    address: IpAddr,
+    is_forwarded: bool,
+}
+
 impl Peers {
     /// Admits a connection. At the limit, it closes the oldest one without credentials, or else the
     /// oldest one of the session with the most. None if all have the token.
@@ -81,7 +91,7 @@ impl Peers {
         let credentials = Credentials::None;
         state.connections.insert(number, Connection { close: close.clone(), credentials });
         drop(state);
-        Some(Arc::new(Peer { peers: self.clone(), number, address: subscriber(address), close }))
+        Some(Arc::new(Peer { peers: self.clone(), number, address, close }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -121,19 +131,34 @@ impl State {
 }
 
 impl Peer {
-    /// Returns the client's address; for IPv6, its /64 network.
-    pub(super) fn address(&self) -> IpAddr {
-        self.address
+    /// Returns the client of a request on this connection.
+    pub(super) fn client(self: &Arc<Peer>, headers: &HeaderMap, proxies: &Proxies) -> Client {
+        let forwarded = proxies.client(self.address, headers);
+        let address = subscriber(forwarded.unwrap_or(self.address));
+        Client { peer: self.clone(), address, is_forwarded: forwarded.is_some() }
     }
 
     /// Completes when the connection must close to make room for another.
     pub(super) async fn closed(&self) {
         self.close.cancelled().await;
     }
+}
+
+impl Client {
+    /// Returns the client's address; for IPv6, its /64 network.
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Whether a proxy has named the client.
+    pub(super) fn is_forwarded(&self) -> bool {
+        self.is_forwarded
+    }
 
     /// Records that the client sent the token.
     pub(super) fn record_token(&self) {
-        if let Some(connection) = self.peers.lock().connections.get_mut(&self.number) {
+        let peer = &self.peer;
+        if let Some(connection) = peer.peers.lock().connections.get_mut(&peer.number) {
             connection.credentials = Credentials::Token;
         }
     }
@@ -141,8 +166,8 @@ impl Peer {
     /// Records that the client has a session of the console. A session with too many connections
     /// loses its oldest one: nobody with a session can keep others out.
     pub(super) fn record_session(&self, session: u64) {
-        let mut state = self.peers.lock();
-        let Some(connection) = state.connections.get_mut(&self.number) else { return };
+        let mut state = self.peer.peers.lock();
+        let Some(connection) = state.connections.get_mut(&self.peer.number) else { return };
         let credentials = Credentials::Session(session);
         if connection.credentials == credentials {
             return;
@@ -157,7 +182,7 @@ impl Peer {
     /// Records a wrong token, and returns the delay for the response. The delay grows with each
     /// wrong token from the address.
     pub(super) fn record_wrong_token(&self, now: Instant) -> Duration {
-        let wrong = &mut self.peers.lock().wrong_tokens;
+        let wrong = &mut self.peer.peers.lock().wrong_tokens;
         if wrong.len() >= MAX_RECORDED_ADDRESSES && !wrong.contains_key(&self.address) {
             wrong.retain(|_, tokens| now.duration_since(tokens.last) < RECORD_LIFETIME);
             let oldest =
@@ -201,14 +226,18 @@ mod tests {
         IpAddr::V4(std::net::Ipv4Addr::from_bits(number))
     }
 
+    fn client(peers: &Peers, number: u32) -> Client {
+        let peer = peers.admit(address(number)).unwrap();
+        peer.client(&HeaderMap::new(), &Proxies::default())
+    }
+
     #[test]
     fn oldest_connection_without_the_token_is_closed() {
         let peers = Peers::default();
-        let mut open: Vec<_> =
-            (0..MAX_CONNECTIONS).map(|_| peers.admit(address(1)).unwrap()).collect();
+        let mut open: Vec<_> = (0..MAX_CONNECTIONS).map(|_| client(&peers, 1)).collect();
         open[0].record_token();
-        open.push(peers.admit(address(2)).unwrap());
-        let closed: Vec<bool> = open.iter().map(|peer| peer.close.is_cancelled()).collect();
+        open.push(client(&peers, 2));
+        let closed: Vec<bool> = open.iter().map(|peer| peer.peer.close.is_cancelled()).collect();
         assert_eq!(closed.iter().filter(|closed| **closed).count(), 1);
         assert!(closed[1], "the oldest without the token");
         open.iter().for_each(|peer| peer.record_token());
@@ -223,28 +252,28 @@ mod tests {
     fn sessions_keep_nobody_out() {
         let peers = Peers::default();
         let one = |session| {
-            let peer = peers.admit(address(1)).unwrap();
+            let peer = client(&peers, 1);
             peer.record_session(session);
             peer
         };
         let mut open: Vec<_> = (0..64).map(|_| one(1)).collect();
         let closed =
-            |open: &[Arc<Peer>]| open.iter().filter(|one| one.close.is_cancelled()).count();
+            |open: &[Client]| open.iter().filter(|one| one.peer.close.is_cancelled()).count();
         assert_eq!(closed(&open), 64 - MAX_OF_SESSION, "its oldest ones");
         // Many sessions together, and a client without credentials, such as a probe.
         open.extend((2..20).flat_map(|session| [0; 10].map(|_| one(session))));
-        let probe = peers.admit(address(2)).unwrap();
-        assert!(!probe.close.is_cancelled());
+        let probe = client(&peers, 2);
+        assert!(!probe.peer.close.is_cancelled());
         probe.record_token();
         open.extend((20..40).flat_map(|session| [0; 10].map(|_| one(session))));
-        assert!(!probe.close.is_cancelled());
+        assert!(!probe.peer.close.is_cancelled());
         assert_eq!(open.len() - closed(&open), MAX_CONNECTIONS - 1);
     }
 
     #[test]
     fn delay_grows_with_each_wrong_token_of_an_address() {
         let peers = Peers::default();
-        let (guesser, other) = (peers.admit(address(1)).unwrap(), peers.admit(address(2)).unwrap());
+        let (guesser, other) = (client(&peers, 1), client(&peers, 2));
         let now = Instant::now();
         let delays: Vec<_> = (0..100).map(|_| guesser.record_wrong_token(now)).collect();
         assert!(delays[0].is_zero() && delays.is_sorted() && delays[99] == MAX_DELAY, "{delays:?}");
@@ -260,7 +289,7 @@ mod tests {
         let peers = Peers::default();
         let began = Instant::now();
         for number in 0..5000 {
-            let peer = peers.admit(address(number)).unwrap();
+            let peer = client(&peers, number);
             peer.record_wrong_token(began + Duration::from_millis(number.into()));
         }
         assert_eq!(peers.lock().wrong_tokens.len(), MAX_RECORDED_ADDRESSES);

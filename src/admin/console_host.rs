@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::Extensions;
 
-use super::client_addresses::Peer;
+use super::client_addresses::Client;
 use super::{App, Parts, auth};
 use crate::console::{self, Host};
 use crate::ledger::Access;
@@ -18,19 +18,20 @@ pub(super) struct ConsoleHost(pub(super) Arc<App>);
 #[async_trait]
 impl Host for ConsoleHost {
     async fn is_token(&self, client: &Extensions, token: &str) -> bool {
-        let (peer, app) = (client.get().cloned(), &self.0);
-        auth::is_token(token, peer, &app.settings.token, &app.wrong_tokens).await
+        let (client, app) = (client.get().cloned(), &self.0);
+        auth::is_token(token, client, &app.settings.token, &app.wrong_tokens).await
     }
 
     fn address(&self, client: &Extensions) -> Option<IpAddr> {
-        // Behind such a proxy, the peer is the proxy.
+        // Behind a proxy that ends TLS, the peer is the proxy.
         let is_direct = self.0.settings.tls || !is_url_https(&self.0);
-        client.get::<Arc<Peer>>().filter(|_| is_direct).map(|peer| peer.address())
+        let client = client.get::<Client>()?;
+        (is_direct || client.is_forwarded()).then(|| client.address())
     }
 
     fn note_session(&self, client: &Extensions, session: u64) {
-        if let Some(peer) = client.get::<Arc<Peer>>() {
-            peer.record_session(session);
+        if let Some(client) = client.get::<Client>() {
+            client.record_session(session);
         }
     }
 

@@ -16,7 +16,10 @@ mod console_host;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod ends;
 mod explain;
+mod forwarded;
 mod hosts;
+#[allow(unused_qualifications, reason = "utoipa's macros write them")]
+mod lending;
 mod links;
 mod listen;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
@@ -34,6 +37,7 @@ mod waiting;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod watch;
 
+pub(crate) use forwarded::{ForwardedField, Proxies};
 pub(crate) use readiness::{Missing, Readiness};
 pub(crate) use running::Running;
 pub(crate) use waiting::Waiting;
@@ -67,6 +71,7 @@ use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Task};
 use accesses::{AccessLimits, Accessor};
 use auth::WrongTokenLog;
+use client_addresses::Peer;
 use problems::AdminProblem;
 
 /// The keys of `[listen] admin` and `[admin]`.
@@ -78,6 +83,8 @@ pub struct Settings {
     pub token: SecretString,
     /// Whether to serve HTTPS with the server's certificate instead of plain HTTP.
     pub tls: bool,
+    /// The proxies that name their clients.
+    pub proxies: Proxies,
     /// Whether `/metrics` needs no token.
     pub open_metrics: bool,
     /// The accepted names in the Host header, in lower case. Loopback names are always accepted.
@@ -204,6 +211,9 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/balance", get(balance::last).post(balance::balance))
         .route("/api/v1/reports", get(reports::list))
         .route("/api/v1/reports/{loan}", get(reports::one).post(reports::resolve))
+        .route("/api/v1/lending", get(lending::pauses))
+        .route("/api/v1/lending/pause", post(lending::pause))
+        .route("/api/v1/lending/resume", post(lending::resume))
         .route("/api/v1/reload", post(reload::reload))
         .route("/openapi.json", get(openapi::describe))
         .route("/api", any(async || AdminProblem::NOT_FOUND))
@@ -215,13 +225,23 @@ fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics))
         .merge(guarded)
         .merge(console::router(console_host::parts(&app)))
-        .layer(middleware::from_fn_with_state(app.clone(), check_host));
+        .layer(middleware::from_fn_with_state(app.clone(), check_host))
+        .layer(middleware::from_fn_with_state(app.clone(), name_client));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readiness::ready))
         .route("/status.json", get(watch::status))
         .merge(named)
         .with_state(app)
+}
+
+/// Adds the client of the request, which a proxy may name, for the limits of one address.
+async fn name_client(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    if let Some(peer) = request.extensions().get::<Arc<Peer>>() {
+        let client = peer.client(request.headers(), &app.settings.proxies);
+        request.extensions_mut().insert(client);
+    }
+    next.run(request).await
 }
 
 /// Rejects requests for other host names, before any other check.
@@ -260,8 +280,8 @@ fn authenticate<'a>(
     app: &'a App,
     request: &'a Request,
 ) -> impl Future<Output = Result<(), AdminProblem>> + use<'a> {
-    let peer = request.extensions().get().cloned();
-    auth::authenticate(request.headers(), peer, &app.settings.token, &app.wrong_tokens)
+    let client = request.extensions().get().cloned();
+    auth::authenticate(request.headers(), client, &app.settings.token, &app.wrong_tokens)
 }
 
 async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Response, AdminProblem> {

@@ -8,7 +8,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi as Description, SecurityRequirement};
 
-use super::{App, accesses, balance, ends, explain, links, loans, reload, reports, watch};
+use super::{App, accesses, balance, ends, explain, lending, links, loans, reload, reports, watch};
 use crate::problem::Document;
 
 #[derive(OpenApi)]
@@ -34,6 +34,9 @@ use crate::problem::Document;
         reports::list,
         reports::one,
         reports::resolve,
+        lending::pauses,
+        lending::pause,
+        lending::resume,
         reload::reload,
         watch::problems,
         watch::now,

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use super::wait::OutcomeWait;
 use super::{Circulation, DEFAULT_RETRY_AFTER, LoanOutcome, drive, log_ledger_failure};
 use crate::clock;
-use crate::ledger::{Cause, Intended, LedgerError};
-use crate::loan::{Loan, LoanId, LoanKey, LoanState};
+use crate::ledger::{Cause, Intended, LedgerError, Pause};
+use crate::loan::{LibraryId, Loan, LoanId, LoanKey, LoanState};
 
 /// Reader, title and credential of a request for a loan.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +112,20 @@ impl Circulation {
         (!is_held || !self.inner.ledger.clocks_agree()).then_some(LoanOutcome::Undetermined)
     }
 
+    /// Returns the outcome of a begin for a library whose lending is paused; none if it is not.
+    pub async fn pause_of(&self, library: LibraryId) -> Option<LoanOutcome> {
+        match self.inner.ledger.pauses().await {
+            Ok(pauses) => {
+                let is_of = |pause: &Pause| pause.library.is_none_or(|paused| paused == library);
+                pauses.iter().any(is_of).then_some(LoanOutcome::Paused)
+            }
+            Err(error) => {
+                log_ledger_failure("reading the pauses of lending", &error);
+                Some(LoanOutcome::Undetermined)
+            }
+        }
+    }
+
     /// Begins a loan, or finds the live one. When this returns, the begin is sent and answered; its
     /// outcome may still have to be awaited. If this is dropped, the begin continues. The ledger
     /// refuses the intent if a loan of this reader and title ended when or after the credential was
@@ -148,6 +162,7 @@ impl Circulation {
                 let at = self.ended_at(&loan_request.key, at);
                 LoanOutcome::Ended { at, settled: true }.into()
             }
+            Ok(Intended::Paused) => LoanOutcome::Paused.into(),
             Ok(Intended::Braked(until)) => LoanOutcome::Braked { until }.into(),
             // After a failed commit the intent may be durable; then `reconcile` finds it.
             Err(error) => {

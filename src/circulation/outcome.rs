@@ -52,6 +52,8 @@ pub enum LoanOutcome {
         /// When the caller should retry.
         retry_after: Duration,
     },
+    /// An operator has paused lending of the library; no begin was sent.
+    Paused,
     /// The spending brake is on; no begin was sent.
     Braked {
         /// Until when the brake stays on, by the project's clock.

@@ -14,6 +14,7 @@ mod init;
 mod ledger;
 mod ledger_contract;
 mod ledger_copy;
+mod lending;
 mod loans;
 mod problems;
 mod reconcile;
@@ -73,6 +74,9 @@ enum Command {
     /// Show and end the loans of a running gate.
     #[command(subcommand)]
     Loans(loans::Command),
+    /// Pause and resume lending at a running gate, or list the pauses.
+    #[command(subcommand)]
+    Lending(lending::Command),
     /// List what needs a person now, as a running gate sees it; exit with 1 if it is critical.
     Problems(admin_client::GateArgs),
     /// Let a running gate reload its configuration, and print what changed.
@@ -148,6 +152,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Ledger(command) => block_on(ledger::run(command)),
         Command::Audit(command) => block_on(ledger::audit(command)),
         Command::Loans(command) => block_on(loans::run(command)),
+        Command::Lending(command) => block_on(lending::run(command)),
         Command::Problems(gate) => block_on(problems::run(gate)),
         Command::Reload(gate) => block_on(reload::run(gate)),
         Command::Explain(args) => block_on(explain::run(args)),

@@ -9,7 +9,8 @@ use super::table::Table;
 use super::values::{self, list, nonzero_duration, number};
 use crate::server::Limits;
 
-pub(super) fn limits(root: &mut Table<'_>) -> Limits {
+/// Reads the table. `proxy_protocol` are the networks of load balancers that send its header.
+pub(super) fn limits(root: &mut Table<'_>, proxy_protocol: Vec<IpNet>) -> Limits {
     let default = Limits::default();
     let mut table = root.optional_table("limits");
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
@@ -18,6 +19,7 @@ pub(super) fn limits(root: &mut Table<'_>) -> Limits {
     let limits = Limits {
         connections: connections.unwrap_or(default.connections),
         connections_per_address: per_address.unwrap_or(default.connections_per_address),
+        proxy_protocol,
         exempt_networks: table.or("exempt_networks", Vec::new(), list(network)),
         handshake: table.or("handshake", default.handshake, nonzero_duration),
         preface: table.or("preface", default.preface, nonzero_duration),
@@ -56,7 +58,7 @@ pub(super) fn limits(root: &mut Table<'_>) -> Limits {
 }
 
 /// A network, or a single address.
-fn network(value: &DeValue<'_>) -> Result<IpNet, String> {
+pub(super) fn network(value: &DeValue<'_>) -> Result<IpNet, String> {
     let text = values::text(value)?;
     let network =
         text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));

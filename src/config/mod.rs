@@ -242,7 +242,7 @@ fn read_with(file: &Path, text: &str, overrides: &[Override]) -> Result<Loaded, 
 /// Reads every table, even after mistakes in earlier ones.
 fn sections(mut root: Table<'_>) -> Option<Config> {
     let listen = service::listen(&mut root);
-    let (server, handover) = service::server(&mut root, listen.public).unzip();
+    let (server, handover) = service::server(&mut root, &listen).unzip();
     let stored = server.as_ref().map_or(Duration::ZERO, |server| server.store_requests);
     let mut admin = service::admin(&mut root, listen.admin);
     let console = console::console(&mut root);

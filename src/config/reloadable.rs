@@ -11,6 +11,7 @@ const RELOADABLE: &[&str] = &[
     "lending.username",
     "licences",
     "limits",
+    "listen.proxy_protocol",
     "log",
     "origins",
     "readers",

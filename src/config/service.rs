@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::handover::Handover;
@@ -24,6 +25,8 @@ const MAX_STORED: Duration = Duration::from_secs(7 * 86_400);
 pub(super) struct Listen {
     pub(super) public: Option<SocketAddr>,
     pub(super) admin: Option<SocketAddr>,
+    /// The networks of `proxy_protocol`.
+    pub(super) proxies: Vec<IpNet>,
 }
 
 pub(super) fn listen(root: &mut Table<'_>) -> Listen {
@@ -37,13 +40,14 @@ pub(super) fn listen(root: &mut Table<'_>) -> Listen {
     if public.is_some_and(|public| public.port() != 0 && Some(public) == admin) {
         table.mistake("admin", "it is the same address as public. Write another port");
     }
+    let proxies = table.or("proxy_protocol", Vec::new(), list(limits::network));
     table.finish();
-    Listen { public, admin }
+    Listen { public, admin, proxies }
 }
 
 pub(super) fn server(
     root: &mut Table<'_>,
-    listen: Option<SocketAddr>,
+    listen: &Listen,
 ) -> Option<(server::Settings, Handover)> {
     let mut table = root.optional_table("server");
     let drain = table.or("drain", Duration::from_secs(60), duration);
@@ -62,7 +66,7 @@ pub(super) fn server(
         table.mistake("store_requests", sentence);
     }
     table.finish();
-    let limits = limits::limits(root);
+    let limits = limits::limits(root, listen.proxies.clone());
     let mut tls = root.required_table(
         "tls",
         "certificate = \"certs/server.pem\" and key = \"certs/server.key\"",
@@ -76,7 +80,7 @@ pub(super) fn server(
     }
     tls.finish();
     let cors = cors(root);
-    let (listen, certificate) = (listen?, certificate?);
+    let (listen, certificate) = (listen.public?, certificate?);
     let settings = server::Settings {
         listen,
         certificate,
@@ -129,11 +133,18 @@ pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<
     let tls = table.or("tls", false, boolean);
     let open_metrics = table.or("open_metrics", false, boolean);
     let hosts = table.or("hosts", Vec::new(), list(host_name));
+    let networks = table.or("proxies", Vec::new(), list(limits::network));
+    let fields = [
+        ("x-forwarded-for", admin::ForwardedField::XForwardedFor),
+        ("forwarded", admin::ForwardedField::Forwarded),
+    ];
+    let field = table.or("proxies_set", admin::ForwardedField::default(), one_of(&fields));
     table.finish();
     let listen = listen?;
     // Outside this machine, the token and the loans travel only over TLS.
     let tls = tls || !listen.ip().is_loopback();
-    Some(admin::Settings { listen, token: token?, tls, open_metrics, hosts })
+    let proxies = admin::Proxies { networks, field };
+    Some(admin::Settings { listen, token: token?, tls, open_metrics, hosts, proxies })
 }
 
 /// Reads a host name as in the `Host` header, without a port.

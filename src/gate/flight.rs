@@ -155,6 +155,7 @@ impl Flights {
             LoanOutcome::NoLoan
             | LoanOutcome::Withdrawn
             | LoanOutcome::Unavailable { .. }
+            | LoanOutcome::Paused
             | LoanOutcome::Braked { .. }
             | LoanOutcome::Undetermined => None,
         }

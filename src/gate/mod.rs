@@ -295,6 +295,7 @@ impl Gate {
                 Problem::LoanPending { retry_after: PENDING_RETRY_AFTER }
             }
             LoanOutcome::Unavailable { retry_after } => Problem::LendingUnavailable { retry_after },
+            LoanOutcome::Paused => Problem::LendingPaused,
             LoanOutcome::Braked { until } => Problem::TooManyRequests {
                 reason: "brake",
                 retry_after: clock::until(self.clock.now(), until),

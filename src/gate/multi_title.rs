@@ -39,6 +39,7 @@ impl Found {
             | LoanOutcome::NoLoan
             | LoanOutcome::Withdrawn
             | LoanOutcome::Unavailable { .. }
+            | LoanOutcome::Paused
             | LoanOutcome::Braked { .. } => {}
         }
     }

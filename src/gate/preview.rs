@@ -9,7 +9,7 @@ use super::multi_title::Found;
 use super::rules::{self, Judged};
 use super::{Gate, Request};
 use crate::circulation::LoanOutcome;
-use crate::loan::{Isbn, LoanId, LoanKey};
+use crate::loan::{Isbn, LibraryId, LoanId, LoanKey};
 use crate::problem::Problem;
 
 /// What the gate would decide.
@@ -72,7 +72,7 @@ impl Gate {
         let decision = match self.peek(request.key).await {
             None => Previewed::Undecided,
             Some(newest) => match rules::judge(request, newest) {
-                Judged::MayBegin => match self.flights.circulation.obstacle() {
+                Judged::MayBegin => match self.preview_obstacle(request.key.library).await {
                     Some(obstacle) => Previewed::Refused(self.refusal(request, obstacle)),
                     None => Previewed::WouldBegin,
                 },
@@ -81,6 +81,16 @@ impl Gate {
             },
         };
         Preview { decision, isbn: request.key.isbn }
+    }
+
+    /// Returns why no loan of this library begins now.
+    async fn preview_obstacle(&self, library: LibraryId) -> Option<LoanOutcome> {
+        let circulation = self.flights.circulation.clone();
+        if let Some(obstacle) = circulation.obstacle() {
+            return Some(obstacle);
+        }
+        let paused = self.flights.run(async move { circulation.pause_of(library).await });
+        paused.await.unwrap_or(Some(LoanOutcome::Undetermined))
     }
 
     fn preview_outcome(&self, request: &Request<'_>, outcome: LoanOutcome) -> Previewed {

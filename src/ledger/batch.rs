@@ -15,7 +15,7 @@ use super::brake::Count;
 use super::rules::KeyStanding;
 use super::store::{Locked, StoreTransaction, WorkError};
 use super::{Access, Cause, LedgerError};
-use crate::loan::{EndReason, Loan, LoanId, LoanKey, LoanState};
+use crate::loan::{EndReason, LibraryId, Loan, LoanId, LoanKey, LoanState};
 
 /// Whether an intent has the live slot of its key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,6 +37,8 @@ pub(super) struct WriteBatch<'a, T> {
     head: Option<Head>,
     loans: HashMap<LoanId, Loan>,
     standings: HashMap<LoanKey, KeyStanding>,
+    /// Whether lending of these libraries is paused.
+    paused: HashMap<LibraryId, bool>,
     /// Those of the loans that belong to another process.
     foreign: HashSet<LoanId>,
     /// Intents that have the live slot of their key and are not recorded.
@@ -59,6 +61,7 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
             head: None,
             loans: HashMap::new(),
             standings: HashMap::new(),
+            paused: HashMap::new(),
             foreign: HashSet::new(),
             claimed: HashSet::new(),
             refused: HashSet::new(),
@@ -126,6 +129,16 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
         }
         let unrecorded: Vec<LoanId> = self.claimed.union(&self.refused).copied().collect();
         self.transaction.begun_at_limits(key, counts, &unrecorded).await
+    }
+
+    /// Returns whether lending of a library is paused. That is read once in a batch.
+    pub(super) async fn is_paused(&mut self, library: LibraryId) -> Result<bool, sqlx::Error> {
+        if let Some(is_paused) = self.paused.get(&library) {
+            return Ok(*is_paused);
+        }
+        let is_paused = self.transaction.is_paused(library).await?;
+        self.paused.insert(library, is_paused);
+        Ok(is_paused)
     }
 
     /// Locks these loans, and the loans of these keys, in advance.

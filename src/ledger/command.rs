@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{
-    Access, Cause, Delivered, Doubts, Intended, LedgerError, Report, ReportState, ReportStep,
+    Access, Cause, Delivered, Doubts, Intended, LedgerError, PauseChange, Report, ReportState,
+    ReportStep,
 };
 use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
 use crate::telemetry::LoanEvent;
@@ -71,6 +72,8 @@ pub(super) enum Update {
     },
     /// Append an access to the audit trail, in the chain of this library.
     RecordAccess(LibraryId, Box<Access>),
+    /// Pause or resume lending.
+    SetPause(PauseChange),
     /// Write a probe row, to test that the ledger can be written.
     Probe,
 }
@@ -199,7 +202,7 @@ impl Update {
             Update::AddDelivered(library, _) | Update::RecordAccess(library, _) => Some(*library),
             Update::Forget { library, .. } => *library,
             Update::ReplaceDoubts(doubts) => Some(doubts.library),
-            Update::Probe => None,
+            Update::SetPause(_) | Update::Probe => None,
         }
     }
 
@@ -220,6 +223,7 @@ impl Update {
             Update::ReplaceDoubts(_) => "doubts",
             Update::Forget { .. } => "forgotten",
             Update::RecordAccess(..) => "access",
+            Update::SetPause(_) => "paused",
             Update::Probe => "tested",
         }
     }

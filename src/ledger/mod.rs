@@ -22,6 +22,7 @@
 //! | `accesses` | the steps that record who of the staff looked at loans, and why |
 //! | `reports` | the books of usage reports to Bokbasen |
 //! | `examinations` | the loans that a balance shall examine |
+//! | `pauses` | pauses of lending |
 //! | `usage` | what a library lends, for support |
 //! | `bulletins` | what the processes on one ledger share for operators |
 //! | `requests` | requests that were answered, for a limited time |
@@ -55,6 +56,7 @@ mod library_queues;
 mod maintenance;
 mod membership;
 mod open;
+mod pauses;
 mod postgres;
 mod queries;
 mod reads;
@@ -96,6 +98,8 @@ use lanes::{Deadlines, Lanes};
 pub use maintenance::{check, prune, verify};
 use membership::Membership;
 pub use membership::{ADOPTED_INTENT, Lease, UnfoundBegin};
+use pauses::PauseChange;
+pub use pauses::{Pause, PauseOrigin};
 pub use postgres::{
     ConnectionShares, ContractError, ContractionPlan, DatabaseFinding, DatabaseFindings, Endpoint,
     MIGRATIONS, Migration, Obstacle, PostgresSettings, ReadEndpoint, ReconcileError, Sources,

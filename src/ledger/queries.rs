@@ -10,9 +10,9 @@ use super::brake::Counted;
 use super::change_feed::FeedBarrier;
 use super::membership::Membership;
 use super::{
-    AccessFilter, Bulletin, EndPosition, Ends, Filter, HistoryRow, LedgerError, RecordedAccess,
-    Report, ReportFilter, ReportPosition, ReportState, StoredRequest, TitleCost, TitleLoans,
-    UnfoundBegin, postgres, sqlite,
+    AccessFilter, Bulletin, EndPosition, Ends, Filter, HistoryRow, LedgerError, Pause,
+    RecordedAccess, Report, ReportFilter, ReportPosition, ReportState, StoredRequest, TitleCost,
+    TitleLoans, UnfoundBegin, postgres, sqlite,
 };
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
 
@@ -100,6 +100,7 @@ delegate! {
     fn count_reports() -> Vec<(ReportState, u64)>;
     fn loans_to_examine(library: LibraryId, limit: u32) -> Vec<Loan>;
     fn waits_for_examination(id: LoanId) -> bool;
+    fn pauses() -> Vec<Pause>;
     fn loans_by_title(
         library: LibraryId, from: Timestamp, before: Timestamp
     ) -> Vec<TitleLoans>;

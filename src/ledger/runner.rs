@@ -128,6 +128,9 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
         if let Some(barred) = standing.bar(*issued) {
             return Ok(Some(barred));
         }
+        if self.batch.is_paused(loan.key.library).await? {
+            return Ok(Some(Intended::Paused));
+        }
         Ok(self.braked_until(&loan.key, loan.begun).await?.map(Intended::Braked))
     }
 
@@ -206,6 +209,7 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
                 self.forget(*library, *before, *limit).await
             }
             Update::RecordAccess(..) => Ok(0),
+            Update::SetPause(change) => transaction.set_pause(change).await.map(u64::from),
             Update::Probe => transaction.probe(now).await.map(|()| 1),
         }
     }

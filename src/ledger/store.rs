@@ -24,7 +24,7 @@ use super::audit::{Head, NewStep};
 use super::brake::Count;
 use super::membership::Membership;
 use super::rules::KeyStanding;
-use super::{Delivered, Doubts, LedgerError, Report, ReportStep};
+use super::{Delivered, Doubts, LedgerError, PauseChange, Report, ReportStep};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress, Tally};
 
 /// Opens write connections.
@@ -256,6 +256,18 @@ pub(super) trait StoreTransaction: Send {
         loans: &[LoanId],
         now: Timestamp,
     ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Returns whether lending of a library is paused.
+    fn is_paused(
+        &mut self,
+        library: LibraryId,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
+    /// Inserts or removes a pause. Returns false if that changes nothing.
+    fn set_pause(
+        &mut self,
+        change: &PauseChange,
+    ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
     /// Writes a probe row, to test that the ledger can be written.
     fn probe(&mut self, now: Timestamp) -> impl Future<Output = Result<(), sqlx::Error>> + Send;

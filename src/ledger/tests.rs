@@ -39,6 +39,7 @@ async fn concurrent_intents_of_one_reader_and_title_write_one(store: &TestStore)
             Intended::Written(loan) => written.push(loan.id),
             Intended::Live(loan) => live.push(loan.id),
             Intended::EndedSince(at) | Intended::Braked(at) => panic!("{at}"),
+            Intended::Paused => panic!("paused"),
         }
     }
     assert_eq!((written.len(), live.len()), (1, 199));

@@ -67,6 +67,8 @@ pub enum Intended {
     /// Nothing was written because an accepted loan ended at or after the time at which the
     /// credential was issued (invariant 7).
     EndedSince(Timestamp),
+    /// Nothing was written because lending of the library is paused.
+    Paused,
     /// Nothing was written because a brake limit is reached until this time.
     Braked(Timestamp),
 }

@@ -128,6 +128,8 @@ codes! {
         "Check the disk or the database of the ledger.";
     LendingBreach = "lending-breach", 0 s, Node,
         "Ask Bokbasen: its responses violate its API. The log has the loans.";
+    LendingPaused = "lending-paused", 0 s, Cluster,
+        "Ask who paused it: `loangate lending list`. `loangate lending resume` ends it.";
     LendingUnavailable = "lending-unavailable", 30 s, Node,
         "Check Bokbasen's service, and the network and the login to it.";
     LoansUndecided = "loans-undecided", 60 s, Node,
@@ -161,7 +163,7 @@ impl Code {
             Code::FeedStale => [Degraded, Degraded, Degraded],
             Code::LedgerUnreadable => [Degraded, Down, Down],
             Code::LedgerUnwritable => [Degraded, Down, Down],
-            Code::LoansUndecided => [Ok, Degraded, Ok],
+            Code::LendingPaused | Code::LoansUndecided => [Ok, Degraded, Ok],
             Code::LoginKeys if is_critical => [Degraded, Degraded, Degraded],
             Code::OriginFailing => [Degraded, Ok, Ok],
             _ => [Ok, Ok, Ok],

@@ -61,6 +61,8 @@ struct Counts {
     delayed_ends: u64,
     undecided: usize,
     oldest_end: Option<Timestamp>,
+    is_all_paused: bool,
+    paused_libraries: usize,
 }
 
 pub(super) fn observation(code: Code, severity: Severity, what: impl Into<String>) -> Observation {
@@ -174,14 +176,31 @@ impl Observer {
                 let (_, delayed_ends) = ledger.count_ends(before).await?;
                 let undecided = ledger.undecided().await?.len();
                 let oldest_end = ledger.oldest_end().await?;
-                Ok::<_, LedgerError>(Counts { delayed_ends, undecided, oldest_end })
+                let pauses = ledger.pauses().await?;
+                let is_all_paused = pauses.iter().any(|pause| pause.library.is_none());
+                let paused_libraries = pauses.len() - usize::from(is_all_paused);
+                Ok::<_, LedgerError>(Counts {
+                    delayed_ends,
+                    undecided,
+                    oldest_end,
+                    is_all_paused,
+                    paused_libraries,
+                })
             };
             let last = self.counts.map(|(_, counts)| counts).unwrap_or_default();
             let counts = timeout(QUERY_DEADLINE, counting).await;
             self.counts = Some((now.0, counts.ok().and_then(Result::ok).unwrap_or(last)));
         }
-        let Counts { delayed_ends, undecided, .. } =
-            self.counts.map(|(_, counts)| counts).unwrap_or_default();
+        let counts = self.counts.map(|(_, counts)| counts).unwrap_or_default();
+        let Counts { delayed_ends, undecided, .. } = counts;
+        if counts.is_all_paused {
+            let what = "Lending of all libraries is paused, so no loan begins.";
+            found.push(observation(Code::LendingPaused, Warning, what));
+        } else if counts.paused_libraries > 0 {
+            let libraries = counts.paused_libraries;
+            let what = format!("Lending of {libraries} libraries is paused.");
+            found.push(observation(Code::LendingPaused, Warning, what));
+        }
         if delayed_ends > 0 {
             let what = format!("Bokbasen has not acknowledged {delayed_ends} ends for an hour.");
             found.push(observation(Code::EndsDelayed, Warning, what));

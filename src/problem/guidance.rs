@@ -34,6 +34,7 @@ impl ProblemType {
             ProblemType::OriginTimeout => ORIGIN_TIMEOUT,
             ProblemType::LoanPending => LOAN_PENDING,
             ProblemType::LendingUnavailable => LENDING_UNAVAILABLE,
+            ProblemType::LendingPaused => LENDING_PAUSED,
             ProblemType::LedgerUnavailable => LEDGER_UNAVAILABLE,
             ProblemType::LoginUnavailable => LOGIN_UNAVAILABLE,
             ProblemType::Overloaded => OVERLOADED,
@@ -209,6 +210,21 @@ const LENDING_UNAVAILABLE: Guidance = Guidance {
         english: "`/readyz` has the reason. Check the network and `[lending]`, then ask Bokbasen.",
         norwegian: "`/readyz` har årsaken. Kontroller nettverket og `[lending]`, og spør så \
                  Bokbasen.",
+    }),
+};
+
+const LENDING_PAUSED: Guidance = Guidance {
+    occurs: "An operator has paused lending of the library, so no loan begins. Readers with a live \
+         loan read on.",
+    app: Sentence {
+        english: "Say that the library lends nothing now. Retry after `Retry-After`.",
+        norwegian: "Si at biblioteket ikke låner ut nå. Prøv igjen etter `Retry-After`.",
+    },
+    operator: Some(Sentence {
+        english: "`loangate lending list` says who has paused it, and why. `loangate lending \
+                 resume` ends the pause.",
+        norwegian: "`loangate lending list` sier hvem som har satt det på pause, og hvorfor. \
+                 `loangate lending resume` avslutter pausen.",
     }),
 };
 

@@ -36,6 +36,8 @@ pub enum ProblemType {
     LoanPending,
     /// Bokbasen cannot be reached, or its response is not usable.
     LendingUnavailable,
+    /// An operator has paused lending.
+    LendingPaused,
     /// The ledger cannot be read or written.
     LedgerUnavailable,
     /// The gate has no key of the login service to verify the token with.
@@ -57,7 +59,7 @@ pub enum RetryAfter {
 
 impl ProblemType {
     /// Every type, by status.
-    pub const ALL: [ProblemType; 18] = [
+    pub const ALL: [ProblemType; 19] = [
         ProblemType::RequestMalformed,
         ProblemType::ReaderUnauthenticated,
         ProblemType::LoanRefused,
@@ -73,6 +75,7 @@ impl ProblemType {
         ProblemType::OriginTimeout,
         ProblemType::LoanPending,
         ProblemType::LendingUnavailable,
+        ProblemType::LendingPaused,
         ProblemType::LedgerUnavailable,
         ProblemType::LoginUnavailable,
         ProblemType::Overloaded,
@@ -96,6 +99,7 @@ impl ProblemType {
             ProblemType::OriginTimeout => "origin-timeout",
             ProblemType::LoanPending => "loan-pending",
             ProblemType::LendingUnavailable => "lending-unavailable",
+            ProblemType::LendingPaused => "lending-paused",
             ProblemType::LedgerUnavailable => "ledger-unavailable",
             ProblemType::LoginUnavailable => "login-unavailable",
             ProblemType::Overloaded => "overloaded",
@@ -120,6 +124,7 @@ impl ProblemType {
             ProblemType::OriginTimeout => "Origin timeout",
             ProblemType::LoanPending => "Loan pending",
             ProblemType::LendingUnavailable => "Lending unavailable",
+            ProblemType::LendingPaused => "Lending paused",
             ProblemType::LedgerUnavailable => "Ledger unavailable",
             ProblemType::LoginUnavailable => "Login unavailable",
             ProblemType::Overloaded => "Overloaded",
@@ -142,6 +147,7 @@ impl ProblemType {
             ProblemType::OriginTimeout => StatusCode::GATEWAY_TIMEOUT,
             ProblemType::LoanPending
             | ProblemType::LendingUnavailable
+            | ProblemType::LendingPaused
             | ProblemType::LedgerUnavailable
             | ProblemType::LoginUnavailable
             | ProblemType::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
@@ -154,6 +160,7 @@ impl ProblemType {
             ProblemType::TooManyRequests
             | ProblemType::LoanPending
             | ProblemType::LendingUnavailable
+            | ProblemType::LendingPaused
             | ProblemType::LedgerUnavailable
             | ProblemType::LoginUnavailable
             | ProblemType::Overloaded => RetryAfter::Always,

@@ -22,6 +22,7 @@ impl Problem {
             Problem::OriginFailed { .. } => &ORIGIN_FAILED,
             Problem::OriginTimeout => &ORIGIN_TIMEOUT,
             Problem::LendingUnavailable { .. } => &LENDING_UNAVAILABLE,
+            Problem::LendingPaused => &LENDING_PAUSED,
             Problem::LedgerUnavailable => &LEDGER_UNAVAILABLE,
             Problem::LoginUnavailable { .. } => &LOGIN_UNAVAILABLE,
             Problem::LoanPending { .. } => &LOAN_PENDING,
@@ -91,6 +92,13 @@ static ORIGIN_FAILED: Sentence = Sentence {
 static ORIGIN_TIMEOUT: Sentence = Sentence {
     english: "The storage did not respond in time. Try again later.",
     norwegian: "Lageret svarte ikke i tide. Prøv igjen senere.",
+};
+
+static LENDING_PAUSED: Sentence = Sentence {
+    english: "The library has paused new loans. Try again later; titles that are on loan can be \
+              read on.",
+    norwegian: "Biblioteket har satt nye lån på pause. Prøv igjen senere; titler som er lånt, \
+                kan leses videre.",
 };
 
 static LENDING_UNAVAILABLE: Sentence = Sentence {

@@ -17,11 +17,15 @@ use super::deadlines::FIRST_REQUEST_GRACE;
 use super::limits::Limit;
 use super::open_connections::Entry;
 use super::placement::WorkerSlot;
+use super::proxy_protocol::{self, ProxyError};
 use super::tls_stream::{self, TlsStream};
 use super::{Worker, http1, http2};
 use crate::buffer_budget::Size;
 use crate::connection_handle::Connection;
-use crate::telemetry::Handshake;
+use crate::telemetry::{Handshake, LogLimit};
+
+/// Limits the log of load balancers without a header to one line a minute.
+static PROXY_LOG: LogLimit = LogLimit::per_minute();
 
 /// The largest accepted request head, in bytes. A token is at most 8 KiB.
 pub(super) const HEAD_SIZE: usize = 16 * 1024;
@@ -39,7 +43,7 @@ pub(super) struct ConnectionInfo {
 /// worker, the entry for the server.
 pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _slot: WorkerSlot, entry: Entry) {
     let connection = entry.connection();
-    let handshake = Box::pin(handshake(socket, &worker, connection));
+    let handshake = Box::pin(handshake(socket, &worker, &entry));
     let accepted = unless_late(connection, handshake).await;
     let Some((tls, info)) = accepted.flatten() else {
         return worker.services.metrics.handshake(Handshake::Failed);
@@ -55,21 +59,28 @@ pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _slot: WorkerS
     }
 }
 
-/// Performs the TLS handshake. Returns none if it fails or times out.
+/// Reads the header of a load balancer and performs the TLS handshake. Returns none if one of them
+/// fails or times out.
 async fn handshake(
-    socket: TcpStream,
+    mut socket: TcpStream,
     worker: &Worker,
-    connection: &Connection,
+    entry: &Entry,
 ) -> Option<(TlsStream, ConnectionInfo)> {
     let _ = socket.set_nodelay(true);
+    let connection = entry.connection();
     let acceptor = TlsAcceptor::from(worker.certificates.config());
-    let accepted = acceptor.accept_with(socket, |session| session.set_buffer_limit(None));
+    let accepted = async {
+        if entry.is_proxied {
+            count_for_client(&mut socket, entry).await?;
+        }
+        acceptor.accept_with(socket, |session| session.set_buffer_limit(None)).await.ok()
+    };
     let limit = worker.config.get().limits.handshake;
     let Ok(accepted) = tokio::time::timeout(limit, accepted).await else {
         worker.services.metrics.limit_reached(Limit::Handshake);
         return None;
     };
-    let stream = accepted.ok()?;
+    let stream = accepted?;
     let (socket, session) = stream.into_inner();
     let name = session.server_name().map(Arc::from);
     let is_http2 = session.alpn_protocol() == Some(b"h2");
@@ -79,6 +90,32 @@ async fn handshake(
     let size = Size::new(&worker.services.buffers, tls_stream::MAX_SEALED);
     let tls = TlsStream::new(socket, session, connection.clone(), size, is_http2);
     Some((tls, ConnectionInfo { name, connection: connection.clone() }))
+}
+
+/// Reads the header of a load balancer, and counts the connection for the client that it names.
+/// Returns none if there is no usable header.
+async fn count_for_client(socket: &mut TcpStream, entry: &Entry) -> Option<()> {
+    match proxy_protocol::read_client(socket).await {
+        Ok(client) => {
+            client.into_iter().for_each(|client| entry.count_for(client));
+            Some(())
+        }
+        // A check of the balancer which only connects.
+        Err(ProxyError::Ended(_)) => None,
+        Err(error) => {
+            if let Some(left_out) = PROXY_LOG.permit("proxy") {
+                let balancer = socket.peer_addr().map(|address| address.ip().to_string());
+                tracing::warn!(
+                    balancer = balancer.unwrap_or_default(),
+                    %error,
+                    left_out,
+                    "closed a connection from a network in listen.proxy_protocol; let the load \
+                     balancer send the PROXY protocol, or take its network from the list"
+                );
+            }
+            None
+        }
+    }
 }
 
 /// Waits for the future. Returns none if the connection is aborted before.

@@ -27,7 +27,9 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Networks that are exempt from `connections_per_address`, such as those of load balancers.
     pub exempt_networks: Vec<IpNet>,
-    /// The timeout of the TLS handshake.
+    /// Networks of load balancers, whose connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: Vec<IpNet>,
+    /// The timeout of the TLS handshake, and of such a header before it.
     pub handshake: Duration,
     /// The timeout from the handshake to the end of the client's HTTP/2 preface.
     pub preface: Duration,
@@ -56,6 +58,7 @@ impl Default for Limits {
             connections: 10_000,
             connections_per_address: 256,
             exempt_networks: Vec::new(),
+            proxy_protocol: Vec::new(),
             handshake: Duration::from_secs(10),
             preface: Duration::from_secs(10),
             head: Duration::from_secs(20),
@@ -86,8 +89,18 @@ impl Limits {
 
     /// Whether `connections_per_address` does not apply to this address.
     pub(super) fn is_exempt(&self, address: IpAddr) -> bool {
-        self.exempt_networks.iter().any(|network| network.contains(&address))
+        contains(&self.exempt_networks, address)
     }
+
+    /// Whether a connection from this address begins with a header of the PROXY protocol.
+    pub(super) fn has_proxy_header(&self, address: IpAddr) -> bool {
+        contains(&self.proxy_protocol, address)
+    }
+}
+
+fn contains(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
 }
 
 /// Raises the soft limit of open file descriptors to the hard limit. Returns the limit in force

@@ -29,6 +29,7 @@ mod open_connections;
 mod pending_responses;
 mod placement;
 mod problem_response;
+mod proxy_protocol;
 mod recent_requests;
 mod request_body;
 mod request_checks;

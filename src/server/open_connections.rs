@@ -71,6 +71,8 @@ pub(super) struct Entry {
     connection: Connection,
     /// Whether another connection was closed for this one.
     pub(super) evicted_another: bool,
+    /// Whether a load balancer has opened it, which names the client by a PROXY protocol header.
+    pub(super) is_proxied: bool,
 }
 
 impl OpenConnections {
@@ -88,22 +90,12 @@ impl OpenConnections {
     /// can be closed for it.
     pub(super) fn admit(&self, address: IpAddr) -> Option<Entry> {
         let (limits, metrics) = (self.0.limits.load(), &self.0.metrics);
-        let network = (!limits.is_exempt(address.to_canonical())).then(|| network_of(address));
+        let is_proxied = limits.has_proxy_header(address);
+        // The client of a proxied connection is counted when it is known.
+        let network = limits.counted_network(address).filter(|_| !is_proxied);
         let mut state = self.lock();
-        let mut evicted_another = false;
-        if let Some(network) = network {
-            while state
-                .by_network
-                .get(&network)
-                .is_some_and(|own| own.len() >= limits.connections_per_address)
-            {
-                let oldest = state.by_network.get(&network).and_then(|own| own.first().copied());
-                if oldest.is_some_and(|number| state.close_unproven(number)) {
-                    metrics.limit_reached(Limit::ConnectionsPerAddress);
-                    evicted_another = true;
-                }
-            }
-        }
+        let mut evicted_another =
+            network.is_some_and(|network| state.make_room_in(network, &limits, metrics));
         // Nearly all connections beyond the limit are already closing, unless a reload has lowered
         // it. Then each refused one closes an idle one.
         if state.connections.len() >= limits.connections + MAX_CLOSING {
@@ -133,7 +125,7 @@ impl OpenConnections {
             state.by_network.entry(network).or_default().insert(number);
         }
         drop(state);
-        Some(Entry { open: self.clone(), number, connection, evicted_another })
+        Some(Entry { open: self.clone(), number, connection, evicted_another, is_proxied })
     }
 
     /// Closes a connection to free a file descriptor. Returns false if none can be closed.
@@ -160,6 +152,22 @@ impl State {
     fn make_room(&mut self, now: Instant) -> bool {
         let is_late = |since: Instant| now.saturating_duration_since(since) >= REQUEST_GRACE;
         self.close_oldest(is_late) || self.drain_idle() || self.close_oldest(|_| true)
+    }
+
+    /// Closes the oldest connections of a network until it may open another. Returns whether it
+    /// closed one.
+    fn make_room_in(&mut self, network: IpNet, limits: &Limits, metrics: &Metrics) -> bool {
+        let mut has_closed = false;
+        while let Some(own) = self.by_network.get(&network)
+            && own.len() >= limits.connections_per_address
+        {
+            let oldest = own.first().copied();
+            if oldest.is_some_and(|number| self.close_unproven(number)) {
+                metrics.limit_reached(Limit::ConnectionsPerAddress);
+                has_closed = true;
+            }
+        }
+        has_closed
     }
 
     /// Closes the oldest connection without accepted credentials, if `may_close` allows it. Returns
@@ -224,6 +232,21 @@ impl Entry {
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
+
+    /// Counts a proxied connection for its client.
+    pub(super) fn count_for(&self, client: IpAddr) {
+        let (limits, metrics) = (self.open.0.limits.load(), &self.open.0.metrics);
+        let Some(network) = limits.counted_network(client) else { return };
+        let mut state = self.open.lock();
+        if !state.unproven.contains_key(&self.number) {
+            return; // closed for another one
+        }
+        state.make_room_in(network, &limits, metrics);
+        if let Some(unproven) = state.unproven.get_mut(&self.number) {
+            unproven.network = Some(network);
+            state.by_network.entry(network).or_default().insert(self.number);
+        }
+    }
 }
 
 impl Drop for Entry {
@@ -231,6 +254,13 @@ impl Drop for Entry {
         let mut state = self.open.lock();
         state.connections.remove(&self.number);
         state.remove_candidate(self.number);
+    }
+}
+
+impl Limits {
+    /// Returns the network that connections from this address count for; none if it is exempt.
+    fn counted_network(&self, address: IpAddr) -> Option<IpNet> {
+        (!self.is_exempt(address)).then(|| network_of(address))
     }
 }
 
@@ -305,6 +335,27 @@ mod tests {
         let open = open(100, 1);
         let balancer: Vec<_> = (0..50).map(|_| admit(&open, "10.0.0.1")).collect();
         assert!(!are_aborted(&balancer).contains(&true));
+    }
+
+    #[test]
+    fn proxied_connections_count_for_their_clients() {
+        let proxy_protocol = vec!["192.0.2.0/24".parse().unwrap()];
+        let limits = Limits { connections: 100, connections_per_address: 2, ..Limits::default() };
+        let limits = Limits { proxy_protocol, ..limits };
+        let open = OpenConnections::new(limits, Metrics::new().unwrap());
+        let balancer: Vec<_> = (0..9).map(|_| admit(&open, "192.0.2.1")).collect();
+        assert!(balancer.iter().all(|entry| entry.is_proxied), "and none is closed");
+        let client = "198.51.100.1".parse().unwrap();
+        balancer.iter().take(4).for_each(|entry| entry.count_for(client));
+        balancer[5].count_for("198.51.100.2".parse().unwrap());
+        let aborted = [true, true, false, false, false, false, false, false, false];
+        assert_eq!(are_aborted(&balancer), aborted);
+        // One that was closed is not counted again.
+        balancer[0].count_for("198.51.100.3".parse().unwrap());
+        let direct = admit(&open, "198.51.100.1");
+        assert!(!direct.is_proxied && balancer[2].connection().is_aborted());
+        drop((balancer, direct));
+        assert!(open.lock().by_network.is_empty());
     }
 
     #[test]

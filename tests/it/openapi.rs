@@ -219,6 +219,11 @@ async fn every_operation_answers_as_described() {
         ("GET", "/api/v1/balance".into(), None, 200),
         ("POST", "/api/v1/balance?since=now".into(), None, 400),
         ("POST", "/api/v1/reload".into(), None, 200),
+        ("POST", "/api/v1/lending/pause".into(), Some(json!({ "reason": "a" })), 200),
+        ("POST", "/api/v1/lending/pause".into(), Some(json!({})), 400),
+        ("GET", "/api/v1/lending".into(), None, 200),
+        ("POST", "/api/v1/lending/resume".into(), Some(json!({})), 200),
+        ("POST", "/api/v1/lending/resume".into(), Some(json!({ "library": "x" })), 400),
         ("POST", "/api/v1/balance?until=now".into(), None, 400),
         ("GET", "/api/v1/reports?month=2026-13".into(), None, 400),
         ("GET", "/api/v1/reports?cursor=x".into(), None, 400),
@@ -315,7 +320,7 @@ async fn every_operation_answers_as_described() {
     }
     assert_eq!(described.seen, all, "an operation was not called");
     // Everything that the documentation names is described.
-    assert_eq!(all.len(), 21);
+    assert_eq!(all.len(), 24);
     scene.end().await;
 }
 

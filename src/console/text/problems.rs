@@ -113,6 +113,7 @@ pub(in crate::console) fn problem_name(code: Code, language: Language) -> &'stat
         Code::LedgerUnreadable => ["The ledger cannot be read", "Hovedboken kan ikke leses"],
         Code::LedgerUnwritable => ["The ledger cannot be written", "Hovedboken kan ikke skrives"],
         Code::LendingBreach => ["Bokbasen violates its API", "Bokbasen bryter sitt eget API"],
+        Code::LendingPaused => ["Lending is paused", "Utlån er satt på pause"],
         Code::LendingUnavailable => ["Bokbasen is unavailable", "Bokbasen er utilgjengelig"],
         Code::LoansUndecided => ["Many loans are undecided", "Mange lån er ikke avgjort"],
         Code::LoginKeys => {
@@ -164,6 +165,10 @@ pub(in crate::console) fn advice(code: Code, language: Language) -> &'static str
             "Undersøk disken eller databasen til hovedboken."
         }
         Code::LendingBreach => "Spør Bokbasen: svarene bryter API-et. Loggen har lånene.",
+        Code::LendingPaused => {
+            "Spør den som satte det på pause: `loangate lending list`. `loangate lending resume` \
+             avslutter pausen."
+        }
         Code::LendingUnavailable => "Undersøk Bokbasens tjeneste, nettet dit og innloggingen der.",
         Code::LoansUndecided => {
             "Undersøk om Bokbasen svarer. Porten avgjør disse lånene når den gjør det."

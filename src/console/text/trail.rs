@@ -37,7 +37,7 @@ pub(in crate::console) fn access_name(language: Language, name: &str) -> &str {
 }
 
 /// The accesses of the console, the command line and the admin API.
-const ACCESSES: [(&str, &str, &str); 18] = [
+const ACCESSES: [(&str, &str, &str); 20] = [
     ("sign-in", "signed in", "logget inn"),
     ("list-accesses", "looked at the trail", "så på loggen"),
     ("find", "searched", "søkte"),
@@ -47,6 +47,8 @@ const ACCESSES: [(&str, &str, &str); 18] = [
     ("end-loan", "ended a loan", "avsluttet et lån"),
     ("mint-link", "made a link", "laget en lenke"),
     ("poll-loan", "queried Bokbasen about a loan", "spurte Bokbasen om et lån"),
+    ("pause-lending", "paused lending", "satte utlån på pause"),
+    ("resume-lending", "resumed lending", "gjenopptok utlån"),
     ("request-examination", "marked a loan for balance", "merket et lån for avstemming"),
     ("show-library", "looked at a library", "så på et bibliotek"),
     ("download-library", "downloaded a library's tables", "lastet ned et biblioteks tabeller"),

@@ -9,6 +9,7 @@ use super::exclusive::{Extent, extent_of_chains, extent_of_file};
 use super::mark::Mark;
 use super::origin::{self, Origin};
 use crate::ledger::copy_mark::{BEING_COPIED, COPIED_FROM, IN_PROGRESS, MOVED};
+use crate::ledger::pauses::PAUSED;
 use crate::ledger::postgres::lock_to_mark;
 use crate::ledger::reports::RECONCILED;
 use crate::ledger::{LedgerError, postgres, sqlite};
@@ -192,13 +193,20 @@ impl ExclusiveLedger {
         remove.await.map(drop)
     }
 
+    /// Returns the rows of the pauses of lending.
+    pub(super) async fn pauses(&mut self) -> Result<Vec<(String, Vec<u8>)>, LedgerError> {
+        self.meta(&format!("{PAUSED}%")).await
+    }
+
     /// Replaces the mark by the origins of this ledger: gates may open it. `reconciled` is the row
-    /// of that name in the source. Returns false if another copy has replaced the mark.
+    /// of that name in the source, and `pauses` are its pauses of lending. Returns false
+    /// if another copy has replaced the mark.
     pub(super) async fn complete(
         &mut self,
         mark: &Mark,
         origins: &[Origin],
         reconciled: Option<&[u8]>,
+        pauses: &[(String, Vec<u8>)],
     ) -> Result<bool, LedgerError> {
         self.change_meta(async |meta| {
             if !meta.remove(IN_PROGRESS, &mark.to_bytes()).await? {
@@ -207,6 +215,10 @@ impl ExclusiveLedger {
             meta.take(RECONCILED).await?;
             if let Some(reconciled) = reconciled {
                 meta.insert(RECONCILED, reconciled).await?;
+            }
+            meta.remove_all(PAUSED).await?;
+            for (name, pause) in pauses {
+                meta.insert(name, pause).await?;
             }
             for (name, origin) in numbered(origins) {
                 meta.insert(&name, &origin.to_bytes()).await?;

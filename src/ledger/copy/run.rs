@@ -109,7 +109,9 @@ impl Copy<'_> {
         self.wait_for_silence(source).await?;
         // What may have been reported before is not sent from the copy either.
         let reconciled = source.find_meta(RECONCILED).await?;
-        if !destination.complete(&mark, &origins, reconciled.as_deref()).await? {
+        let pauses = source.pauses().await?;
+        let reconciled = reconciled.as_deref();
+        if !destination.complete(&mark, &origins, reconciled, &pauses).await? {
             return Err(CopyError::Refused(OTHER_COPY.to_owned()));
         }
         if !source.is_moved_by(&mark.chain).await? {

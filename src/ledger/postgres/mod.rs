@@ -137,6 +137,7 @@ mod ended_chains_tests;
 mod head_records_tests;
 #[cfg(test)]
 mod nodes_tests;
+mod pauses;
 #[cfg(test)]
 mod plans_tests;
 #[cfg(test)]

@@ -13,14 +13,14 @@ use uuid::Uuid;
 
 use super::copy_marks::{self, IS_MOVED};
 use super::lane::Lane;
-use super::{chain, delivered, doubts, examinations, loans, reports, retention};
+use super::{chain, delivered, doubts, examinations, loans, pauses, reports, retention};
 use crate::ledger::audit::{Head, NewStep};
 use crate::ledger::brake::Count;
 use crate::ledger::membership::Membership;
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, WorkError};
-use crate::ledger::{Delivered, Doubts, Report, ReportStep};
+use crate::ledger::{Delivered, Doubts, PauseChange, Report, ReportStep};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress};
 
 /// The statement waits for a transaction that writes a mark, and then reads the mark.
@@ -242,6 +242,14 @@ impl StoreTransaction for PostgresTransaction<'_> {
     }
 
     /// Each process has a row of its own, so that processes do not wait for each other.
+    async fn is_paused(&mut self, library: LibraryId) -> Result<bool, sqlx::Error> {
+        pauses::is_paused(&mut self.transaction, library).await
+    }
+
+    async fn set_pause(&mut self, change: &PauseChange) -> Result<bool, sqlx::Error> {
+        pauses::set(&mut self.transaction, change).await
+    }
+
     async fn probe(&mut self, now: Timestamp) -> Result<(), sqlx::Error> {
         let Lane { probe, standing, .. } = &*self.lane;
         match write_probe(&mut self.transaction, probe, now).await? {

@@ -18,6 +18,7 @@ mod listing;
 mod maintenance;
 mod open;
 mod open_check;
+mod pauses;
 mod process;
 mod prune;
 mod queries;

@@ -10,7 +10,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use super::connection::write_probe;
 use super::row::{by_ids, push_loans, push_steps};
 use super::sql::{KeyColumns, MAX_PREPARED_ROWS};
-use super::{brake_counts, chain, delivered, doubts, examinations, reports, retention};
+use super::{brake_counts, chain, delivered, doubts, examinations, pauses, reports, retention};
 use crate::ledger::audit::{Head, NewStep};
 use crate::ledger::brake::Count;
 use crate::ledger::membership::Membership;
@@ -20,7 +20,7 @@ use crate::ledger::states::OVER;
 use crate::ledger::store::DiskFault;
 use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, WorkError};
 use crate::ledger::stored_row::{COLUMNS, loan_of};
-use crate::ledger::{Delivered, Doubts, Report, ReportStep};
+use crate::ledger::{Delivered, Doubts, PauseChange, Report, ReportStep};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress};
 
 /// A transaction that can write.
@@ -192,6 +192,14 @@ impl StoreTransaction for SqliteTransaction<'_> {
 
     async fn assess(&mut self, loans: &[LoanId], now: Timestamp) -> Result<(), sqlx::Error> {
         reports::assess(&mut self.transaction, loans, now).await
+    }
+
+    async fn is_paused(&mut self, library: LibraryId) -> Result<bool, sqlx::Error> {
+        pauses::is_paused(&mut self.transaction, library).await
+    }
+
+    async fn set_pause(&mut self, change: &PauseChange) -> Result<bool, sqlx::Error> {
+        pauses::set(&mut self.transaction, change).await
     }
 
     async fn probe(&mut self, now: Timestamp) -> Result<(), sqlx::Error> {

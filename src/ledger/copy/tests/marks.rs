@@ -348,7 +348,7 @@ async fn only_its_own_mark_is_removed() {
         ledger.insert_mark(&own).await.unwrap();
         ledger.remove_mark(&other).await.unwrap();
         assert_eq!(ledger.mark().await.unwrap(), Some(own.to_bytes()));
-        assert!(!ledger.complete(&other, &[], None).await.unwrap());
+        assert!(!ledger.complete(&other, &[], None, &[]).await.unwrap());
         ledger.remove_mark(&own).await.unwrap();
         assert_eq!(ledger.mark().await.unwrap(), None, "{IN_PROGRESS}");
         ledger.close().await;
