@@ -242,7 +242,7 @@ const LEDGER_UNAVAILABLE: Guidance = Guidance {
 
 const LOGIN_UNAVAILABLE: Guidance = Guidance {
     occurs: "The gate cannot fetch the keys of the login service, or the token's key is newer than \
-         those that it has. Readers whose token was verified before read on.",
+         those that it has. Readers read on whose token has a key that it has.",
     app: Sentence {
         english: "Retry after `Retry-After`, with the same token.",
         norwegian: "Prøv igjen etter `Retry-After`, med det samme tokenet.",
