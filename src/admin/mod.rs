@@ -33,6 +33,8 @@ mod reload;
 mod reports;
 mod request_body;
 mod running;
+#[allow(unused_qualifications, reason = "utoipa's macros write them")]
+mod status;
 mod waiting;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod watch;
@@ -53,6 +55,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use jiff::Timestamp;
 use rustls::ServerConfig;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
@@ -131,6 +134,8 @@ pub(crate) struct Parts {
     pub readers_api: utoipa::openapi::OpenApi,
     /// The TLS settings of the public listener.
     pub tls: Arc<ServerConfig>,
+    /// Returns when the first of its certificates expires.
+    pub certificate_expiry: Box<dyn Fn() -> Option<Timestamp> + Send + Sync>,
 }
 
 impl fmt::Debug for Parts {
@@ -154,6 +159,9 @@ struct App {
     parts: Parts,
     description: utoipa::openapi::OpenApi,
     access_limits: AccessLimits,
+    /// The address of this listener, and when it started.
+    url: String,
+    started: Timestamp,
 }
 
 impl Admin {
@@ -174,13 +182,15 @@ impl Admin {
         let scheme = if settings.tls { "https" } else { "http" };
         let running = Running::new(format!("{scheme}://{address}"), handed_over);
         let description = openapi::description(parts.readers_api.clone());
-        let metrics = parts.metrics.clone();
+        let (metrics, started) = (parts.metrics.clone(), parts.clock.now());
         let router = router(Arc::new(App {
             settings: settings.clone(),
             wrong_tokens: WrongTokenLog::default(),
             parts,
             description,
             access_limits: AccessLimits::default(),
+            url: running.url().to_owned(),
+            started,
         }));
         let (listener, tasks, stopping) =
             (Arc::new(listener), running.tasks.clone(), running.stopping.clone());
@@ -207,6 +217,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/links", post(links::mint))
         .route("/api/v1/problems", get(watch::problems))
         .route("/api/v1/now", get(watch::now))
+        .route("/api/v1/status", get(status::status))
         .route("/api/v1/explain", post(explain::explain))
         .route("/api/v1/balance", get(balance::last).post(balance::balance))
         .route("/api/v1/reports", get(reports::list))

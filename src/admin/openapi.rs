@@ -8,7 +8,9 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi as Description, SecurityRequirement};
 
-use super::{App, accesses, balance, ends, explain, lending, links, loans, reload, reports, watch};
+use super::{
+    App, accesses, balance, ends, explain, lending, links, loans, reload, reports, status, watch,
+};
 use crate::problem::Document;
 
 #[derive(OpenApi)]
@@ -40,6 +42,7 @@ use crate::problem::Document;
         reload::reload,
         watch::problems,
         watch::now,
+        status::status,
         watch::status
     ),
     components(schemas(Document<'static>))

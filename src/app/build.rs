@@ -159,6 +159,7 @@ impl ConnectedParts {
         let clock = self.handles.clock.clone();
         let explainer = Explainer::new(services, self.requests.explainer.clone(), name, clock);
         let readiness = readiness::check(self, reloader, stopping);
+        let certificates = self.certificates.clone();
         admin::Parts {
             ledger: self.ledger.for_support(),
             metrics: self.handles.metrics.clone(),
@@ -177,6 +178,7 @@ impl ConnectedParts {
             clock: self.handles.clock.clone(),
             readers_api: server::Api::openapi(),
             tls: self.certificates.config(),
+            certificate_expiry: Box::new(move || certificates.first_expiry()),
         }
     }
 }

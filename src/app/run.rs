@@ -24,7 +24,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::listeners::{Addresses, HandoverService, Listeners, Opened, PUBLIC};
 use crate::metering::Flusher;
 use crate::process_handles::ProcessHandles;
-use crate::reader::Readers;
+use crate::reader::{KeyTrouble, Readers};
 use crate::server::{self, Heartbeat, RequestRecorder};
 use crate::service_manager::ServiceManager;
 use crate::telemetry::Metrics;
@@ -142,6 +142,7 @@ async fn serve(
         handles, readers, requests, meter, ledger, circulation, reporting, ..
     } = parts;
     let slow = handles.slow.clone();
+    require_login_keys(&readers, listeners).await?;
     listeners.ready().await?;
     // By then the service manager of a predecessor is known.
     let manager = listeners.service_manager();
@@ -173,6 +174,29 @@ async fn serve(
         unready,
         stopping,
     })
+}
+
+/// Waits for the keys of login services, if another gate serves until this one is ready. It has
+/// keys, also those of a login service that does not answer now.
+async fn require_login_keys(
+    readers: &Readers,
+    listeners: &mut Listeners,
+) -> Result<(), StartError> {
+    if !listeners.has_predecessor() {
+        return Ok(());
+    }
+    let missing = listeners.during(readers.until_keys_asked_for()).await?;
+    if missing.is_empty() || !listeners.has_predecessor() {
+        return Ok(());
+    }
+    let sentence = |trouble: KeyTrouble| {
+        format!(
+            "{} The running gate may have its keys, so it serves on. To start without them, stop \
+             that gate first.",
+            trouble.what
+        )
+    };
+    Err(StartError::all(missing.into_iter().map(sentence)))
 }
 
 impl Running {

@@ -23,6 +23,7 @@ mod report;
 mod sandbox;
 mod serve;
 mod signals;
+mod status;
 mod token;
 
 use std::fmt;
@@ -77,6 +78,8 @@ enum Command {
     /// Pause and resume lending at a running gate, or list the pauses.
     #[command(subcommand)]
     Lending(lending::Command),
+    /// Show what a running gate is and does; exit with 1 if it serves no reader.
+    Status(admin_client::GateArgs),
     /// List what needs a person now, as a running gate sees it; exit with 1 if it is critical.
     Problems(admin_client::GateArgs),
     /// Let a running gate reload its configuration, and print what changed.
@@ -153,6 +156,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Audit(command) => block_on(ledger::audit(command)),
         Command::Loans(command) => block_on(loans::run(command)),
         Command::Lending(command) => block_on(lending::run(command)),
+        Command::Status(gate) => block_on(status::run(gate)),
         Command::Problems(gate) => block_on(problems::run(gate)),
         Command::Reload(gate) => block_on(reload::run(gate)),
         Command::Explain(args) => block_on(explain::run(args)),

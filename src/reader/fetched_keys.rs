@@ -135,6 +135,18 @@ impl FetchedKeys {
         let _ = timeout(MAX_WAIT, looking).await;
     }
 
+    /// Waits until the first fetch has ended, well or not, or would take too long.
+    pub(super) async fn until_first_fetch(&self) {
+        let mut ended = self.ended.subscribe();
+        let ending = async { while self.was_never_fetched() && ended.changed().await.is_ok() {} };
+        let _ = timeout(MAX_WAIT, ending).await;
+    }
+
+    fn was_never_fetched(&self) -> bool {
+        let is_first = matches!(lock(&self.progress).last, LastFetch::None | LastFetch::Running);
+        is_first && self.set.load().is_none()
+    }
+
     /// Returns whether a fetch that will end may find the key, and makes the next one look for it.
     fn request_lookup(&self, kid: Option<&str>, now: i64) -> bool {
         let set = self.set.load();

@@ -99,6 +99,7 @@ mod session_tickets;
 mod several_ranges;
 mod silence;
 mod slow_readers;
+mod status;
 mod storages;
 mod stored_requests;
 mod supervision;

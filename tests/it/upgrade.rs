@@ -20,6 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::support::external_program::free_ports;
+use crate::support::openid_provider::{Instead, OpenIdProvider, SigningKey};
+use crate::support::scene::LIBRARY;
 use crate::support::{AUDIO, BOOK, File, Postgres, Process, Scene, Setting, raw_client};
 
 /// The size of a slow download: more than the sockets and the gate hold for a slow reader.
@@ -395,6 +397,43 @@ async fn frozen_gate_is_not_doubled() {
     assert!(gate.runs());
     gate.terminate();
     assert!(gate.exit().await.success());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn gate_with_keys_is_not_replaced_by_one_without() {
+    let provider = OpenIdProvider::start().await;
+    let scene = scene("").await;
+    let of_file = "jwks = \"certs/jwks.json\"\nalgorithms = [\"EdDSA\"]\n\
+                   issuer = \"https://login.example.no\"";
+    let fetched = format!("issuer = \"{}\"\nalgorithms = [\"ES256\"]\n", provider.url);
+    scene.replace_in_config(of_file, &fetched);
+    let mut old = serve(&scene).await;
+    let token = || {
+        let now = jiff::Timestamp::now().as_second();
+        SigningKey::usual().sign(&json!({
+            "iss": provider.url, "aud": "loangate", "sub": "kari", "library": LIBRARY,
+            "iat": now, "exp": now + 3600, "jti": fastrand::u64(..),
+        }))
+    };
+    let client = scene.http1();
+    let status = async || {
+        let path = format!("/files/{BOOK}/book.epub");
+        scene.get(&client, &path, &token()).send().await.unwrap().status()
+    };
+    scene.until("the keys", async || status().await == StatusCode::OK).await;
+    provider.say(|script| script.instead = Some(("/jwks", Instead::Status(500))));
+    let (ended, log) = failing(&scene, &[]).await;
+    assert!(!ended.success() && log.contains("There are no keys of the login"), "{log}");
+    assert!(old.runs());
+    assert_eq!(status().await, StatusCode::OK);
+    // A provider that answers late delays the upgrade, and refuses nobody.
+    provider.say(|script| script.delay = Duration::from_secs(2));
+    let mut new = serve(&scene).await;
+    assert_eq!(status().await, StatusCode::OK);
+    assert!(old.exit().await.success());
+    new.terminate();
+    assert!(new.exit().await.success());
     scene.end().await;
 }
 
