@@ -34,24 +34,17 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// Returns the client's address; none if the connection is no proxy's.
+    /// Returns the client's address; none if the connection is no proxy's, or it names none.
     ///
     /// It is the last one that a proxy has added for something that is no proxy itself. What comes
-    /// before it, the client may have written. If the field ends without one or is unreadable
-    /// there, the last proxy counts as the client.
+    /// before it, the client may have written.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
         if !self.contains(peer) {
             return None;
         }
-        let mut client = peer;
-        for address in self.forwarded(headers).take(MAX_ADDRESSES) {
-            let Some(address) = address else { break };
-            client = address;
-            if !self.contains(address) {
-                break;
-            }
-        }
-        Some(client)
+        let mut named = self.forwarded(headers).take(MAX_ADDRESSES);
+        // What comes before an unreadable address, the client may have written.
+        named.find(|address| address.is_none_or(|address| !self.contains(address))).flatten()
     }
 
     /// Returns the addresses of the field, the last one first; none for an unreadable one.
@@ -62,7 +55,8 @@ impl Proxies {
         };
         let lines = headers.get_all(name).into_iter().rev();
         lines.flat_map(move |line| {
-            line.to_str().unwrap_or_default().rsplit(',').map(move |item| parse(item.trim()))
+            let items = line.as_bytes().rsplit(|byte| *byte == b',');
+            items.map(move |item| parse(std::str::from_utf8(item).ok()?.trim()))
         })
     }
 
@@ -78,8 +72,12 @@ fn address(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(with_port)
 }
 
-/// Reads the `for` of an element of `Forwarded`.
+/// Reads the `for` of an element of `Forwarded`. A quoted value that was cut at a comma or a
+/// semicolon is of no node: a client may have written what follows.
 fn node(element: &str) -> Option<IpAddr> {
+    if element.split(';').any(|pair| pair.matches('"').count() % 2 != 0) {
+        return None;
+    }
     let node = rfc7239::parse(element).next()?.ok()?;
     match node.forwarded_for?.name {
         NodeName::Ip(address) => Some(address),
@@ -89,6 +87,8 @@ fn node(element: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn client(field: ForwardedField, peer: &str, lines: &[(&str, &str)]) -> Option<String> {
@@ -96,7 +96,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-            headers.append(name, value.parse().unwrap());
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let proxies = Proxies { networks, field };
         proxies.client(peer.parse().unwrap(), &headers).map(|address| address.to_string())
@@ -110,22 +110,23 @@ mod tests {
         };
         assert_eq!(of("192.0.2.1", &["192.0.2.7"]), None, "no proxy");
         for (lines, expected) in [
-            (&["192.0.2.7"][..], "192.0.2.7"),
-            (&["192.0.2.7, 10.0.0.2"], "192.0.2.7"),
-            (&["127.0.0.1, 192.0.2.7", "10.0.0.2"], "192.0.2.7"),
-            (&["192.0.2.9, 192.0.2.7:4711"], "192.0.2.7"),
-            (&["[2001:db8::7]:1, 2001:db8:1::2"], "2001:db8::7"),
-            (&[], "10.0.0.1"),
-            (&[""], "10.0.0.1"),
-            (&["192.0.2.7, unknown"], "10.0.0.1"),
-            (&["192.0.2.7, unknown, 10.0.0.2"], "10.0.0.2"),
-            (&["10.0.0.4, 10.0.0.3"], "10.0.0.4"),
+            (&["192.0.2.7"][..], Some("192.0.2.7")),
+            (&["192.0.2.7, 10.0.0.2"], Some("192.0.2.7")),
+            (&["127.0.0.1, 192.0.2.7", "10.0.0.2"], Some("192.0.2.7")),
+            (&["192.0.2.9, 192.0.2.7:4711"], Some("192.0.2.7")),
+            (&["[2001:db8::7]:1, 2001:db8:1::2"], Some("2001:db8::7")),
+            (&["\u{e6}, 192.0.2.7"], Some("192.0.2.7")),
+            (&[], None),
+            (&[""], None),
+            (&["192.0.2.7, unknown"], None),
+            (&["192.0.2.7, unknown, 10.0.0.2"], None),
+            (&["10.0.0.4, 10.0.0.3"], None),
         ] {
-            assert_eq!(of("10.0.0.1", lines).as_deref(), Some(expected), "{lines:?}");
-            assert!(of("::ffff:10.0.0.1", lines).is_some(), "{lines:?}");
+            assert_eq!(of("10.0.0.1", lines).as_deref(), expected, "{lines:?}");
+            assert_eq!(of("::ffff:10.0.0.1", lines).as_deref(), expected, "{lines:?}");
         }
         let long = vec!["10.0.0.5"; 5000].join(",");
-        assert_eq!(of("10.0.0.1", &[&format!("192.0.2.7,{long}")]).unwrap(), "10.0.0.5");
+        assert_eq!(of("10.0.0.1", &[&format!("192.0.2.7,{long}")]), None);
     }
 
     #[test]
@@ -138,9 +139,17 @@ mod tests {
         let of = |field| client(field, "10.0.0.1", &lines).unwrap();
         assert_eq!(of(ForwardedField::XForwardedFor), "192.0.2.1");
         assert_eq!(of(ForwardedField::Forwarded), "2001:db8::7");
-        for hidden in ["for=unknown", "for=_hidden", "by=192.0.2.1", "x", "for=\"192.0.2.1"] {
+        for hidden in [
+            "for=unknown",
+            "for=_hidden",
+            "by=192.0.2.1",
+            "x",
+            "for=\"192.0.2.1",
+            "for=192.0.2.9;host=\"x;for=192.0.2.1\"",
+            "for=192.0.2.9;host=\"x, for=192.0.2.1;a=\"",
+        ] {
             let of = client(ForwardedField::Forwarded, "10.0.0.1", &[("forwarded", hidden)]);
-            assert!(["10.0.0.1", "192.0.2.1"].contains(&of.unwrap().as_str()), "{hidden}");
+            assert_eq!(of, None, "{hidden}");
         }
     }
 }

@@ -16,14 +16,18 @@ use super::loans::ledger_error;
 use super::problems::AdminProblem;
 use crate::console::checked_reason;
 use crate::ledger::{Pause, PauseOrigin};
+use crate::loan::LibraryId;
 use crate::problem;
 
 /// Which lending to pause.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PauseRequest {
-    /// The ISIL of the library; all libraries without it.
+    /// The ISIL of the library, unless `all` is true.
     library: Option<String>,
+    /// Whether to pause all libraries.
+    #[serde(default)]
+    all: bool,
     /// Why, for those who ask: up to 200 characters without control characters.
     reason: String,
 }
@@ -32,9 +36,11 @@ pub(super) struct PauseRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ResumeRequest {
-    /// The ISIL of the library. Without it, the pause of all libraries ends, and those of single
-    /// libraries stay.
+    /// The ISIL of the library, unless `all` is true.
     library: Option<String>,
+    /// Whether to end the pause of all libraries. Those of single libraries stay.
+    #[serde(default)]
+    all: bool,
 }
 
 /// The pauses of lending.
@@ -79,8 +85,8 @@ pub(super) async fn pause(
     by: Accessor,
     body: Bytes,
 ) -> Result<Json<Pauses>, AdminProblem> {
-    let PauseRequest { library, reason } = read(&body)?;
-    let library = library.as_deref().map(library_of).transpose()?;
+    let PauseRequest { library, all, reason } = read(&body)?;
+    let library = which(&app, library.as_deref(), all).await?;
     let reason = checked_reason(&reason).ok_or(AdminProblem::malformed(
         "A pause needs a reason: up to 200 characters without control or invisible characters.",
     ))?;
@@ -105,8 +111,8 @@ pub(super) async fn resume(
     by: Accessor,
     body: Bytes,
 ) -> Result<Json<Pauses>, AdminProblem> {
-    let ResumeRequest { library } = read(&body)?;
-    let library = library.as_deref().map(library_of).transpose()?;
+    let ResumeRequest { library, all } = read(&body)?;
+    let library = which(&app, library.as_deref(), all).await?;
     app.record_access(&by, "resume-lending", library, None).await?;
     app.parts.ledger.resume_lending(library).await.map_err(ledger_error)?;
     list_of(&app).await
@@ -120,6 +126,32 @@ pub(super) async fn resume(
 ))]
 pub(super) async fn pauses(State(app): State<Arc<App>>) -> Result<Json<Pauses>, AdminProblem> {
     list_of(&app).await
+}
+
+/// Returns the library; none for all. One that the ledger knows by other letters is a mistake: a
+/// pause of it would pause nothing.
+async fn which(
+    app: &App,
+    library: Option<&str>,
+    all: bool,
+) -> Result<Option<LibraryId>, AdminProblem> {
+    let library = match (library, all) {
+        (Some(library), false) => library_of(library)?,
+        (None, true) => return Ok(None),
+        _ => {
+            return Err(AdminProblem::malformed(
+                "It must be clear what is meant. Write library, or all: true, and not both.",
+            ));
+        }
+    };
+    let known = app.parts.ledger.libraries().await.map_err(ledger_error)?;
+    let same = |known: &&LibraryId| known.as_str().eq_ignore_ascii_case(library.as_str());
+    match known.iter().find(same) {
+        Some(known) if *known != library => Err(AdminProblem::malformed(format!(
+            "The ledger has no loans of {library}, but of {known}. Write that."
+        ))),
+        _ => Ok(Some(library)),
+    }
 }
 
 async fn list_of(app: &App) -> Result<Json<Pauses>, AdminProblem> {

@@ -52,7 +52,7 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
         Command::Pause { gate, which, reason } => {
             let body = match which.library {
                 Some(library) => json!({ "library": library, "reason": reason }),
-                None => json!({ "reason": reason }),
+                None => json!({ "all": which.all, "reason": reason }),
             };
             let response = send(&gate, "pause", &body).await?;
             (gate, response)
@@ -60,7 +60,7 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
         Command::Resume { gate, which } => {
             let body = match which.library {
                 Some(library) => json!({ "library": library }),
-                None => json!({}),
+                None => json!({ "all": which.all }),
             };
             let response = send(&gate, "resume", &body).await?;
             (gate, response)

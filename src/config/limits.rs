@@ -57,8 +57,20 @@ pub(super) fn limits(root: &mut Table<'_>, proxy_protocol: Vec<IpNet>) -> Limits
     limits
 }
 
+/// A network of proxies, which name their clients. Everybody would be one with prefix length 0.
+pub(super) fn proxy_network(value: &DeValue<'_>) -> Result<IpNet, String> {
+    let network = network(value)?;
+    match network.prefix_len() {
+        0 => Err(format!(
+            "{network} has every address, so each client could claim to be another. Write the \
+             networks of the proxies"
+        )),
+        _ => Ok(network),
+    }
+}
+
 /// A network, or a single address.
-pub(super) fn network(value: &DeValue<'_>) -> Result<IpNet, String> {
+fn network(value: &DeValue<'_>) -> Result<IpNet, String> {
     let text = values::text(value)?;
     let network =
         text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));

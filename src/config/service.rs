@@ -40,7 +40,7 @@ pub(super) fn listen(root: &mut Table<'_>) -> Listen {
     if public.is_some_and(|public| public.port() != 0 && Some(public) == admin) {
         table.mistake("admin", "it is the same address as public. Write another port");
     }
-    let proxies = table.or("proxy_protocol", Vec::new(), list(limits::network));
+    let proxies = table.or("proxy_protocol", Vec::new(), list(limits::proxy_network));
     table.finish();
     Listen { public, admin, proxies }
 }
@@ -133,7 +133,7 @@ pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<
     let tls = table.or("tls", false, boolean);
     let open_metrics = table.or("open_metrics", false, boolean);
     let hosts = table.or("hosts", Vec::new(), list(host_name));
-    let networks = table.or("proxies", Vec::new(), list(limits::network));
+    let networks = table.or("proxies", Vec::new(), list(limits::proxy_network));
     let fields = [
         ("x-forwarded-for", admin::ForwardedField::XForwardedFor),
         ("forwarded", admin::ForwardedField::Forwarded),

@@ -141,6 +141,11 @@ impl<'a, T: StoreTransaction> WriteBatch<'a, T> {
         Ok(is_paused)
     }
 
+    /// Reads the pauses of lending again, which this batch has changed.
+    pub(super) fn forget_pauses(&mut self) {
+        self.paused.clear();
+    }
+
     /// Locks these loans, and the loans of these keys, in advance.
     pub(super) async fn lock_ahead(
         &mut self,

@@ -1,8 +1,8 @@
 //! Pauses of lending: while one lasts, no loan of its libraries begins.
 //!
 //! An operator pauses one library, or all. The executor checks it in the transaction of an intent,
-//! so a pause holds for all processes on one ledger from its commit on. Loans that were begun
-//! before are sent, served and ended as ever.
+//! so a pause holds for all processes on one ledger from its commit on. Loans whose intent
+//! was written before are sent, served and ended as ever.
 //!
 //! Each pause is a row of `meta`, which names the person and the reason.
 
@@ -58,15 +58,19 @@ pub(super) fn name_of(library: Option<LibraryId>) -> String {
     }
 }
 
-/// Returns the pause of a row. A damaged row pauses, too, so it is shown with what can be read.
-pub(super) fn pause_of(name: &str, value: &[u8]) -> Pause {
-    let library = name.strip_prefix(PAUSED).and_then(|rest| rest.trim().parse().ok());
+/// Returns the pause of a row; none if the row names no library, and so pauses nothing. A row with
+/// a damaged value pauses, so it is shown with what can be read.
+pub(super) fn pause_of(name: &str, value: &[u8]) -> Option<Pause> {
+    let library = match name.strip_prefix(PAUSED)? {
+        "" => None,
+        rest => Some(rest.strip_prefix(' ')?.parse().ok()?),
+    };
     let origin = serde_json::from_slice(value).unwrap_or_else(|_| PauseOrigin {
         since: Timestamp::UNIX_EPOCH,
         who: "?".to_owned(),
         why: None,
     });
-    Pause { library, origin }
+    Some(Pause { library, origin })
 }
 
 impl Ledger {
@@ -156,7 +160,9 @@ mod tests {
 
     #[test]
     fn damaged_row_is_shown() {
-        let shown = pause_of("lending paused NO-0301000", b"{");
+        assert_eq!(pause_of("lending paused x", b"{}"), None, "it pauses no library");
+        assert_eq!(pause_of("lending paused", b"{").unwrap().library, None);
+        let shown = pause_of("lending paused NO-0301000", b"{").unwrap();
         assert_eq!((shown.library, shown.origin.who.as_str()), ("NO-0301000".parse().ok(), "?"));
     }
 }

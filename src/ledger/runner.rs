@@ -209,7 +209,11 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
                 self.forget(*library, *before, *limit).await
             }
             Update::RecordAccess(..) => Ok(0),
-            Update::SetPause(change) => transaction.set_pause(change).await.map(u64::from),
+            Update::SetPause(change) => {
+                let is_changed = transaction.set_pause(change).await?;
+                self.batch.forget_pauses();
+                Ok(u64::from(is_changed))
+            }
             Update::Probe => transaction.probe(now).await.map(|()| 1),
         }
     }

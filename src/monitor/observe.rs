@@ -172,24 +172,20 @@ impl Observer {
         if self.counts.as_ref().is_none_or(is_due) {
             let ledger = &self.probes.ledger;
             let before = clock::before(now.1, DELAYED);
+            let last = self.counts.map(|(_, counts)| counts).unwrap_or_default();
             let counting = async {
                 let (_, delayed_ends) = ledger.count_ends(before).await?;
                 let undecided = ledger.undecided().await?.len();
                 let oldest_end = ledger.oldest_end().await?;
-                let pauses = ledger.pauses().await?;
-                let is_all_paused = pauses.iter().any(|pause| pause.library.is_none());
-                let paused_libraries = pauses.len() - usize::from(is_all_paused);
-                Ok::<_, LedgerError>(Counts {
-                    delayed_ends,
-                    undecided,
-                    oldest_end,
-                    is_all_paused,
-                    paused_libraries,
-                })
+                Ok::<_, LedgerError>(Counts { delayed_ends, undecided, oldest_end, ..last })
             };
-            let last = self.counts.map(|(_, counts)| counts).unwrap_or_default();
             let counts = timeout(QUERY_DEADLINE, counting).await;
-            self.counts = Some((now.0, counts.ok().and_then(Result::ok).unwrap_or(last)));
+            let mut counts = counts.ok().and_then(Result::ok).unwrap_or(last);
+            if let Ok(Ok(pauses)) = timeout(QUERY_DEADLINE, ledger.pauses()).await {
+                counts.is_all_paused = pauses.iter().any(|pause| pause.library.is_none());
+                counts.paused_libraries = pauses.len() - usize::from(counts.is_all_paused);
+            }
+            self.counts = Some((now.0, counts));
         }
         let counts = self.counts.map(|(_, counts)| counts).unwrap_or_default();
         let Counts { delayed_ends, undecided, .. } = counts;

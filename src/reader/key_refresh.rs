@@ -62,8 +62,8 @@ impl Readers {
         keys.until_looked_up(kid.as_deref(), &self.clock).await;
     }
 
-    /// Waits until each login service was asked for its keys once, and returns those that gave none:
-    /// their tokens would get 503. [`Readers::keep_keys_fresh`] must run meanwhile.
+    /// Waits until each login service was asked for its keys once, and returns those that gave
+    /// none: their tokens would get 503. [`Readers::keep_keys_fresh`] must run meanwhile.
     pub(crate) async fn until_keys_asked_for(&self) -> Vec<KeyTrouble> {
         let services = self.kept();
         join_all(services.iter().map(|kept| kept.keys.until_first_fetch())).await;

@@ -17,7 +17,7 @@ use super::deadlines::FIRST_REQUEST_GRACE;
 use super::limits::Limit;
 use super::open_connections::Entry;
 use super::placement::WorkerSlot;
-use super::proxy_protocol::{self, ProxyError};
+use super::proxy_protocol::{self, ProxiedClient, ProxyError};
 use super::tls_stream::{self, TlsStream};
 use super::{Worker, http1, http2};
 use crate::buffer_budget::Size;
@@ -97,7 +97,13 @@ async fn handshake(
 async fn count_for_client(socket: &mut TcpStream, entry: &Entry) -> Option<()> {
     match proxy_protocol::read_client(socket).await {
         Ok(client) => {
-            client.into_iter().for_each(|client| entry.count_for(client));
+            let address = match client {
+                ProxiedClient::At(address) => Some(address),
+                // All that are not named count together.
+                ProxiedClient::Unknown => socket.peer_addr().ok().map(|address| address.ip()),
+                ProxiedClient::Balancer => None,
+            };
+            address.into_iter().for_each(|address| entry.count_for(address));
             Some(())
         }
         // A check of the balancer which only connects.

@@ -33,12 +33,22 @@ pub(super) enum ProxyError {
     Ended(#[from] std::io::Error),
 }
 
-/// Reads the header. Returns the address of the client; none if the balancer opened the connection
-/// for itself, such as a health check, or does not know the client.
+/// Who is at the other end of a balancer's connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum ProxiedClient {
+    /// The client with this address.
+    At(IpAddr),
+    /// A client that the header does not name.
+    Unknown,
+    /// The balancer itself, such as its health check.
+    Balancer,
+}
+
+/// Reads the header.
 ///
 /// # Errors
 /// [`ProxyError`]; the connection must be closed then.
-pub(super) async fn read_client(socket: &mut TcpStream) -> Result<Option<IpAddr>, ProxyError> {
+pub(super) async fn read_client(socket: &mut TcpStream) -> Result<ProxiedClient, ProxyError> {
     let mut header = vec![0; PREFIX];
     socket.read_exact(&mut header).await?;
     if header == v2::PROTOCOL_PREFIX {
@@ -50,10 +60,7 @@ pub(super) async fn read_client(socket: &mut TcpStream) -> Result<Option<IpAddr>
     }
 }
 
-async fn read_v1(
-    socket: &mut TcpStream,
-    mut header: Vec<u8>,
-) -> Result<Option<IpAddr>, ProxyError> {
+async fn read_v1(socket: &mut TcpStream, mut header: Vec<u8>) -> Result<ProxiedClient, ProxyError> {
     while !header.ends_with(b"\n") {
         let mut ahead = [0; MAX_V1];
         // What has arrived up to the line end belongs to the header.
@@ -76,16 +83,13 @@ async fn read_v1(
         return Err(ProxyError::Malformed);
     }
     Ok(match parsed.addresses {
-        v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
-        v1::Addresses::Tcp6(addresses) => Some(addresses.source_address.into()),
-        v1::Addresses::Unknown => None,
+        v1::Addresses::Tcp4(addresses) => ProxiedClient::At(addresses.source_address.into()),
+        v1::Addresses::Tcp6(addresses) => ProxiedClient::At(addresses.source_address.into()),
+        v1::Addresses::Unknown => ProxiedClient::Unknown,
     })
 }
 
-async fn read_v2(
-    socket: &mut TcpStream,
-    mut header: Vec<u8>,
-) -> Result<Option<IpAddr>, ProxyError> {
+async fn read_v2(socket: &mut TcpStream, mut header: Vec<u8>) -> Result<ProxiedClient, ProxyError> {
     header.resize(V2_FIXED, 0);
     socket.read_exact(header.get_mut(PREFIX..).unwrap_or_default()).await?;
     let rest = match *header.as_slice() {
@@ -99,15 +103,15 @@ async fn read_v2(
     socket.read_exact(header.get_mut(V2_FIXED..).unwrap_or_default()).await?;
     let parsed = v2::Header::try_from(header.as_slice()).map_err(|_| ProxyError::Malformed)?;
     if parsed.command == v2::Command::Local {
-        return Ok(None);
+        return Ok(ProxiedClient::Balancer);
     }
     if parsed.protocol == v2::Protocol::Datagram || parsed.tlvs().any(|field| field.is_err()) {
         return Err(ProxyError::Malformed);
     }
     Ok(match parsed.addresses {
-        v2::Addresses::IPv4(addresses) => Some(addresses.source_address.into()),
-        v2::Addresses::IPv6(addresses) => Some(addresses.source_address.into()),
-        v2::Addresses::Unix(_) | v2::Addresses::Unspecified => None,
+        v2::Addresses::IPv4(addresses) => ProxiedClient::At(addresses.source_address.into()),
+        v2::Addresses::IPv6(addresses) => ProxiedClient::At(addresses.source_address.into()),
+        v2::Addresses::Unix(_) | v2::Addresses::Unspecified => ProxiedClient::Unknown,
     })
 }
 
@@ -128,7 +132,7 @@ mod tests {
 
     /// Returns what is read of the parts, which are sent one after the other and then end, and what
     /// is left of them.
-    async fn read(parts: &[&[u8]]) -> (Result<Option<IpAddr>, ProxyError>, Vec<u8>) {
+    async fn read(parts: &[&[u8]]) -> (Result<ProxiedClient, ProxyError>, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut socket, _) = listener.accept().await.unwrap();
@@ -151,24 +155,25 @@ mod tests {
         let v6 = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[7], &[1; 16], &[0; 4]].concat();
         let fields = [V4, &[4, 0, 3, 0, 0, 0], &[0x20, 0, 0]].concat();
         let local = v2_header(0x20, 0, 0, &[]);
-        let cases: [(Vec<u8>, Option<&str>); 9] = [
-            (b"PROXY TCP4 192.0.2.7 198.51.100.1 12345 443\r\n".to_vec(), Some("192.0.2.7")),
-            (b"PROXY TCP6 2001:db8::7 2001:db8::1 1 443\r\n".to_vec(), Some("2001:db8::7")),
-            (b"PROXY UNKNOWN\r\n".to_vec(), None),
-            (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), None),
-            (v2_header(0x21, 0x11, 12, V4), Some("192.0.2.7")),
-            (v2_header(0x21, 0x21, 36, &v6), Some("2001:db8::7")),
-            (v2_header(0x21, 0x11, 21, &fields), Some("192.0.2.7")),
-            (local, None),
-            (v2_header(0x21, 0, 0, &[]), None),
+        let at = |address: &str| ProxiedClient::At(address.parse().unwrap());
+        let (unknown, balancer) = (ProxiedClient::Unknown, ProxiedClient::Balancer);
+        let cases: [(Vec<u8>, ProxiedClient); 9] = [
+            (b"PROXY TCP4 192.0.2.7 198.51.100.1 12345 443\r\n".to_vec(), at("192.0.2.7")),
+            (b"PROXY TCP6 2001:db8::7 2001:db8::1 1 443\r\n".to_vec(), at("2001:db8::7")),
+            (b"PROXY UNKNOWN\r\n".to_vec(), unknown),
+            (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), unknown),
+            (v2_header(0x21, 0x11, 12, V4), at("192.0.2.7")),
+            (v2_header(0x21, 0x21, 36, &v6), at("2001:db8::7")),
+            (v2_header(0x21, 0x11, 21, &fields), at("192.0.2.7")),
+            (local, balancer),
+            (v2_header(0x21, 0, 0, &[]), unknown),
         ];
-        for (header, address) in cases {
-            let address = address.map(|address| address.parse::<IpAddr>().unwrap());
+        for (header, client) in cases {
             let whole = [&header[..], b"\x16\x03\x01\n"].concat();
             let single: Vec<&[u8]> = whole.chunks(1).collect();
             for parts in [vec![&whole[..]], single] {
                 let (result, rest) = read(&parts).await;
-                assert_eq!(result.unwrap(), address, "{header:?}");
+                assert_eq!(result.unwrap(), client, "{header:?}");
                 assert_eq!(rest, b"\x16\x03\x01\n", "{header:?}");
             }
         }

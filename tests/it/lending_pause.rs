@@ -60,14 +60,22 @@ async fn pause_stops_begins_until_it_is_resumed() {
     assert_eq!(begun, 2, "one of each library");
 
     // The pause of all is another one.
-    let everything = json!({ "reason": "a fault" });
+    let everything = json!({ "all": true, "reason": "a fault" });
     assert_eq!(change(&scene, "pause", &everything).await.1["all"], true);
     let (_, left) = change(&scene, "resume", &json!({ "library": "NO-0301000" })).await;
     assert_eq!((&left["all"], left["pauses"].as_array().unwrap().len()), (&json!(true), 1));
     assert_eq!(ask(&scene, "ola", "NO-0301000").await.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(change(&scene, "resume", &json!({})).await.1["all"], false);
+    assert_eq!(change(&scene, "resume", &json!({ "all": true })).await.1["all"], false);
     assert_eq!(ask(&scene, "ola", "NO-0301000").await.status(), StatusCode::OK);
-    for wrong in [json!({}), json!({ "reason": "" }), json!({ "reason": "a", "library": "x" })] {
+    for wrong in [
+        json!({}),
+        json!({ "reason": "", "all": true }),
+        json!({ "reason": "a" }),
+        json!({ "reason": "a", "library": null }),
+        json!({ "reason": "a", "library": "x" }),
+        json!({ "reason": "a", "library": "no-0301000" }),
+        json!({ "reason": "a", "library": "NO-0301000", "all": true }),
+    ] {
         assert_eq!(change(&scene, "pause", &wrong).await.0, StatusCode::BAD_REQUEST, "{wrong}");
     }
     let accesses: Value = scene.admin("/api/v1/accesses").await.json().await.unwrap();

@@ -1,15 +1,14 @@
 //! Pauses of lending. See `ledger::pauses`.
 
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 
+use super::copy_marks::IS_MOVED;
 use super::queries::Queries;
 use super::session::prepares;
 use super::sql::statement;
 use crate::ledger::LedgerError;
-use crate::ledger::pauses::{
-    IS_PAUSED, LIST, PAUSE, PAUSED, Pause, PauseChange, RESUME, name_of, pause_of,
-};
+use crate::ledger::pauses::{IS_PAUSED, LIST, PAUSED, Pause, PauseChange, name_of, pause_of};
 use crate::loan::LibraryId;
 
 impl Queries {
@@ -19,7 +18,8 @@ impl Queries {
             let (name, value): (String, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
             Ok::<_, sqlx::Error>(pause_of(&name, &value))
         };
-        rows.iter().map(pause).collect::<Result<_, _>>().map_err(LedgerError::Server)
+        let pauses = rows.iter().map(pause).collect::<Result<Vec<_>, _>>();
+        Ok(pauses.map_err(LedgerError::Server)?.into_iter().flatten().collect())
     }
 }
 
@@ -32,13 +32,32 @@ pub(super) async fn is_paused(
     Ok(query.fetch_optional(connection).await?.is_some())
 }
 
+/// Each transaction of intents has inserted or updated a row of `chains` before it reads the pauses.
+/// So the change waits for those that run, and later ones see it.
+const LOCK: &str = "LOCK TABLE chains IN SHARE MODE";
+
+/// Changes a pause. Returns none in a ledger that was moved: no gate writes to it.
 pub(super) async fn set(
     connection: &mut PgConnection,
     change: &PauseChange,
-) -> Result<bool, sqlx::Error> {
-    let change = match &change.value {
-        Some(value) => sqlx::query(PAUSE).bind(change.name.clone()).bind(value.clone()),
-        None => sqlx::query(RESUME).bind(change.name.clone()),
+) -> Result<Option<bool>, sqlx::Error> {
+    sqlx::query(LOCK).persistent(false).execute(&mut *connection).await?;
+    let sql = match &change.value {
+        Some(_) => format!(
+            "INSERT INTO meta (name, value) SELECT $1, $2 WHERE NOT {IS_MOVED} \
+             ON CONFLICT (name) DO NOTHING"
+        ),
+        None => format!("DELETE FROM meta WHERE name = $1 AND NOT {IS_MOVED}"),
     };
-    Ok(change.persistent(false).execute(connection).await?.rows_affected() > 0)
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(change.name.clone());
+    let query = match &change.value {
+        Some(value) => query.bind(value.clone()),
+        None => query,
+    };
+    if query.persistent(false).execute(&mut *connection).await?.rows_affected() > 0 {
+        return Ok(Some(true));
+    }
+    let is_moved = sqlx::query_scalar(AssertSqlSafe(format!("SELECT {IS_MOVED}")));
+    let is_moved: bool = is_moved.persistent(false).fetch_one(connection).await?;
+    Ok((!is_moved).then_some(false))
 }

@@ -131,7 +131,7 @@ impl StoreConnection for PostgresConnection {
     }
 
     async fn last_commit(&mut self, library: Option<LibraryId>) -> Result<LastCommit, sqlx::Error> {
-        // Without a library only the probe row is written, and that may be written twice.
+        // Without a library, the probe row or a pause is written, and both may be written twice.
         let Some(library) = library else { return Ok(LastCommit::RolledBack) };
         let Some(batch) = self.lane.last_requested(library) else {
             return Ok(LastCommit::RolledBack);

@@ -241,15 +241,18 @@ impl StoreTransaction for PostgresTransaction<'_> {
         reports::assess(&mut self.transaction, library, loans, now).await
     }
 
-    /// Each process has a row of its own, so that processes do not wait for each other.
     async fn is_paused(&mut self, library: LibraryId) -> Result<bool, sqlx::Error> {
         pauses::is_paused(&mut self.transaction, library).await
     }
 
     async fn set_pause(&mut self, change: &PauseChange) -> Result<bool, sqlx::Error> {
-        pauses::set(&mut self.transaction, change).await
+        match pauses::set(&mut self.transaction, change).await? {
+            Some(is_changed) => Ok(is_changed),
+            None => Err(copy_marks::refuse(&mut self.transaction, &self.lane.standing).await),
+        }
     }
 
+    /// Each process has a row of its own, so that processes do not wait for each other.
     async fn probe(&mut self, now: Timestamp) -> Result<(), sqlx::Error> {
         let Lane { probe, standing, .. } = &*self.lane;
         match write_probe(&mut self.transaction, probe, now).await? {

@@ -17,8 +17,8 @@ impl Queries {
             let (name, value): (String, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
             Ok(pause_of(&name, &value))
         };
-        let pauses: Result<_, sqlx::Error> = rows.iter().map(pause).collect();
-        pauses.map_err(|source| self.failed(source))
+        let pauses: Result<Vec<_>, sqlx::Error> = rows.iter().map(pause).collect();
+        Ok(pauses.map_err(|source| self.failed(source))?.into_iter().flatten().collect())
     }
 }
 
