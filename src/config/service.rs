@@ -131,9 +131,14 @@ pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<
     let hosts = table.or("hosts", Vec::new(), list(host_name));
     table.finish();
     let listen = listen?;
-    // Outside this machine, the token and the loans travel only over TLS.
-    let tls = tls || !listen.ip().is_loopback();
+    let tls = tls || needs_tls(listen);
     Some(admin::Settings { listen, token: token?, tls, open_metrics, hosts })
+}
+
+/// Whether the admin listener has TLS whatever the configuration says: outside this machine, the
+/// token and the loans travel only over TLS.
+pub(super) fn needs_tls(admin: SocketAddr) -> bool {
+    !admin.ip().is_loopback()
 }
 
 /// Reads a host name as in the `Host` header, without a port.
