@@ -95,6 +95,7 @@ mod sandbox_command;
 mod security_document;
 mod security_headers;
 mod service_manager;
+mod service_unit;
 mod session_tickets;
 mod several_ranges;
 mod silence;
