@@ -77,6 +77,7 @@ mod origin_faults;
 mod origin_framing;
 mod origin_resume;
 mod outage;
+mod packages;
 mod path_tricks;
 mod polls;
 mod postgres_support;
