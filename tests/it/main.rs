@@ -57,6 +57,7 @@ mod i2_one_loan;
 mod i3_every_loan_ends;
 mod i7_an_end_is_final;
 mod interleavings;
+mod kubernetes;
 mod lagging_reads;
 mod layering;
 mod ledger_copy;
