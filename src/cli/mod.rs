@@ -7,15 +7,18 @@
 mod accesses;
 mod admin_client;
 mod check;
+mod completions;
 mod demo;
 mod drill;
 mod explain;
+mod healthcheck;
 mod init;
 mod ledger;
 mod ledger_contract;
 mod ledger_copy;
 mod lending;
 mod loans;
+mod man_pages;
 mod problems;
 mod reconcile;
 mod reload;
@@ -82,6 +85,8 @@ enum Command {
     Status(admin_client::GateArgs),
     /// List what needs a person now, as a running gate sees it; exit with 1 if it is critical.
     Problems(admin_client::GateArgs),
+    /// Check that the gate of this machine serves readers; exit with 1 if it does not.
+    Healthcheck(healthcheck::Args),
     /// Let a running gate reload its configuration, and print what changed.
     Reload(admin_client::GateArgs),
     /// Say what a request for a file would get from a running gate, and why; begin no loan.
@@ -91,6 +96,18 @@ enum Command {
     Drill(drill::Args),
     /// Show the usage reports of a month, or settle one that a person must look at.
     Report(report::Args),
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: completions::Shell,
+    },
+    /// Write the manual pages, one for each command.
+    #[command(hide = true)]
+    Man {
+        /// Directory to write to; created if it is missing.
+        dir: PathBuf,
+    },
 }
 
 /// The sentences that explain why a command failed.
@@ -158,10 +175,13 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Lending(command) => block_on(lending::run(command)),
         Command::Status(gate) => block_on(status::run(gate)),
         Command::Problems(gate) => block_on(problems::run(gate)),
+        Command::Healthcheck(args) => block_on(healthcheck::run(args)),
         Command::Reload(gate) => block_on(reload::run(gate)),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Drill(args) => block_on(drill::run(args)),
         Command::Report(args) => block_on(report::run(args)),
+        Command::Completions { shell } => completions::run(shell),
+        Command::Man { dir } => man_pages::run(&dir),
     }
 }
 

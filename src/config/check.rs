@@ -6,7 +6,7 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -216,7 +216,8 @@ impl Checker<'_> {
         }
     }
 
-    /// Reports secret files that the group or other users can access.
+    /// Reports secret files that the group or other users can access. The group may read a file of
+    /// root, as libpq allows it for private keys: so the gate cannot change its own secrets.
     fn private_files(&mut self) {
         let settings = &self.loaded.config.server;
         let extra = settings.extra.iter().enumerate();
@@ -228,8 +229,10 @@ impl Checker<'_> {
         let secrets =
             self.loaded.secret_files.iter().map(|found| (found.key.clone(), found.file.clone()));
         for (key, file) in tls.chain(secrets) {
-            let mode = std::fs::metadata(&file).map_or(0, |metadata| metadata.permissions().mode());
-            if mode & 0o077 != 0 {
+            let Ok(metadata) = std::fs::metadata(&file) else { continue };
+            let mode = metadata.permissions().mode();
+            let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
+            if mode & forbidden != 0 {
                 let (shown, mode) = (file.display(), mode & 0o777);
                 let sentence = format!(
                     "other users can read or change {shown} (mode {mode:03o}). Allow only its \

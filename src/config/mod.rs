@@ -11,6 +11,7 @@
 //! `source` has the lines and the mistakes, `table` walks the TOML, and `values` reads one value.
 //! The files named after sections read those sections. One mistake never hides another.
 
+mod admin_address;
 mod alerts;
 mod check;
 mod check_online;
@@ -44,6 +45,7 @@ use crate::{
     lending as bokbasen, listeners, metering, monitor, origin, reader, server, telemetry,
 };
 
+pub use admin_address::{AdminAddress, admin_address};
 pub use check::{Checked, check, check_files};
 pub use ledger::ledger_of_url;
 use overrides::Override;
@@ -201,7 +203,12 @@ impl Lines {
 /// # Errors
 /// Returns every mistake, sorted by line.
 pub fn load(file: &Path) -> Result<Loaded, Vec<Mistake>> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
+    let text = text_of(file)?;
+    read_with(file, &text, &Override::all(std::env::vars_os()))
+}
+
+fn text_of(file: &Path) -> Result<String, Vec<Mistake>> {
+    std::fs::read_to_string(file).map_err(|error| {
         let hint = match error.kind() {
             std::io::ErrorKind::NotFound => ". `loangate init` writes one",
             std::io::ErrorKind::InvalidData => ". Save it as UTF-8",
@@ -209,8 +216,7 @@ pub fn load(file: &Path) -> Result<Loaded, Vec<Mistake>> {
         };
         let sentence = format!("the configuration cannot be read: {error}{hint}");
         vec![Mistake { file: file.to_owned(), line: 1, key: String::new(), sentence }]
-    })?;
-    read_with(file, &text, &Override::all(std::env::vars_os()))
+    })
 }
 
 /// Reads a configuration from text. Paths in it are relative to the directory of `file`.

@@ -141,10 +141,15 @@ pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<
     let field = table.or("proxies_set", admin::ForwardedField::default(), one_of(&fields));
     table.finish();
     let listen = listen?;
-    // Outside this machine, the token and the loans travel only over TLS.
-    let tls = tls || !listen.ip().is_loopback();
+    let tls = tls || needs_tls(listen);
     let proxies = admin::Proxies { networks, field };
     Some(admin::Settings { listen, token: token?, tls, open_metrics, hosts, proxies })
+}
+
+/// Whether the admin listener has TLS whatever the configuration says: outside this machine, the
+/// token and the loans travel only over TLS.
+pub(super) fn needs_tls(admin: SocketAddr) -> bool {
+    !admin.ip().is_loopback()
 }
 
 /// Reads a host name as in the `Host` header, without a port.

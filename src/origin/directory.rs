@@ -68,9 +68,10 @@ impl Directory {
         let shown = directory.display();
         root.open_below(Path::new(".")).map_err(|error| match Errno::from_io_error(&error) {
             Some(Errno::NOSYS | Errno::PERM) if !follow_symlinks => format!(
-                "{shown} cannot be used: this kernel, or its container, has no openat2 (Linux \
-                 5.6), which keeps links from leading out of a directory. Allow it, or write \
-                 follow_symlinks = true if only you can make links there"
+                "{shown} cannot be used: this kernel, its container, or RestrictSUIDSGID= of its \
+                 systemd unit forbids openat2 (Linux 5.6), which keeps links from leading out of a \
+                 directory. Allow it, or write follow_symlinks = true if only you can make links \
+                 there"
             ),
             _ => format!(
                 "{shown} is no directory that can be read ({error}). Make it, or name another"

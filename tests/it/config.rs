@@ -90,9 +90,9 @@ fn literal_secret_needs_a_private_file() {
         fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
     };
     check(directory.path(), &text);
-    allow(0o640);
+    allow(0o644);
     let (good, _, errors) = check(directory.path(), &text);
-    let expected = "case.toml:13: admin.token: other users can read or change case.toml (mode 640)";
+    let expected = "case.toml:13: admin.token: other users can read or change case.toml (mode 644)";
     assert!(!good && errors.contains(expected), "{errors}");
     allow(0o600);
     let (good, said, _) = check(directory.path(), &text);
@@ -102,6 +102,20 @@ fn literal_secret_needs_a_private_file() {
         "{said}"
     );
     assert!(!said.contains(token));
+}
+
+/// A service reads its secrets by its group, and cannot change them.
+#[test]
+fn group_may_read_but_not_change_secrets_of_root() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let directory = initialised();
+    let file = directory.path().join("certs/admin.token");
+    let of_root = fs::metadata(&file).unwrap().uid() == 0;
+    for (mode, is_good) in [(0o440, of_root), (0o640, of_root), (0o660, false), (0o644, false)] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let (good, _, errors) = check(directory.path(), GOOD);
+        assert_eq!(good, is_good, "{mode:o}: {errors}");
+    }
 }
 
 #[test]
@@ -959,7 +973,7 @@ fn every_secret_file_must_be_private() {
     let directory = initialised();
     let files =
         ["server.key", "ticket.key", "admin.token", "pseudonym.key", "link.key", "lending.secret"];
-    for (name, mode) in files.iter().zip([0o644, 0o640, 0o604, 0o620, 0o660, 0o601]) {
+    for (name, mode) in files.iter().zip([0o644, 0o641, 0o604, 0o620, 0o660, 0o601]) {
         let file = directory.path().join("certs").join(name);
         fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
     }

@@ -24,9 +24,19 @@ pub(crate) fn program(name: &str, package: &str) -> Option<PathBuf> {
         .map(|directory| directory.join(name))
         .find(|file| file.is_file());
     if found.is_none() {
-        skipped(name, package);
+        skipped(name, &format!("apt-get install {package}"));
     }
     found
+}
+
+/// Like [`program`], for a file that is not of a Debian package. `install` is the command that
+/// installs it.
+pub(crate) fn installed(file: &Path, install: &str) -> bool {
+    let is_installed = file.is_file();
+    if !is_installed {
+        skipped(&file.display().to_string(), install);
+    }
+    is_installed
 }
 
 /// Like [`program`], for any file of a package.
@@ -35,13 +45,13 @@ pub(crate) fn system_file(path: &str, package: &str) -> Option<PathBuf> {
     if file.is_file() {
         return Some(file);
     }
-    skipped(path, package);
+    skipped(path, &format!("apt-get install {package}"));
     None
 }
 
-/// Reports that a test is skipped because this file is missing.
-fn skipped(name: &str, package: &str) {
-    let sentence = format!("skipped: {name} is not installed; apt-get install {package}");
+/// Reports that a test is skipped because this file is missing, and the command that installs it.
+fn skipped(name: &str, install: &str) {
+    let sentence = format!("skipped: {name} is not installed; {install}");
     let all = std::env::var("LOANGATE_TEST_ALL").is_ok_and(|all| all == "1");
     assert!(!all, "{sentence}");
     // The test harness captures `print!` of passing tests.

@@ -94,8 +94,8 @@ impl Process {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// Starts the command and waits for its ready line.
-    async fn start(command: Command, log: PathBuf) -> Process {
+    /// Starts the command, to which it adds `--json`, and waits for its ready line.
+    pub(crate) async fn start(command: Command, log: PathBuf) -> Process {
         let started = Process::try_start(command, log.clone()).await;
         started.unwrap_or_else(|| {
             panic!(

@@ -1,0 +1,98 @@
+//! `loangate healthcheck`: checks the gate of this machine, for a container or a script.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use reqwest::{Response, StatusCode};
+use serde_json::Value;
+
+use super::{CliError, printable, say};
+use crate::config::{self, AdminAddress};
+
+/// Timeout of the whole check.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest response that is read, in bytes.
+const MAX_RESPONSE: usize = 64 << 10;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Configuration of the running gate. Only the address of its admin listener is read.
+    #[arg(long, default_value = "config.toml")]
+    config: PathBuf,
+    /// Check only that the process responds (/healthz), not that it serves readers (/readyz).
+    #[arg(long)]
+    live: bool,
+}
+
+/// Prints how the gate is. Fails if it does not serve readers, or with `--live` if it does not
+/// respond.
+pub(super) async fn run(args: Args) -> Result<(), CliError> {
+    let gate = config::admin_address(&args.config).map_err(CliError::all)?;
+    let checked = tokio::time::timeout(TIMEOUT, check(gate, args.live)).await;
+    let at = gate.address;
+    say(&checked.unwrap_or_else(|_| {
+        let seconds = TIMEOUT.as_secs();
+        Err(CliError::new(format!("the gate at {at} did not respond within {seconds} seconds")))
+    })?)
+}
+
+/// Returns the sentence of a healthy gate.
+async fn check(gate: AdminAddress, live: bool) -> Result<String, CliError> {
+    let AdminAddress { address, tls } = gate;
+    let scheme = if tls { "https" } else { "http" };
+    let path = if live { "healthz" } else { "readyz" };
+    // The certificate has the name that readers use, not this address. The request has no secret,
+    // and the response is only trusted to say how the gate is.
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(Policy::none())
+        .tls_danger_accept_invalid_certs(true)
+        .build()
+        .map_err(CliError::new)?;
+    let response = client.get(format!("{scheme}://{address}/{path}")).send().await;
+    let response = response.map_err(|error| {
+        CliError::new(format!("no gate answers at {address}: {}", error.without_url()))
+    })?;
+    let status = response.status();
+    let body = body(response).await?;
+    if live {
+        return match status == StatusCode::OK && body == b"ok\n" {
+            true => Ok(format!("the gate at {address} responds")),
+            false => Err(unknown(gate, status)),
+        };
+    }
+    let document: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let faults = document.get("missing").and_then(Value::as_array).into_iter().flatten();
+    let faults: Vec<String> = faults.filter_map(Value::as_str).map(printable).collect();
+    let faults = faults.join(" ");
+    match (status, document.get("ready").and_then(Value::as_bool)) {
+        (StatusCode::OK, Some(true)) if faults.is_empty() => {
+            Ok(format!("the gate at {address} is ready"))
+        }
+        (StatusCode::OK, Some(true)) => Ok(format!("the gate at {address} is ready: {faults}")),
+        (StatusCode::SERVICE_UNAVAILABLE, Some(false)) => {
+            Err(CliError::new(format!("the gate at {address} is not ready: {faults}")))
+        }
+        _ => Err(unknown(gate, status)),
+    }
+}
+
+fn unknown(gate: AdminAddress, status: StatusCode) -> CliError {
+    let address = gate.address;
+    CliError::new(format!("what answers at {address} is no gate: {status}"))
+}
+
+/// Reads a response, and fails if it is long: whatever listens there may be no gate.
+async fn body(mut response: Response) -> Result<Vec<u8>, CliError> {
+    let mut body = Vec::new();
+    while let Some(chunk) =
+        response.chunk().await.map_err(|error| CliError::new(error.without_url()))?
+    {
+        if body.len() + chunk.len() > MAX_RESPONSE {
+            return Err(CliError::new("the response is too long for one of a gate"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
