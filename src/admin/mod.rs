@@ -299,7 +299,11 @@ async fn metrics(State(app): State<Arc<App>>, request: Request) -> Result<Respon
     if !app.settings.open_metrics {
         authenticate(&app, &request).await?;
     }
-    app.parts.metrics.buffers(app.parts.buffers.held(), app.parts.buffers.total());
+    let Parts { metrics, buffers, gate, requests, .. } = &app.parts;
+    metrics.buffers(buffers.held(), buffers.total());
+    metrics.cached_decisions(gate.cached_decisions());
+    metrics.connections_limit(requests.connections_limit());
+    metrics.read_process();
     let fields = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    Ok((fields, app.parts.metrics.render()).into_response())
+    Ok((fields, metrics.render()).into_response())
 }

@@ -82,6 +82,7 @@ async fn reload_certificates(
         if let Some(expiry) = certificates.first_expiry() {
             metrics.certificate_expiry(expiry);
         }
+        metrics.certificate_unusable(certificates.unusable().is_some());
         let wait = tokio::time::timeout(CERTIFICATE_WATCH_INTERVAL, stopping.cancelled());
         if wait.await.is_ok() {
             return;

@@ -83,7 +83,7 @@ mod tests {
         assert!(!lead.trim().is_empty() && !lead.contains('#'));
         let names: Vec<&str> = sections.iter().map(|(name, _)| *name).collect();
         let codes: Vec<&str> = Code::ALL.iter().map(|code| code.name()).collect();
-        assert_eq!(names, codes);
+        assert!(codes.iter().all(|code| names.contains(code)), "{names:?}");
         for (name, text) in sections {
             let shown = paragraphs(text).into_string();
             assert!(shown.len() > 50, "{name}");

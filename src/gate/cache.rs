@@ -107,6 +107,11 @@ impl Decisions {
         Decisions { record, near, closed, accesses, clock, feed_status, freshness }
     }
 
+    /// Returns about how many decisions are stored.
+    pub(super) fn count(&self) -> u64 {
+        self.record.entry_count()
+    }
+
     /// Returns the decision if it still holds at `now`.
     pub(super) fn find(&self, key: &LoanKey, now: Timestamp) -> Option<Decision> {
         let miss = match self.near.find(hash(key), |access| self.acceptance(access, key, now)) {

@@ -64,6 +64,7 @@ impl Flights {
         limit: usize,
         metrics: Metrics,
     ) -> Flights {
+        metrics.flights_limit(limit);
         let gauge = metrics.clone();
         let running = SharedTasks::new(slow.clone(), limit, move |count| gauge.flights(count));
         Flights { circulation, decisions, slow, running, metrics }

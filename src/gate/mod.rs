@@ -127,6 +127,11 @@ impl Gate {
         Gate { decisions, flights, clock, settings: settings.clone() }
     }
 
+    /// Returns about how many decisions are cached.
+    pub(crate) fn cached_decisions(&self) -> u64 {
+        self.decisions.count()
+    }
+
     /// Returns a permit for this reader and one of the titles, or the reason why there is none.
     ///
     /// Problems instead of a permit: `loan-refused`, `loan-ended`, `loan-pending`,

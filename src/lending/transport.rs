@@ -68,6 +68,9 @@ impl Transport {
             ));
         }
         let skew = Skew::new(clock.clone(), metrics.clone());
+        for kind in CallKind::ALL {
+            metrics.lending_breaker(kind, false);
+        }
         Transport::with(settings, clock, metrics, skew)
     }
 

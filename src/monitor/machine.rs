@@ -70,7 +70,7 @@ pub(super) fn observe(probes: &Probes, now: Timestamp, found: &mut Vec<Observati
 }
 
 /// Returns the free and all bytes of the disk of a file.
-fn disk_space(file: &Path) -> Option<(u64, u64)> {
+pub(super) fn disk_space(file: &Path) -> Option<(u64, u64)> {
     let status = rustix::fs::statvfs(file).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(status.f_frsize);
     Some((bytes(status.f_bavail), bytes(status.f_blocks)))

@@ -10,6 +10,7 @@
 //! | `events` | what a single moment does not show |
 //! | `tracker` | which conditions have lasted long enough to be problems |
 //! | `status` | how well readers are served, for everybody |
+//! | `export` | the problems and the status as metrics |
 //! | `alerts`, `cluster_alerts` | sends problems to webhooks |
 //! | `figures`, `series` | the last hour and the last day of this gate |
 //! | `bulletin`, `peers` | what the gates of a cluster report to each other |
@@ -20,6 +21,7 @@ mod bulletin;
 mod cluster_alerts;
 mod codes;
 mod events;
+mod export;
 mod figures;
 mod history;
 mod machine;
@@ -201,10 +203,13 @@ impl Monitor {
         let others = peers.live(now.0).map(|(_, peer)| peer.problems.as_slice());
         let gates: Vec<_> = std::iter::once(open.as_slice()).chain(others).collect();
         status.update(now.1, &gates);
-        if let Some(figures) = series.add(now, &readings, observer.oldest_end(now.1)) {
+        let oldest_end = observer.oldest_end(now.1);
+        if let Some(figures) = series.add(now, &readings, oldest_end) {
             history.add(figures);
         }
         drop(seen);
+        export::problems(&handles.metrics, &open);
+        export::observed(&handles.metrics, oldest_end, observer.disk());
         // A problem of the whole cluster is sent by one gate, any other by the gate that has it.
         let sent = speaker.choose(now.0, observer.speaks_for_cluster(), changes, &open);
         sent.iter().for_each(|change| alerts.send(change));

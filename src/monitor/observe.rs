@@ -98,6 +98,11 @@ impl Observer {
         age.and_then(|age| age.try_into().ok()).unwrap_or_default()
     }
 
+    /// Returns the free and all bytes of the ledger's disk; none if it is elsewhere.
+    pub(super) fn disk(&self) -> Option<(u64, u64)> {
+        self.probes.file.as_ref().and_then(|file| machine::disk_space(file))
+    }
+
     /// Returns all conditions of this moment.
     pub(super) async fn observe(
         &mut self,

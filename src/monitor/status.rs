@@ -104,7 +104,7 @@ fn levels_of_all(gates: &[&[(Code, Problem)]]) -> [Level; 3] {
 }
 
 /// Returns the levels of one gate.
-fn levels_of(problems: &[(Code, Problem)]) -> [Level; 3] {
+pub(super) fn levels_of(problems: &[(Code, Problem)]) -> [Level; 3] {
     let mut worst = [Level::Ok; 3];
     for (code, problem) in problems {
         let impact = code.impact(problem.severity);

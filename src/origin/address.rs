@@ -66,6 +66,7 @@ impl Origin {
 
     pub(super) fn record_success(&self, address: usize, now: Instant) {
         if self.breaker(address).is_some_and(|breaker| breaker.record_success(now)) {
+            self.record_suspended();
             tracing::info!(
                 origin = self.settings.name,
                 place = self.places.get(address).map(|place| place.name()),
@@ -74,11 +75,17 @@ impl Origin {
         }
     }
 
+    fn record_suspended(&self) {
+        let open = self.shared.breakers.iter().filter(|breaker| !breaker.is_closed());
+        self.counts.suspended(open.count());
+    }
+
     fn record_failure(&self, address: usize, evidence: Evidence) {
         if self
             .breaker(address)
             .is_some_and(|breaker| breaker.record_failure(Instant::now(), evidence))
         {
+            self.record_suspended();
             tracing::warn!(
                 origin = self.settings.name,
                 place = self.places.get(address).map(|place| place.name()),

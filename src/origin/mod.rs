@@ -210,7 +210,9 @@ impl Origin {
             budget: RetryBudget::new(),
             limits: ConnectionLimits::new(settings.connections, settings.files),
         };
-        Origin::with(settings, buffers, metrics, Arc::new(shared))
+        let origin = Origin::with(settings, buffers, metrics, Arc::new(shared))?;
+        origin.counts.suspended(0);
+        Ok(origin)
     }
 
     fn with(

@@ -85,6 +85,11 @@ impl RequestConfigs {
         self.explainer.get().catalog.clone()
     }
 
+    /// Returns how many connections of readers may be open.
+    pub(crate) fn connections_limit(&self) -> usize {
+        self.explainer.get().limits.connections
+    }
+
     /// Runs the stall monitor of all deliveries: see [`Delivery::run_stall_monitor`].
     pub(crate) fn run_stall_monitor(&self) -> impl Future<Output = ()> + Send + use<> {
         self.base.get().run_stall_monitor()

@@ -17,8 +17,8 @@ pub use metrics::{
     BrakeAction, BrakeLimit, Breach, CallKind, CallOutcome, Calls, Definition, Durations,
     FencedMember, FindingAction, FindingKind, FlushOutcome, Handshake, KeyFetch, LabelValues,
     LateBeginFinder, LendingCall, Limit, LoanEvent, MetricKind, Metrics, OriginMetrics,
-    OriginOutcome, Readings, ReloadOutcome, RequestOutcome, RequestStorage, ResumeOutcome,
-    StreamEnd, Task, Via, definitions,
+    OriginOutcome, ProblemSeverity, Readings, ReloadOutcome, RequestOutcome, RequestStorage,
+    ResumeOutcome, Service, ServiceStatus, StreamEnd, Task, Via, definitions,
 };
 pub use request_id::RequestId;
 pub use request_line::{RequestLine, logged_method};

@@ -39,6 +39,7 @@ mod console_live;
 mod console_oidc;
 mod cors;
 mod damaged_rows;
+mod dashboards;
 mod demo_page;
 mod diagnostics;
 mod directories;

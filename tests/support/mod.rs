@@ -16,6 +16,7 @@ pub(crate) mod openid_provider;
 pub(crate) mod origin;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod prometheus;
 pub(crate) mod raw_client;
 pub(crate) mod raw_origin;
 pub(crate) mod scene;

@@ -15,6 +15,11 @@ const CONNECTIONS_TOTAL: Family<()> = Family::counter(
 );
 const CONNECTIONS: Family<Worker> =
     Family::gauge("loangate_connections", Unit::Count, "Open connections, by worker thread");
+const CONNECTIONS_LIMIT: Family<()> = Family::gauge(
+    "loangate_connections_limit",
+    Unit::Count,
+    "Connections that may be open: limits.connections, or what the file descriptors allow",
+);
 const LIMIT_REACHED: Family<Limit> = Family::counter(
     "loangate_limit_reached_total",
     Unit::Count,
@@ -31,10 +36,11 @@ const BUFFERS: Family<()> = Family::gauge(
     "Buffer memory that all streams may hold (server.buffers)",
 );
 
-pub(super) const DEFINITIONS: [Definition; 6] = [
+pub(super) const DEFINITIONS: [Definition; 7] = [
     HANDSHAKES.definition,
     CONNECTIONS_TOTAL.definition,
     CONNECTIONS.definition,
+    CONNECTIONS_LIMIT.definition,
     LIMIT_REACHED.definition,
     BUFFERS_HELD.definition,
     BUFFERS.definition,
@@ -134,6 +140,11 @@ impl Metrics {
     /// Counts a connection that reached this limit.
     pub fn limit_reached(&self, limit: Limit) {
         self.count(&LIMIT_REACHED, limit);
+    }
+
+    /// Records how many connections may be open.
+    pub fn connections_limit(&self, limit: usize) {
+        self.set(&CONNECTIONS_LIMIT, (), limit as f64);
     }
 
     /// Records the buffer bytes that streams hold, and the bytes that they may hold together.

@@ -18,6 +18,8 @@ use super::label::{Label, LabelEnum, LabelValues};
 /// Upper bounds of the histogram buckets, in seconds.
 pub(super) const DURATION_BUCKETS: [f64; 12] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
+/// The most time series of a counter that are created at the start.
+const MAX_CREATED: usize = 40;
 const METADATA: Metadata<'static> = Metadata::new("loangate", Level::INFO, None);
 
 /// The type of a metric, as in Prometheus.
@@ -146,7 +148,8 @@ impl Registry {
         definitions: impl Iterator<Item = &'a Definition>,
     ) -> Result<Registry, BuildError> {
         let recorder = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS)?.build_recorder();
-        for definition in definitions {
+        let all: Vec<&Definition> = definitions.collect();
+        for definition in &all {
             let (name, unit) = (KeyName::from(definition.name), Some(definition.unit));
             let help = SharedString::const_str(definition.help);
             match definition.kind {
@@ -155,7 +158,36 @@ impl Registry {
                 MetricKind::Histogram => recorder.describe_histogram(name, unit, help),
             }
         }
-        Ok(Registry { handle: recorder.handle(), recorder })
+        let registry = Registry { handle: recorder.handle(), recorder };
+        all.iter().for_each(|definition| registry.create_counters(definition));
+        Ok(registry)
+    }
+
+    /// Creates the time series of a counter, if its labels say all of them and they are few. An
+    /// increase from no series to 1 is none for Prometheus, so an alert would miss the first event.
+    fn create_counters(&self, definition: &Definition) {
+        if definition.kind != MetricKind::Counter {
+            return;
+        }
+        let mut combinations = vec![Vec::new()];
+        for (key, values) in definition.labels() {
+            let LabelValues::Fixed(values) = values else { return };
+            let with_each = |labels: Vec<metrics::Label>| {
+                values.clone().into_iter().map(move |value| {
+                    let mut labels = labels.clone();
+                    labels.push(metrics::Label::from_static_parts(key, value));
+                    labels
+                })
+            };
+            combinations = combinations.into_iter().flat_map(with_each).collect();
+        }
+        if combinations.len() > MAX_CREATED {
+            return;
+        }
+        for labels in combinations {
+            let key = Key::from_parts(definition.name, labels);
+            self.recorder.register_counter(&key, &METADATA).increment(0);
+        }
     }
 
     /// Returns all metrics in the text format of Prometheus.

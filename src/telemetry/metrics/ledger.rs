@@ -128,7 +128,7 @@ impl Metrics {
     pub fn ledger_batch(&self, commands: usize, duration: Duration) {
         let commands = u64::try_from(commands).unwrap_or(u64::MAX);
         self.inner.registry.counter(&COMMANDS, ()).increment(commands);
-        self.record_duration(&COMMIT, duration);
+        self.record_duration(&COMMIT, (), duration);
     }
 
     /// Records a failed transaction of the ledger.

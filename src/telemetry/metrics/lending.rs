@@ -13,8 +13,8 @@ pub(super) const CALLS: Family<(LendingCall, CallOutcome)> = Family::counter(
     Unit::Count,
     "Calls to Bokbasen, by call and outcome",
 );
-pub(super) const CALL_SECONDS: Family<()> =
-    Family::histogram("loangate_lending_call_seconds", "Duration of a call to Bokbasen");
+pub(super) const CALL_SECONDS: Family<LendingCall> =
+    Family::histogram("loangate_lending_call_seconds", "Duration of a call to Bokbasen, by call");
 pub(super) const BREACHES: Family<Breach> = Family::counter(
     "loangate_lending_breaches_total",
     Unit::Count,
@@ -112,7 +112,7 @@ impl Metrics {
     /// Records a finished call to Bokbasen, with its outcome and duration.
     pub fn lending_call(&self, call: LendingCall, outcome: CallOutcome, duration: Duration) {
         self.count(&CALLS, (call, outcome));
-        self.record_duration(&CALL_SECONDS, duration);
+        self.record_duration(&CALL_SECONDS, call, duration);
     }
 
     /// Counts a loan in a response of Bokbasen that violates its API.

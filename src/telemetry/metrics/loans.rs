@@ -17,6 +17,16 @@ const FLIGHTS: Family<()> = Family::gauge(
     Unit::Count,
     "Decisions in flight that a caller waits for (limit: lending.flights)",
 );
+const FLIGHTS_LIMIT: Family<()> = Family::gauge(
+    "loangate_flights_limit",
+    Unit::Count,
+    "Decisions that may be in flight (lending.flights)",
+);
+const CACHED: Family<()> = Family::gauge(
+    "loangate_cached_decisions",
+    Unit::Count,
+    "Decisions about a reader and a title in the cache, 1,000,000 at most",
+);
 const FLIGHTS_REFUSED: Family<()> = Family::counter(
     "loangate_flights_refused_total",
     Unit::Count,
@@ -43,9 +53,11 @@ pub(super) const LATE_BEGINS: Family<LateBeginFinder> = Family::counter(
     "Loans that a process without a lease began at Bokbasen, and that were ended there: an alarm",
 );
 
-pub(super) const DEFINITIONS: [Definition; 7] = [
+pub(super) const DEFINITIONS: [Definition; 9] = [
     LOAN_EVENTS.definition,
     FLIGHTS.definition,
+    FLIGHTS_LIMIT.definition,
+    CACHED.definition,
     FLIGHTS_REFUSED.definition,
     BRAKE.definition,
     ENDS_WAITING.definition,
@@ -133,6 +145,16 @@ impl Metrics {
     /// Records the number of flights that a caller waits for.
     pub fn flights(&self, count: usize) {
         self.set(&FLIGHTS, (), f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+    }
+
+    /// Records how many flights may run.
+    pub fn flights_limit(&self, limit: usize) {
+        self.set(&FLIGHTS_LIMIT, (), limit as f64);
+    }
+
+    /// Records the number of cached decisions.
+    pub fn cached_decisions(&self, count: u64) {
+        self.set(&CACHED, (), count as f64);
     }
 
     /// Counts a request that was refused at the limit of flights.

@@ -14,9 +14,11 @@ mod lending;
 mod loans;
 mod login_keys;
 mod origins;
+mod process;
 mod readings;
 mod requests;
 mod tasks;
+mod watch;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -36,9 +38,10 @@ pub use origins::{OriginMetrics, OriginOutcome, ResumeOutcome};
 pub use readings::{Calls, Durations, Readings};
 pub use requests::{RequestOutcome, StreamEnd, Via};
 pub use tasks::{ReloadOutcome, Task};
+pub use watch::{ProblemSeverity, Service, ServiceStatus};
 
 /// The definitions of all metrics, by subject.
-const SUBJECTS: [&[Definition]; 9] = [
+const SUBJECTS: [&[Definition]; 11] = [
     &requests::DEFINITIONS,
     &connections::DEFINITIONS,
     &login_keys::DEFINITIONS,
@@ -48,6 +51,8 @@ const SUBJECTS: [&[Definition]; 9] = [
     &origins::DEFINITIONS,
     &ledger::DEFINITIONS,
     &tasks::DEFINITIONS,
+    &watch::DEFINITIONS,
+    &process::DEFINITIONS,
 ];
 
 /// Returns the definitions of all metrics, by subject.
@@ -83,9 +88,10 @@ impl Metrics {
         let registry = Registry::new(definitions())?;
         let requests = requests::Handles::new(&registry);
         let connections = connections::Handles::new(&registry);
-        Ok(Metrics {
-            inner: Arc::new(Inner { registry, requests, connections, lease: Mutex::default() }),
-        })
+        let inner = Inner { registry, requests, connections, lease: Mutex::default() };
+        let metrics = Metrics { inner: Arc::new(inner) };
+        metrics.process_started();
+        Ok(metrics)
     }
 
     /// Returns all metrics in the text format of Prometheus.
@@ -108,7 +114,7 @@ impl Metrics {
         self.inner.registry.gauge(family, labels).set(value);
     }
 
-    fn record_duration(&self, family: &Family<()>, duration: Duration) {
-        self.inner.registry.histogram(family, ()).record(duration.as_secs_f64());
+    fn record_duration<L: Labels>(&self, family: &Family<L>, labels: L, duration: Duration) {
+        self.inner.registry.histogram(family, labels).record(duration.as_secs_f64());
     }
 }

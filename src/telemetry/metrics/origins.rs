@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{Histogram, SharedString, Unit};
+use metrics::{Gauge, Histogram, SharedString, Unit};
 
 use super::Metrics;
 use super::family::{CounterPer, Definition, Family};
@@ -15,9 +15,14 @@ pub(super) const REQUESTS: Family<(OriginName, OriginOutcome)> = Family::counter
     Unit::Count,
     "Requests to origins, by origin and outcome",
 );
-const FIRST_BYTE: Family<()> = Family::histogram(
+const FIRST_BYTE: Family<OriginName> = Family::histogram(
     "loangate_origin_first_byte_seconds",
-    "Time from a request to an origin to its response head",
+    "Time from a request to an origin to its response head, by origin",
+);
+const SUSPENDED: Family<OriginName> = Family::gauge(
+    "loangate_origin_addresses_suspended",
+    Unit::Count,
+    "Addresses of an origin that get trial requests only, since most requests failed",
 );
 const RESUMES: Family<(OriginName, ResumeOutcome)> = Family::counter(
     "loangate_origin_resumes_total",
@@ -25,8 +30,8 @@ const RESUMES: Family<(OriginName, ResumeOutcome)> = Family::counter(
     "Requests to an origin for the rest of a broken body, by outcome",
 );
 
-pub(super) const DEFINITIONS: [Definition; 3] =
-    [REQUESTS.definition, FIRST_BYTE.definition, RESUMES.definition];
+pub(super) const DEFINITIONS: [Definition; 4] =
+    [REQUESTS.definition, FIRST_BYTE.definition, SUSPENDED.definition, RESUMES.definition];
 
 /// The name of an origin.
 pub(super) struct OriginName(String);
@@ -84,6 +89,7 @@ pub struct OriginMetrics(Arc<Handles>);
 struct Handles {
     outcomes: CounterPer<OriginOutcome>,
     first_byte: Histogram,
+    suspended: Gauge,
 }
 
 impl fmt::Debug for OriginMetrics {
@@ -103,6 +109,11 @@ impl OriginMetrics {
         self.0.outcomes.increment(outcome);
         self.0.first_byte.record(first_byte.as_secs_f64());
     }
+
+    /// Records how many addresses get trial requests only.
+    pub fn suspended(&self, addresses: usize) {
+        self.0.suspended.set(f64::from(u32::try_from(addresses).unwrap_or(u32::MAX)));
+    }
 }
 
 impl Metrics {
@@ -112,7 +123,8 @@ impl Metrics {
         let counter = |outcome| registry.counter(&REQUESTS, (OriginName(name.to_owned()), outcome));
         OriginMetrics(Arc::new(Handles {
             outcomes: CounterPer::new(counter),
-            first_byte: registry.histogram(&FIRST_BYTE, ()),
+            first_byte: registry.histogram(&FIRST_BYTE, OriginName(name.to_owned())),
+            suspended: registry.gauge(&SUSPENDED, OriginName(name.to_owned())),
         }))
     }
 

@@ -192,16 +192,24 @@ impl Series {
         origins
     }
 
-    fn durations(&self, family: &Family<()>) -> Durations {
+    /// Returns the durations of all labels together.
+    fn durations<L: Labels>(&self, family: &Family<L>) -> Durations {
         let name = format!("{}_bucket", family.definition.name);
-        let (mut buckets, mut before) = (Vec::new(), 0);
+        // Cumulative, as in Prometheus: the count of each bound includes those of the lower ones.
+        let mut counts: Vec<(f64, u64)> = Vec::new();
         for (labels, value) in self.named(&name) {
             let bound = labels.get("le").and_then(|bound| bound.parse::<f64>().ok());
             let (Some(bound), count) = (bound, whole(*value)) else { continue };
-            buckets.push((bound, count.saturating_sub(before)));
-            before = count;
+            match counts.iter_mut().find(|(other, _)| other.total_cmp(&bound).is_eq()) {
+                Some((_, sum)) => *sum = sum.saturating_add(count),
+                None => counts.push((bound, count)),
+            }
         }
-        Durations { buckets }
+        let before = std::iter::once(0).chain(counts.iter().map(|(_, count)| *count));
+        let buckets = counts.iter().zip(before);
+        let own =
+            |((bound, count), before): (&(f64, u64), u64)| (*bound, count.saturating_sub(before));
+        Durations { buckets: buckets.map(own).collect() }
     }
 }
 

@@ -19,10 +19,20 @@ pub(super) const RELOADS: Family<ReloadOutcome> = Family::counter(
     "Reloads of the configuration, by whether it is in use or has a mistake",
 );
 
+const RELOAD_SUCCESSFUL: Family<()> = Family::gauge(
+    "loangate_last_reload_successful",
+    Unit::Count,
+    "0 if the last reload of the configuration found a mistake: an alarm",
+);
 pub(super) const CERTIFICATES: Family<ReloadOutcome> = Family::counter(
     "loangate_certificate_renewals_total",
     Unit::Count,
     "Renewed certificates that were noticed, by whether they are in use or cannot be used",
+);
+const CERTIFICATE_UNUSABLE: Family<()> = Family::gauge(
+    "loangate_certificate_unusable",
+    Unit::Count,
+    "1 while a renewed certificate cannot be used, and the old one stays: an alarm",
 );
 const CERTIFICATE_EXPIRY: Family<()> = Family::gauge(
     "loangate_certificate_expiry_timestamp_seconds",
@@ -30,10 +40,12 @@ const CERTIFICATE_EXPIRY: Family<()> = Family::gauge(
     "When the first of the certificates in use expires, in seconds since 1970",
 );
 
-pub(super) const DEFINITIONS: [Definition; 4] = [
+pub(super) const DEFINITIONS: [Definition; 6] = [
     RESTARTS.definition,
     RELOADS.definition,
+    RELOAD_SUCCESSFUL.definition,
     CERTIFICATES.definition,
+    CERTIFICATE_UNUSABLE.definition,
     CERTIFICATE_EXPIRY.definition,
 ];
 
@@ -109,11 +121,18 @@ impl Metrics {
     /// Counts a reload of the configuration.
     pub(crate) fn reload(&self, outcome: ReloadOutcome) {
         self.count(&RELOADS, outcome);
+        let is_applied = outcome == ReloadOutcome::Applied;
+        self.set(&RELOAD_SUCCESSFUL, (), if is_applied { 1.0 } else { 0.0 });
     }
 
     /// Counts renewed certificates that were noticed.
     pub(crate) fn certificates_loaded(&self, outcome: ReloadOutcome) {
         self.count(&CERTIFICATES, outcome);
+    }
+
+    /// Records whether a renewed certificate cannot be used.
+    pub(crate) fn certificate_unusable(&self, is_unusable: bool) {
+        self.set(&CERTIFICATE_UNUSABLE, (), if is_unusable { 1.0 } else { 0.0 });
     }
 
     /// Sets when the first certificate expires.
