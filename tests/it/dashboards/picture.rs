@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use loangate::clock::Clock;
 use serde_json::Value;
 
 use super::expression::with_variables;
@@ -42,7 +43,7 @@ struct Frame {
 
 /// Returns the picture.
 pub(super) async fn draw(dashboard: &Value, prometheus: &Prometheus) -> String {
-    let now = jiff::Timestamp::now().as_second();
+    let now = Clock::system().now().as_second();
     let times = (now - i64::try_from(SECONDS).unwrap(), now);
     let panels = dashboard["panels"].as_array().unwrap();
     let bottom = |panel: &Value| number(panel, "y") + number(panel, "h");
