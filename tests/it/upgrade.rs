@@ -410,7 +410,7 @@ async fn gate_with_keys_is_not_replaced_by_one_without() {
     scene.replace_in_config(of_file, &fetched);
     let mut old = serve(&scene).await;
     let token = || {
-        let now = jiff::Timestamp::now().as_second();
+        let now = loangate::clock::Clock::system().now().as_second();
         SigningKey::usual().sign(&json!({
             "iss": provider.url, "aud": "loangate", "sub": "kari", "library": LIBRARY,
             "iat": now, "exp": now + 3600, "jti": fastrand::u64(..),
