@@ -32,7 +32,7 @@ pub(super) async fn is_paused(
     Ok(query.fetch_optional(connection).await?.is_some())
 }
 
-/// Each transaction of intents has inserted or updated a row of `chains` before it reads the pauses.
+/// Each transaction of intents has written a row of `chains` before it reads the pauses.
 /// So the change waits for those that run, and later ones see it.
 const LOCK: &str = "LOCK TABLE chains IN SHARE MODE";
 
