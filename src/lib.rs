@@ -27,7 +27,7 @@
 //! |---|---|
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
 //! | `lock`, `loopback`, `near_cache`, `reload`, `service_manager`, `spreadsheet` | each other |
-//! | `language`, `loan`, `path`, `problem` | each other |
+//! | `client_networks`, `language`, `loan`, `path`, `problem` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `lending`, `origin` | |
 //! | `listeners` | |
 //! | `ledger` | `supervise` |
@@ -82,6 +82,7 @@ mod buffer_budget;
 pub mod catalog;
 pub mod circulation;
 pub mod cli;
+mod client_networks;
 pub mod clock;
 pub mod config;
 mod connection_handle;

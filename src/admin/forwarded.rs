@@ -10,6 +10,8 @@ use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 use rfc7239::NodeName;
 
+use crate::client_networks;
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The most addresses of a field that are considered, from the last one on.
 const MAX_ADDRESSES: usize = 32;
@@ -61,8 +63,7 @@ impl Proxies {
     }
 
     fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.networks.iter().any(|network| network.contains(&address))
+        client_networks::contains(&self.networks, address)
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::client_networks;
 pub(super) use crate::telemetry::Limit;
 
 /// The fewest connections that [`Limits::fit`] allows. With fewer file descriptors, the process
@@ -89,18 +90,13 @@ impl Limits {
 
     /// Whether `connections_per_address` does not apply to this address.
     pub(super) fn is_exempt(&self, address: IpAddr) -> bool {
-        contains(&self.exempt_networks, address)
+        client_networks::contains(&self.exempt_networks, address)
     }
 
     /// Whether a connection from this address begins with a header of the PROXY protocol.
     pub(super) fn has_proxy_header(&self, address: IpAddr) -> bool {
-        contains(&self.proxy_protocol, address)
+        client_networks::contains(&self.proxy_protocol, address)
     }
-}
-
-fn contains(networks: &[IpNet], address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    networks.iter().any(|network| network.contains(&address))
 }
 
 /// Raises the soft limit of open file descriptors to the hard limit. Returns the limit in force

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use super::limits::{Limit, Limits};
+use crate::client_networks::subscriber;
 use crate::connection_handle::Connection;
 use crate::lock::lock;
 use crate::telemetry::Metrics;
@@ -27,8 +28,6 @@ const MAX_CHECKED: usize = 512;
 /// How long a new connection has for its handshake and first request. After that, it is closed
 /// before an idle one is.
 const REQUEST_GRACE: Duration = Duration::from_secs(2);
-/// The prefix length of the IPv6 network of one subscriber.
-const IPV6_PREFIX: u8 = 64;
 
 /// The open connections of the server. Clones share them.
 #[derive(Clone, Debug)]
@@ -258,21 +257,10 @@ impl Drop for Entry {
 }
 
 impl Limits {
-    /// Returns the network that connections from this address count for; none if it is exempt.
+    /// Returns the network that connections from this address count for, together with those of the
+    /// same subscriber; none if it is exempt.
     fn counted_network(&self, address: IpAddr) -> Option<IpNet> {
-        (!self.is_exempt(address)).then(|| network_of(address))
-    }
-}
-
-/// The network whose connections are counted together: an IPv4 address, or an IPv6 /64.
-fn network_of(address: IpAddr) -> IpNet {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpNet::V4(Ipv4Net::from(address)),
-        IpAddr::V6(address) => {
-            let network =
-                Ipv6Net::new(address, IPV6_PREFIX).unwrap_or_else(|_| Ipv6Net::from(address));
-            IpNet::V6(network.trunc())
-        }
+        (!self.is_exempt(address)).then(|| subscriber(address))
     }
 }
 
