@@ -18,6 +18,7 @@ use super::accesses::Accessor;
 use super::links::{check_borrower, library_of};
 use super::loans::ledger_error;
 use super::problems::AdminProblem;
+use super::request_body;
 use crate::language::Language;
 use crate::ledger::AccessTarget;
 use crate::problem;
@@ -73,9 +74,7 @@ pub(super) async fn explain(
     by: Accessor,
     body: Bytes,
 ) -> Result<Json<Explanation>, AdminProblem> {
-    // serde's message names a field or a position, and repeats no string value.
-    let request: ExplainRequest = serde_json::from_slice(&body)
-        .map_err(|error| AdminProblem::malformed(format!("The body cannot be read: {error}.")))?;
+    let request: ExplainRequest = request_body::parse(&body)?;
     if let Some(id) = &request.request {
         let id = request_id(id, &request)?;
         let target = AccessTarget::Request(id.to_string());

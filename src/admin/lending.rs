@@ -14,6 +14,7 @@ use super::accesses::Accessor;
 use super::links::library_of;
 use super::loans::ledger_error;
 use super::problems::AdminProblem;
+use super::request_body;
 use crate::console::checked_reason;
 use crate::ledger::{Pause, PauseOrigin};
 use crate::loan::LibraryId;
@@ -85,7 +86,7 @@ pub(super) async fn pause(
     by: Accessor,
     body: Bytes,
 ) -> Result<Json<Pauses>, AdminProblem> {
-    let PauseRequest { library, all, reason } = read(&body)?;
+    let PauseRequest { library, all, reason } = request_body::parse(&body)?;
     let library = which(&app, library.as_deref(), all).await?;
     let reason = checked_reason(&reason).ok_or(AdminProblem::malformed(
         "A pause needs a reason: up to 200 characters without control or invisible characters.",
@@ -111,7 +112,7 @@ pub(super) async fn resume(
     by: Accessor,
     body: Bytes,
 ) -> Result<Json<Pauses>, AdminProblem> {
-    let ResumeRequest { library, all } = read(&body)?;
+    let ResumeRequest { library, all } = request_body::parse(&body)?;
     let library = which(&app, library.as_deref(), all).await?;
     app.record_access(&by, "resume-lending", library, None).await?;
     app.parts.ledger.resume_lending(library).await.map_err(ledger_error)?;
@@ -155,7 +156,7 @@ async fn which(
 }
 
 async fn list_of(app: &App) -> Result<Json<Pauses>, AdminProblem> {
-    let pauses = app.parts.ledger.for_support().pauses().await.map_err(ledger_error)?;
+    let pauses = app.parts.ledger.pauses().await.map_err(ledger_error)?;
     let all = pauses.iter().any(|pause| pause.library.is_none());
     let view = |Pause { library, origin }: Pause| PauseView {
         library: library.map(|library| library.to_string()),
@@ -164,9 +165,4 @@ async fn list_of(app: &App) -> Result<Json<Pauses>, AdminProblem> {
         why: origin.why,
     };
     Ok(Json(Pauses { all, pauses: pauses.into_iter().map(view).collect() }))
-}
-
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, AdminProblem> {
-    serde_json::from_slice(body)
-        .map_err(|error| AdminProblem::malformed(format!("The body cannot be read: {error}.")))
 }

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 use super::App;
 use super::accesses::Accessor;
 use super::problems::AdminProblem;
+use super::request_body;
 use crate::loan::{Isbn, LibraryId};
 use crate::problem;
 use crate::reader::Scope;
@@ -73,9 +74,7 @@ pub(super) async fn mint(
     by: Accessor,
     body: Bytes,
 ) -> Result<(StatusCode, Json<MintedLink>), AdminProblem> {
-    // serde's message names a field or a position, and repeats no string value.
-    let request: LinkRequest = serde_json::from_slice(&body)
-        .map_err(|error| AdminProblem::malformed(format!("The body cannot be read: {error}.")))?;
+    let request: LinkRequest = request_body::parse(&body)?;
     let library = library_of(&request.library)?;
     check_borrower(&request.borrower)?;
     let (scope, below) = scope(&app, request.isbn.as_deref(), request.prefix.as_deref())?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::to_bytes;
 use axum::extract::Request;
+use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::problems::AdminProblem;
@@ -24,4 +25,11 @@ pub(super) async fn read(request: Request) -> Result<Request, AdminProblem> {
             "The body did not arrive within 10 seconds. Send it at once.",
         )),
     }
+}
+
+/// Parses a JSON body. The message of an error names a field or a position, and repeats no string
+/// value.
+pub(super) fn parse<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, AdminProblem> {
+    serde_json::from_slice(body)
+        .map_err(|error| AdminProblem::malformed(format!("The body cannot be read: {error}.")))
 }

@@ -14,6 +14,7 @@ use crate::admin::App;
 use crate::admin::accesses::Accessor;
 use crate::admin::loans::ledger_error;
 use crate::admin::problems::AdminProblem;
+use crate::admin::request_body;
 use crate::language::is_unprintable;
 use crate::ledger::{ReportState, ReportStep};
 use crate::loan::LoanId;
@@ -66,8 +67,7 @@ pub(in crate::admin) async fn resolve(
     loan: Result<Path<String>, PathRejection>,
     body: Bytes,
 ) -> Result<Json<ShownReport>, AdminProblem> {
-    let resolution: Resolution = serde_json::from_slice(&body)
-        .map_err(|error| AdminProblem::malformed(format!("The body cannot be read: {error}.")))?;
+    let resolution: Resolution = request_body::parse(&body)?;
     let reason = reason_of(&resolution.reason)?;
     let report = find(&app, loan).await?;
     let by = Accessor { why: Some(reason.as_str().into()), ..by };
