@@ -108,6 +108,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Json<GateStatus> {
     };
     let counts = timeout(LEDGER_DEADLINE, counting).await.ok().and_then(Result::ok).unzip();
     let watched = app.parts.monitor.problems();
+    let unlisted: usize = watched.gates.iter().map(|gate| gate.unlisted).sum();
     let own = watched.gates.into_iter().find(|gate| gate.is_own);
     Json(GateStatus {
         node: watched.node,
@@ -117,7 +118,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Json<GateStatus> {
         public_url: app.parts.public_base.clone(),
         admin_url: app.url.clone(),
         serving: app.parts.monitor.status(),
-        problems: app.parts.monitor.problem_count(),
+        problems: watched.problems.len() + unlisted,
         pauses: counts.1,
         loans: counts.0,
         gates: 1 + ledger.other_processes(),

@@ -50,19 +50,15 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
             (gate, response)
         }
         Command::Pause { gate, which, reason } => {
-            let body = match which.library {
-                Some(library) => json!({ "library": library, "reason": reason }),
-                None => json!({ "all": which.all, "reason": reason }),
-            };
+            let Which { library, all } = which;
+            let body = json!({ "library": library, "all": all, "reason": reason });
             let response = send(&gate, "pause", &body).await?;
             (gate, response)
         }
         Command::Resume { gate, which } => {
-            let body = match which.library {
-                Some(library) => json!({ "library": library }),
-                None => json!({ "all": which.all }),
-            };
-            let response = send(&gate, "resume", &body).await?;
+            let Which { library, all } = which;
+            let response =
+                send(&gate, "resume", &json!({ "library": library, "all": all })).await?;
             (gate, response)
         }
     };
