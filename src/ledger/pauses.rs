@@ -14,11 +14,8 @@ use crate::loan::LibraryId;
 
 /// The name of the row that pauses all libraries. Those of one library have its ISIL after it.
 pub(super) const PAUSED: &str = "lending paused";
-/// The statements. Both stores read parameters of this form.
+/// The queries. Both stores read parameters of this form.
 pub(super) const IS_PAUSED: &str = "SELECT 1 FROM meta WHERE name IN ($1, $2) LIMIT 1";
-pub(super) const PAUSE: &str =
-    "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
-pub(super) const RESUME: &str = "DELETE FROM meta WHERE name = $1";
 pub(super) const LIST: &str = "SELECT name, value FROM meta WHERE name LIKE 'lending paused%' \
      ORDER BY name LIMIT 10000";
 

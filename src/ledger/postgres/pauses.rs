@@ -42,17 +42,18 @@ pub(super) async fn set(
     change: &PauseChange,
 ) -> Result<Option<bool>, sqlx::Error> {
     sqlx::query(LOCK).persistent(false).execute(&mut *connection).await?;
-    let sql = match &change.value {
-        Some(_) => format!(
-            "INSERT INTO meta (name, value) SELECT $1, $2 WHERE NOT {IS_MOVED} \
-             ON CONFLICT (name) DO NOTHING"
-        ),
-        None => format!("DELETE FROM meta WHERE name = $1 AND NOT {IS_MOVED}"),
-    };
-    let query = sqlx::query(AssertSqlSafe(sql)).bind(change.name.clone());
     let query = match &change.value {
-        Some(value) => query.bind(value.clone()),
-        None => query,
+        Some(value) => {
+            let insert = format!(
+                "INSERT INTO meta (name, value) SELECT $1, $2 WHERE NOT {IS_MOVED} \
+                 ON CONFLICT (name) DO NOTHING"
+            );
+            sqlx::query(AssertSqlSafe(insert)).bind(change.name.clone()).bind(value.clone())
+        }
+        None => {
+            let delete = format!("DELETE FROM meta WHERE name = $1 AND NOT {IS_MOVED}");
+            sqlx::query(AssertSqlSafe(delete)).bind(change.name.clone())
+        }
     };
     if query.persistent(false).execute(&mut *connection).await?.rows_affected() > 0 {
         return Ok(Some(true));

@@ -5,10 +5,11 @@ use sqlx::{Row, SqliteConnection};
 
 use super::queries::Queries;
 use crate::ledger::LedgerError;
-use crate::ledger::pauses::{
-    IS_PAUSED, LIST, PAUSE, PAUSED, Pause, PauseChange, RESUME, name_of, pause_of,
-};
+use crate::ledger::pauses::{IS_PAUSED, LIST, PAUSED, Pause, PauseChange, name_of, pause_of};
 use crate::loan::LibraryId;
+
+const PAUSE: &str = "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO NOTHING";
+const RESUME: &str = "DELETE FROM meta WHERE name = ?";
 
 impl Queries {
     pub(in crate::ledger) async fn pauses(&self) -> Result<Vec<Pause>, LedgerError> {
