@@ -58,10 +58,7 @@ pub(super) fn observe(probes: &Probes, now: Timestamp, found: &mut Vec<Observati
         let subject = Some(issuer);
         found.push(Observation { subject, ..observation(Code::LoginKeys, severity, what) });
     }
-    let Some(disk) = probes.file.as_ref().and_then(|file| disk_space(file)) else {
-        return;
-    };
-    let (free, total) = disk;
+    let Some((free, total)) = disk(probes) else { return };
     if free < LOW_BYTES && free < total / 100 * LOW_PERCENT || free < CRITICAL_BYTES {
         let severity = if free < CRITICAL_BYTES { Severity::Critical } else { Severity::Warning };
         let what = format!("The disk of the ledger has {} MiB left.", free >> 20);
@@ -69,8 +66,13 @@ pub(super) fn observe(probes: &Probes, now: Timestamp, found: &mut Vec<Observati
     }
 }
 
+/// Returns the free and all bytes of the ledger's disk; none if it is elsewhere.
+pub(super) fn disk(probes: &Probes) -> Option<(u64, u64)> {
+    probes.file.as_ref().and_then(|file| disk_space(file))
+}
+
 /// Returns the free and all bytes of the disk of a file.
-pub(super) fn disk_space(file: &Path) -> Option<(u64, u64)> {
+fn disk_space(file: &Path) -> Option<(u64, u64)> {
     let status = rustix::fs::statvfs(file).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(status.f_frsize);
     Some((bytes(status.f_bavail), bytes(status.f_blocks)))

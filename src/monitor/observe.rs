@@ -100,7 +100,7 @@ impl Observer {
 
     /// Returns the free and all bytes of the ledger's disk; none if it is elsewhere.
     pub(super) fn disk(&self) -> Option<(u64, u64)> {
-        self.probes.file.as_ref().and_then(|file| machine::disk_space(file))
+        machine::disk(&self.probes)
     }
 
     /// Returns all conditions of this moment.
