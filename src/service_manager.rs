@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// A service manager that waits for reports.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -78,9 +78,9 @@ impl ServiceManager {
         self.send(&format!("MAINPID={process}"));
     }
 
-    /// Reports signs of life while `is_alive` returns true in time. Returns only if no service
-    /// manager expects any.
-    pub(crate) async fn watch<F>(self, is_alive: impl Fn() -> F)
+    /// Reports signs of life while `is_alive` returns true; it has to do so within the time that it
+    /// is given. Returns only if no service manager expects any.
+    pub(crate) async fn watch<F>(self, is_alive: impl Fn(Duration) -> F)
     where
         F: Future<Output = bool>,
     {
@@ -88,13 +88,10 @@ impl ServiceManager {
         let interval = within / 3;
         loop {
             sleep(interval).await;
-            match timeout(interval, is_alive()).await {
-                Ok(true) => self.send("WATCHDOG=1"),
-                Ok(false) | Err(_) => {
-                    tracing::error!(
-                        "a worker does not respond; the service manager is not notified"
-                    );
-                }
+            if is_alive(interval).await {
+                self.send("WATCHDOG=1");
+            } else {
+                tracing::error!("a worker does not respond; the service manager is not notified");
             }
         }
     }
@@ -125,6 +122,8 @@ impl ServiceManager {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -190,12 +189,10 @@ mod tests {
         let manager =
             of(&[("NOTIFY_SOCKET", file.to_str().unwrap()), ("WATCHDOG_USEC", "3000000")]);
         let checks = AtomicU32::new(0);
-        let is_alive = || async {
-            match checks.fetch_add(1, Ordering::Relaxed) {
-                0 | 1 => true,
-                2 => false,
-                _ => std::future::pending().await,
-            }
+        let is_alive = |within| {
+            assert_eq!(within, Duration::from_secs(1));
+            let check = checks.fetch_add(1, Ordering::Relaxed);
+            async move { check < 2 }
         };
         let _ = timeout(Duration::from_secs(20), manager.watch(is_alive)).await;
         let mut buffer = [0; 100];

@@ -40,7 +40,7 @@ mod waiting;
 mod watch;
 
 pub(crate) use forwarded::{ForwardedField, Proxies};
-pub(crate) use readiness::{Missing, Readiness};
+pub(crate) use readiness::{Liveness, Missing, Readiness};
 pub(crate) use running::Running;
 pub(crate) use waiting::Waiting;
 
@@ -106,6 +106,8 @@ pub(crate) struct Parts {
     pub metrics: Metrics,
     /// The buffer budget of readers' streams, for its metrics.
     pub buffers: Buffers,
+    /// The check behind `/healthz`.
+    pub liveness: Liveness,
     /// The check behind `/readyz`.
     pub readiness: Readiness,
     /// The gate, which ends loans.
@@ -239,7 +241,7 @@ fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), check_host))
         .layer(middleware::from_fn_with_state(app.clone(), name_client));
     Router::new()
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(readiness::alive))
         .route("/readyz", get(readiness::ready))
         .route("/status.json", get(watch::status))
         .merge(named)

@@ -25,7 +25,7 @@ use crate::monitor::{CertificateDates, LoginKeys, Monitor, Probes};
 use crate::process_handles::ProcessHandles;
 use crate::reader::{KeyTrouble, Readers};
 use crate::server::{
-    self, Certificates, DateProblem, Explainer, RecentRequests, RequestConfigs, Services,
+    self, Certificates, DateProblem, Explainer, Heartbeat, RecentRequests, RequestConfigs, Services,
 };
 
 /// The connected parts of a gate, without its listeners. Nothing runs yet.
@@ -44,6 +44,13 @@ pub(super) struct ConnectedParts {
     gate: Gate,
     /// Whether there is a list of prices of usage reports.
     has_prices: bool,
+}
+
+/// The public listener, for the admin listener.
+pub(super) struct Serving {
+    pub(super) address: SocketAddr,
+    pub(super) services: Arc<Services>,
+    pub(super) heartbeat: Heartbeat,
 }
 
 impl ConnectedParts {
@@ -145,30 +152,31 @@ impl ConnectedParts {
         Monitor::new(&config.monitor, node_name(public), probes, self.handles.clone())
     }
 
-    /// Returns what the admin listener needs. `public` is the address of the public listener.
+    /// Returns what the admin listener needs.
     pub(super) fn for_admin(
         &self,
         config: &Config,
-        public: SocketAddr,
-        services: Arc<Services>,
+        serving: Serving,
         monitor: Monitor,
         reloader: &Reloader,
         stopping: &CancellationToken,
     ) -> admin::Parts {
+        let Serving { address, services, heartbeat } = serving;
         let name = self.certificates.name().filter(|name| !name.starts_with('*'));
         let clock = self.handles.clock.clone();
         let explainer = Explainer::new(services, self.requests.explainer.clone(), name, clock);
-        let readiness = readiness::check(self, reloader, stopping);
+        let readiness = readiness::check(self, heartbeat.clone(), reloader, stopping);
         let certificates = self.certificates.clone();
         admin::Parts {
             ledger: self.ledger.for_support(),
             metrics: self.handles.metrics.clone(),
             buffers: self.buffers.clone(),
+            liveness: readiness::liveness(heartbeat),
             readiness,
             gate: self.gate.clone(),
             circulation: self.circulation.clone(),
             readers: self.readers.clone(),
-            public_base: public_base(&self.certificates, public),
+            public_base: public_base(&self.certificates, address),
             explainer: Arc::new(explainer),
             has_prices: self.has_prices,
             requests: self.requests.clone(),

@@ -1,14 +1,20 @@
-//! The readiness check behind `/readyz`.
+//! The checks behind `/healthz` and `/readyz`.
+
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::build::ConnectedParts;
 use super::reload::Reloader;
-use crate::admin::{Missing, Readiness};
+use crate::admin::{Liveness, Missing, Readiness};
 use crate::circulation::Circulation;
 use crate::ledger::Ledger;
 use crate::lending::Bokbasen;
+use crate::server::Heartbeat;
 
+/// How long the threads of readers may take to respond: less than a probe waits.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
+const STUCK: &str = "A thread that serves readers does not respond: restart this gate if it stays.";
 const STOPPING: &str = "The gate is stopping: send no new readers to it.";
 const LEDGER_UNREADABLE: &str = "The ledger cannot be read: no new reader gets a file.";
 const LEDGER_MOVED: &str = "The ledger was moved, so the gate delivers nothing and ends. Its log \
@@ -20,9 +26,18 @@ const NOT_RELOADED: &str = "The last reload found a mistake, so the configuratio
 const BEGINS_CLOSED: &str = "No gate begins a loan, since the database of the ledger lost steps: \
                              see \"At night\" in docs/cluster.md.";
 
+/// Builds the check that the gate responds at all.
+pub(super) fn liveness(heartbeat: Heartbeat) -> Liveness {
+    Liveness::new(move || {
+        let heartbeat = heartbeat.clone();
+        async move { heartbeat.is_alive_within(HEARTBEAT_LIMIT).await }
+    })
+}
+
 /// Builds the readiness check, which returns what is missing as sentences.
 pub(super) fn check(
     parts: &ConnectedParts,
+    heartbeat: Heartbeat,
     reloader: &Reloader,
     stopping: &CancellationToken,
 ) -> Readiness {
@@ -32,8 +47,14 @@ pub(super) fn check(
     Readiness::new(move || {
         let (ledger, circulation, lending, stopping) = parts.clone();
         let (reloader, certificates, readers) = others.clone();
+        let heartbeat = heartbeat.clone();
         async move {
-            let mut missing = find_missing(&ledger, &circulation, &lending, &stopping).await;
+            let missing = find_missing(&ledger, &circulation, &lending, &stopping);
+            let (mut missing, is_alive) =
+                tokio::join!(missing, heartbeat.is_alive_within(HEARTBEAT_LIMIT));
+            if !is_alive {
+                missing.needed.push(STUCK.into());
+            }
             if reloader.has_failed() {
                 missing.wanted.push(NOT_RELOADED.into());
             }

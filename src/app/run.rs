@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::build::ConnectedParts;
+use super::build::{ConnectedParts, Serving};
 use super::reload::Reloader;
 use super::{StartError, background, descriptors};
 use crate::admin::{self, Admin};
@@ -135,20 +135,21 @@ async fn serve(
     let recorder = RequestRecorder::start(services.clone(), clock, store_requests);
     let monitor = parts.monitor(config, address);
     monitor.start(&stopping);
-    let for_admin =
-        parts.for_admin(config, address, services.clone(), monitor, &reloader, &unready);
-    let certificates = parts.certificates.clone();
-    let ConnectedParts {
-        handles, readers, requests, meter, ledger, circulation, reporting, ..
-    } = parts;
-    let slow = handles.slow.clone();
-    require_login_keys(&readers, listeners).await?;
+    require_login_keys(&parts.readers, listeners).await?;
     listeners.ready().await?;
     // By then the service manager of a predecessor is known.
     let manager = listeners.service_manager();
-    background::start_reloads(&slow, &handles.metrics, &reloader, manager, &stopping);
-    let server = server::start(&config.server, services, certificates, &requests, opened.public)?;
+    let ProcessHandles { slow, metrics, .. } = &parts.handles;
+    background::start_reloads(slow, metrics, &reloader, manager, &stopping);
+    let (serving, certificates) = (services.clone(), parts.certificates.clone());
+    let server =
+        server::start(&config.server, serving, certificates, &parts.requests, opened.public)?;
+    let readers_side = Serving { address, services, heartbeat: server.heartbeat() };
+    let for_admin = parts.for_admin(config, readers_side, monitor, &reloader, &unready);
     let handed_over = CancellationToken::new();
+    let ConnectedParts {
+        handles, readers, requests, meter, ledger, circulation, reporting, ..
+    } = parts;
     let admin = Admin::start(&config.admin, opened.admin, for_admin, &handed_over)?;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
     circulation.start();

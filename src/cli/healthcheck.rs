@@ -20,7 +20,7 @@ pub(super) struct Args {
     /// Configuration of the running gate. Only the address of its admin listener is read.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
-    /// Check only that the process responds (/healthz), not that it serves readers (/readyz).
+    /// Check only that the gate responds (/healthz), not that it serves readers (/readyz).
     #[arg(long)]
     live: bool,
 }

@@ -66,9 +66,9 @@ pub(super) async fn run(args: Args, activated: Activated) -> Result<(), CliError
         say(&ready.to_string())?;
     }
     let heartbeat = running.heartbeat();
-    let is_alive = move || {
+    let is_alive = move |limit| {
         let heartbeat = heartbeat.clone();
-        async move { heartbeat.is_alive().await }
+        async move { heartbeat.is_alive_within(limit).await }
     };
     let watch = tokio::spawn(manager.clone().watch(is_alive));
     let end = serve(&running, &mut signals).await;

@@ -20,6 +20,7 @@ mod dispatch;
 mod download_continuation;
 mod explain;
 mod frame_budget;
+mod heartbeat;
 mod http1;
 mod http2;
 mod limits;
@@ -68,6 +69,7 @@ pub(crate) use explain::{
     Asking, Explained, ExplainedProblem, Explainer, Explanation, NotExplained, Question,
     RecordedView, Step, WrongFields, parse_fields,
 };
+pub(crate) use heartbeat::Heartbeat;
 pub(crate) use limits::{Limits, raise_descriptor_limit};
 use open_connections::OpenConnections;
 use placement::Workers;
@@ -157,22 +159,6 @@ pub(crate) struct Running {
     heartbeat: Heartbeat,
 }
 
-/// Shows whether the workers respond.
-#[derive(Clone, Debug)]
-pub(crate) struct Heartbeat {
-    workers: Workers,
-    drain: CancellationToken,
-}
-
-impl Heartbeat {
-    /// Waits until every worker has run a task. Returns false if one has ended. A gate that drains
-    /// is not checked, since its workers end one by one.
-    pub(crate) async fn is_alive(&self) -> bool {
-        let responds = self.drain.run_until_cancelled(self.workers.respond());
-        responds.await.unwrap_or(true) || self.drain.is_cancelled()
-    }
-}
-
 /// The signals that stop workers and their connections.
 #[derive(Clone, Debug, Default)]
 struct Stopping {
@@ -259,7 +245,7 @@ pub(crate) fn start(
         sampled.clone().sample_load()
     });
     tokio::spawn(drained.run_until_cancelled_owned(sampling));
-    let heartbeat = Heartbeat { workers, drain: stopping.drain.clone() };
+    let heartbeat = Heartbeat::new(workers, stopping.drain.clone());
     Ok(Running { drain: settings.drain, stopping, workers: threads, heartbeat })
 }
 
