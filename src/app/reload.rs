@@ -25,6 +25,7 @@ use crate::reader::{self, Readers};
 use crate::reload::{NotReloaded, Reload, Reloaded, Reloading, WrongKey};
 use crate::server::{Certificates, LoadedKeys, NewRequestConfigs, RequestConfigs};
 use crate::service_manager::ServiceManager;
+use crate::telemetry::access_log::{self, NewAccessLog};
 use crate::telemetry::{self, Metrics, ReloadOutcome};
 
 /// The most mistakes to log. `loangate check` lists all of them.
@@ -67,6 +68,7 @@ struct NewVersions {
     requests: NewRequestConfigs,
     certificates: LoadedKeys,
     readers: reader::Keys,
+    access_log: NewAccessLog,
     config: config::Config,
 }
 
@@ -147,6 +149,8 @@ impl Reloader {
 
 impl Inner {
     fn reload(&self, mut in_use: OwnedMutexGuard<Written>) -> Result<Reloaded, NotReloaded> {
+        // Whoever rotates the file sends the signal of a reload, whatever the configuration says.
+        access_log::reopen();
         let (loaded, new) = self.prepare().map_err(|mistakes| self.refuse(&mistakes))?;
         let (needs_restart, _): (Vec<_>, Vec<_>) = self
             .started
@@ -232,14 +236,19 @@ impl ReloadableParts {
         let readers = self.readers.validate(&config.readers);
         let readers = readers.map_err(|errors| all(file, loaded, "readers", &errors))?;
         let requests = request_config::prepare(&self.requests, file, loaded)?;
-        Ok(NewVersions { requests, certificates, readers, config })
+        // Last, since it makes a file.
+        let access_log = access_log::open(&config.access_log, &self.metrics);
+        let access_log =
+            access_log.map_err(|error| all(file, loaded, "access_log.to", &[error]))?;
+        Ok(NewVersions { requests, certificates, readers, access_log, config })
     }
 
     /// Puts the new versions in use for later requests.
     /// The credentials at Bokbasen are among them only if `with_login`.
     fn apply(&self, new: NewVersions, with_login: bool) {
-        let NewVersions { requests, certificates, readers, config } = new;
+        let NewVersions { requests, certificates, readers, access_log, config } = new;
         telemetry::apply(&config.log);
+        access_log.apply();
         self.certificates.apply(certificates);
         self.readers.apply(readers);
         self.requests.apply(requests);

@@ -27,8 +27,10 @@ use crate::process_handles::ProcessHandles;
 use crate::reader::{KeyTrouble, Readers};
 use crate::server::{self, Heartbeat, RequestRecorder};
 use crate::service_manager::ServiceManager;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, access_log};
 
+/// How long the last lines of the access log may take.
+const ACCESS_LOG_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long `circulation` may take to stop, because it waits for begins in flight, and how long the
 /// meter may take to write its last counts.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
@@ -92,6 +94,7 @@ pub(crate) async fn start_with(
     let Loaded { mut config, written, .. } = loaded;
     descriptors::fit_limits(&mut config);
     let handles = ProcessHandles { clock, metrics: Metrics::new()?, slow: Handle::current() };
+    access_log::open(&config.access_log, &handles.metrics)?.apply();
     let early_admin = listeners.early_admin()?;
     let building = Box::pin(ConnectedParts::build(&config, handles, &early_admin));
     let parts = listeners.during(building).await??;
@@ -256,6 +259,8 @@ impl Running {
         // A successor may still take over the admin listener.
         self.handover.iter().for_each(|handover| handover.close(PUBLIC));
         end(self.server).await;
+        let flushed = tokio::task::spawn_blocking(|| access_log::flush(ACCESS_LOG_TIMEOUT));
+        let _ = flushed.await;
         if timeout(limit, self.flusher.stop()).await.is_err() {
             tracing::error!("timed out while writing the last counts of delivered bytes");
         }

@@ -20,7 +20,7 @@ use crate::ledger;
 use crate::origin::{Origin, Where};
 use crate::reader::{self, KeySource, Readers};
 use crate::server::{Certificates, TlsError, Validity};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, access_log};
 
 /// The result of a check.
 #[derive(Debug, Default)]
@@ -50,6 +50,7 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     checker.titles();
     checker.report_lists().await;
     checker.private_files();
+    checker.access_log();
     checker.ledger().await;
     if online {
         checker.online().await;
@@ -212,6 +213,14 @@ impl Checker<'_> {
                 }
                 None => self.at("reports.sizes", sentence),
             };
+            self.checked.mistakes.push(mistake);
+        }
+    }
+
+    /// Checks that the access log can be opened, without making its file.
+    fn access_log(&mut self) {
+        if let Err(error) = access_log::check(&self.loaded.config.access_log.output) {
+            let mistake = self.at("access_log.to", error.to_string());
             self.checked.mistakes.push(mistake);
         }
     }

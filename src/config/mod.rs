@@ -11,6 +11,7 @@
 //! `source` has the lines and the mistakes, `table` walks the TOML, and `values` reads one value.
 //! The files named after sections read those sections. One mistake never hides another.
 
+mod access_log;
 mod admin_address;
 mod alerts;
 mod check;
@@ -40,6 +41,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::telemetry::access_log::AccessSettings;
 use crate::{
     admin, catalog, circulation, console as pages, delivery, gate, ledger as loans,
     lending as bokbasen, listeners, metering, monitor, origin, reader, server, telemetry,
@@ -90,6 +92,8 @@ pub struct Config {
     pub monitor: monitor::Settings,
     /// The log output, from `[log]`.
     pub log: telemetry::Settings,
+    /// The lines of requests, from `[access_log]`.
+    pub(crate) access_log: AccessSettings,
 }
 
 /// A configuration without mistakes.
@@ -270,6 +274,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let gate = service::gate(&mut root, freshness);
     ledger::set_freshness(ledger.as_mut(), gate.freshness);
     let log = service::log(&mut root);
+    let access_log = access_log::access_log(&mut root);
     let metering = service::metering(&mut root);
     let monitor = alerts::alerts(&mut root);
     let reports = reports::reports(&mut root);
@@ -301,5 +306,6 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         gate: gate::Settings { flights: lending.flights, ..gate },
         monitor,
         log,
+        access_log,
     })
 }

@@ -2,6 +2,7 @@
 
 /// The tables and keys that a reload applies. `app` puts each of them in use.
 const RELOADABLE: &[&str] = &[
+    "access_log",
     "brake",
     "cors",
     "delivery",

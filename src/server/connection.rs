@@ -5,6 +5,7 @@
 //! response is sent, or when another part of the gate aborts it.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -35,6 +36,8 @@ pub(super) const HEAD_SIZE: usize = 16 * 1024;
 pub(super) struct ConnectionInfo {
     /// The server name that the client requested (SNI).
     pub(super) name: Option<Arc<str>>,
+    /// The address of the client, which a load balancer may name.
+    pub(super) client: Option<IpAddr>,
     /// The handle of the connection that the request arrived on.
     pub(super) connection: Connection,
 }
@@ -70,17 +73,19 @@ async fn handshake(
     let connection = entry.connection();
     let acceptor = TlsAcceptor::from(worker.certificates.config());
     let accepted = async {
-        if entry.is_proxied {
-            count_for_client(&mut socket, entry).await?;
-        }
-        acceptor.accept_with(socket, |session| session.set_buffer_limit(None)).await.ok()
+        let client = match entry.is_proxied {
+            true => count_for_client(&mut socket, entry).await?,
+            false => socket.peer_addr().ok().map(|address| address.ip()),
+        };
+        let accepting = acceptor.accept_with(socket, |session| session.set_buffer_limit(None));
+        Some((accepting.await.ok()?, client))
     };
     let limit = worker.config.get().limits.handshake;
     let Ok(accepted) = tokio::time::timeout(limit, accepted).await else {
         worker.services.metrics.limit_reached(Limit::Handshake);
         return None;
     };
-    let stream = accepted?;
+    let (stream, client) = accepted?;
     let (socket, session) = stream.into_inner();
     let name = session.server_name().map(Arc::from);
     let is_http2 = session.alpn_protocol() == Some(b"h2");
@@ -89,23 +94,24 @@ async fn handshake(
     }
     let size = Size::new(&worker.services.buffers, tls_stream::MAX_SEALED);
     let tls = TlsStream::new(socket, session, connection.clone(), size, is_http2);
-    Some((tls, ConnectionInfo { name, connection: connection.clone() }))
+    Some((tls, ConnectionInfo { name, client, connection: connection.clone() }))
 }
 
 /// Reads the header of a load balancer, and counts the connection for the client that it names.
-/// Returns none if there is no usable header.
-async fn count_for_client(socket: &mut TcpStream, entry: &Entry) -> Option<()> {
+/// Returns the client's address if it has one, and none at all if there is no usable header.
+async fn count_for_client(socket: &mut TcpStream, entry: &Entry) -> Option<Option<IpAddr>> {
     match proxy_protocol::read_client(socket).await {
-        Ok(client) => {
-            let address = match client {
-                ProxiedClient::At(address) => Some(address),
-                // All that are not named count together.
-                ProxiedClient::Unknown => socket.peer_addr().ok().map(|address| address.ip()),
-                ProxiedClient::Balancer => None,
-            };
-            address.into_iter().for_each(|address| entry.count_for(address));
-            Some(())
+        Ok(ProxiedClient::At(address)) => {
+            entry.count_for(address);
+            Some(Some(address))
         }
+        Ok(ProxiedClient::Unknown) => {
+            // All that are not named count together.
+            let balancer = socket.peer_addr().ok().map(|address| address.ip());
+            balancer.into_iter().for_each(|address| entry.count_for(address));
+            Some(None)
+        }
+        Ok(ProxiedClient::Balancer) => Some(None),
         // A check of the balancer which only connects.
         Err(ProxyError::Ended(_)) => None,
         Err(error) => {

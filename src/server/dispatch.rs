@@ -57,7 +57,7 @@ pub(super) async fn dispatch(
 ) -> Response<Body> {
     let (request, body) = request.into_parts();
     let id = RequestId::generate();
-    let log = RequestLine::start(id, &request.method, request.version);
+    let log = RequestLine::start(id, connection.client, &request.method, request.version);
     let seen = Seen { step: Step::Path, path: None, asked: None };
     let mut context = Context { services, config, connection, request: &request, log, seen };
     let mut response = match config.cors.preflight(&request.method, &request.headers) {

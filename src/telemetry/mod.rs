@@ -4,6 +4,7 @@
 //! vocabulary. Dependencies never log below info, at any configured level, because HTTP libraries
 //! print header fields at trace.
 
+pub(crate) mod access_log;
 mod log;
 mod log_limit;
 mod metrics;

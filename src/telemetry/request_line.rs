@@ -1,13 +1,17 @@
-//! The log line of a request, filled while it is processed and written when its body ends.
+//! The line of a request in the access log, filled while it is processed and written when its body
+//! ends.
 //!
 //! It names the route and the title, but never the borrower, the token, the requested path or the
 //! query. Method and range are logged only if they are valid: a client could put a token there.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, Version};
 
+use super::access_log::{self, AccessLine, micros};
 use super::{RequestId, StreamEnd, Via};
+use crate::clock::Clock;
 use crate::loan::Isbn;
 
 /// The target of request lines, for filters.
@@ -23,6 +27,7 @@ pub struct RequestLine {
     id: RequestId,
     began: Instant,
     enabled: bool,
+    client: Option<IpAddr>,
     method: Method,
     version: Version,
     route: Option<Box<str>>,
@@ -34,12 +39,19 @@ pub struct RequestLine {
 }
 
 impl RequestLine {
-    /// Creates the line of a request that starts now.
-    pub fn start(id: RequestId, method: &Method, version: Version) -> RequestLine {
+    /// Creates the line of a request from this client that starts now.
+    pub fn start(
+        id: RequestId,
+        client: Option<IpAddr>,
+        method: &Method,
+        version: Version,
+    ) -> RequestLine {
+        let is_log_enabled = tracing::enabled!(target: TARGET, tracing::Level::INFO);
         RequestLine {
             id,
             began: Instant::now(),
-            enabled: tracing::enabled!(target: TARGET, tracing::Level::INFO),
+            enabled: access_log::is_enabled(is_log_enabled),
+            client,
             method: method.clone(),
             version,
             route: None,
@@ -100,25 +112,48 @@ impl RequestLine {
         if !self.enabled {
             return;
         }
-        tracing::info!(
-            target: TARGET,
-            id = %self.id,
-            method = logged_method(&self.method),
-            version = ?self.version,
-            route = self.route.as_deref(),
-            isbn = self.isbn.map(tracing::field::display),
-            status = self.status,
-            outcome = self.outcome,
-            via = self.via.name(),
-            range = self.range.as_deref(),
+        let line = AccessLine {
+            time: Clock::system().now(),
+            id: self.id,
+            client: self.client,
+            method: logged_method(&self.method),
+            version: self.version,
+            route: self.route,
+            isbn: self.isbn,
+            status: self.status,
+            outcome: self.outcome,
+            via: self.via,
+            range: self.range,
             bytes,
-            resumes = (resumes > 0).then_some(resumes),
-            end = end.name(),
-            head_us = u64::try_from(head.as_micros()).unwrap_or(u64::MAX),
-            total_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
-            "request"
-        );
+            resumes,
+            end,
+            head,
+            total: self.began.elapsed(),
+        };
+        access_log::write(line).into_iter().for_each(|line| log(&line));
     }
+}
+
+/// Writes a line to the process's log. It never names the client.
+fn log(line: &AccessLine) {
+    tracing::info!(
+        target: TARGET,
+        id = %line.id,
+        method = line.method,
+        version = ?line.version,
+        route = line.route.as_deref(),
+        isbn = line.isbn.map(tracing::field::display),
+        status = line.status,
+        outcome = line.outcome,
+        via = line.via.name(),
+        range = line.range.as_deref(),
+        bytes = line.bytes,
+        resumes = (line.resumes > 0).then_some(line.resumes),
+        end = line.end.name(),
+        head_us = micros(line.head),
+        total_us = micros(line.total),
+        "request"
+    );
 }
 
 /// Returns the method if HTTP defines it, or [`OTHER`].

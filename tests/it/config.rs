@@ -877,6 +877,35 @@ const CASES: &[Case] = &[
         &["37: log.level: \"loud\" is not known. Write \"error\" or \"warn\" or \"info\" or \
              \"debug\" or \"trace\""],
     ),
+    (
+        "an access log that cannot be",
+        "[ledger]",
+        "[access_log]\nto = \"stdot\"\nstatuses = [\"6xx\"]\nsample = 2\n\n[ledger]",
+        &[
+            "37: access_log.to: \"stdot\" is not known. Write \"log\", \"off\", \"stdout\", \
+             \"syslog\", or a path with a slash, such as \"./access.log\"",
+            "38: access_log.statuses: \"6xx\" is not known. Write \"1xx\" or \"2xx\" or \"3xx\" or \
+             \"4xx\" or \"5xx\"",
+            "39: access_log.sample: it is out of bounds. Write a number from 0 to 1",
+        ],
+    ),
+    (
+        "fields of an access log that is not one of its own",
+        "[ledger]",
+        "[access_log]\nfields = [\"id\", \"id\"]\n\n[ledger]",
+        &[
+            "37: access_log.fields: it has no effect without an access log of its own. Write to = \
+             \"stdout\", \"syslog\" or a path, or remove it",
+            "37: access_log.fields: a field is listed twice. Remove one",
+        ],
+    ),
+    (
+        "an access log in a directory that is not there",
+        "[ledger]",
+        "[access_log]\nto = \"none/access.log\"\n\n[ledger]",
+        &["37: access_log.to: cannot open none/access.log for the access log: No such file or \
+             directory (os error 2)"],
+    ),
 ];
 
 #[test]

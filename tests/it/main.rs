@@ -18,6 +18,7 @@ mod support;
 #[path = "../conformance/table.rs"]
 mod table;
 
+mod access_log;
 mod accesses;
 mod admin;
 mod balance;

@@ -25,13 +25,19 @@ const STREAMS_CLOSED: Family<StreamEnd> = Family::counter(
     Unit::Count,
     "Response bodies that ended, by the way they ended",
 );
+const ACCESS_LINES_LOST: Family<()> = Family::counter(
+    "loangate_access_lines_lost_total",
+    Unit::Count,
+    "Lines of the access log that could not be written in time",
+);
 
-pub(super) const DEFINITIONS: [Definition; 5] = [
+pub(super) const DEFINITIONS: [Definition; 6] = [
     REQUESTS.definition,
     HEAD.definition,
     DELIVERED.definition,
     STREAMS.definition,
     STREAMS_CLOSED.definition,
+    ACCESS_LINES_LOST.definition,
 ];
 
 label_enum! {
@@ -147,6 +153,11 @@ impl Metrics {
                 self.count(&REQUESTS, (outcome, via));
             }
         }
+    }
+
+    /// Counts lines of the access log that are lost.
+    pub(in crate::telemetry) fn access_lines_lost(&self, lines: u64) {
+        self.inner.registry.counter(&ACCESS_LINES_LOST, ()).increment(lines);
     }
 
     /// Counts body bytes sent to a reader.

@@ -1,0 +1,99 @@
+//! Where lines are written: standard output, a file or the system's log daemon.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{AccessLogError, AccessOutput};
+
+/// The socket of the system's log daemon.
+const SYSLOG: &str = "/dev/log";
+/// How long the daemon may refuse to take a line.
+const SYSLOG_TIMEOUT: Duration = Duration::from_secs(1);
+/// Facility daemon and severity informational (RFC 5424 §6.2.1).
+const PRIORITY: u8 = 3 * 8 + 6;
+/// New files are for their owner and its group, such as that of a program that ships them.
+const MODE: u32 = 0o640;
+
+/// An open output.
+#[derive(Debug)]
+pub(super) enum Output {
+    Stdout,
+    File { path: PathBuf, file: File },
+    Syslog { path: PathBuf, socket: UnixDatagram },
+}
+
+impl Output {
+    /// Opens an output. Returns none if lines go to the process's log, or nowhere.
+    pub(super) fn open(output: &AccessOutput) -> Result<Option<Output>, AccessLogError> {
+        let opened = match output {
+            AccessOutput::Log | AccessOutput::Off => return Ok(None),
+            AccessOutput::Stdout => return Ok(Some(Output::Stdout)),
+            AccessOutput::File(path) => Output::file(path),
+            AccessOutput::Syslog => Output::syslog(Path::new(SYSLOG)),
+        };
+        let place = match output {
+            AccessOutput::File(path) => path.display().to_string(),
+            _ => SYSLOG.to_owned(),
+        };
+        opened.map(Some).map_err(|source| AccessLogError { place, source })
+    }
+
+    pub(super) fn file(path: &Path) -> io::Result<Output> {
+        // Not blocking: a named pipe without a reader must not stop the start. It has no effect on
+        // a file.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(MODE)
+            .custom_flags(flags)
+            .open(path)?;
+        Ok(Output::File { path: path.to_owned(), file })
+    }
+
+    pub(super) fn syslog(path: &Path) -> io::Result<Output> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(SYSLOG_TIMEOUT))?;
+        socket.connect(path)?;
+        Ok(Output::Syslog { path: path.to_owned(), socket })
+    }
+
+    /// Opens the same output again: the file that has its name now.
+    pub(super) fn open_again(&mut self) -> io::Result<()> {
+        *self = match self {
+            Output::Stdout => return Ok(()),
+            Output::File { path, .. } => Output::file(path)?,
+            Output::Syslog { path, .. } => Output::syslog(path)?,
+        };
+        Ok(())
+    }
+
+    /// Writes whole lines.
+    pub(super) fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        match self {
+            Output::Stdout => {
+                let mut out = io::stdout().lock();
+                out.write_all(lines).and_then(|()| out.flush())
+            }
+            Output::File { file, .. } => file.write_all(lines),
+            Output::Syslog { socket, .. } => {
+                let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+                for line in lines {
+                    send(socket, line)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Sends a line in the form of syslog(3). The daemon adds the time.
+fn send(socket: &UnixDatagram, line: &[u8]) -> io::Result<()> {
+    let mut datagram = format!("<{PRIORITY}>loangate[{}]: ", std::process::id()).into_bytes();
+    datagram.extend_from_slice(line);
+    socket.send(&datagram).map(|_| ())
+}
