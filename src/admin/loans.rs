@@ -184,14 +184,7 @@ pub(super) async fn one(
     let loan = find(&app, id).await?;
     let id = loan.id;
     app.record_access(&by, "show-loan", Some(id.library()), Some(id.into())).await?;
-    let history = app.parts.ledger.history(id).await.map_err(ledger_error)?;
-    let history = history.into_iter().map(LoanStep::from).collect();
-    let delivered = app.parts.ledger.delivered(&[id]).await.map_err(ledger_error)?;
-    let delivered = delivered.into_values().next().unwrap_or_default();
-    Ok(Json(SupportLoan {
-        history: Some(history),
-        ..SupportLoan::of(&loan, delivered, &app.parts)
-    }))
+    SupportLoan::with_history(&app, &loan).await.map(Json)
 }
 
 /// Returns the loan that a path names.
@@ -251,6 +244,16 @@ where
 }
 
 impl SupportLoan {
+    /// Reads what the ledger has about a loan beside its row.
+    pub(super) async fn with_history(app: &App, loan: &Loan) -> Result<SupportLoan, AdminProblem> {
+        let history = app.parts.ledger.history(loan.id).await.map_err(ledger_error)?;
+        let history = history.into_iter().map(LoanStep::from).collect();
+        let delivered = app.parts.ledger.delivered(&[loan.id]).await.map_err(ledger_error)?;
+        let delivered = delivered.into_values().next().unwrap_or_default();
+        let shown = SupportLoan::of(loan, delivered, &app.parts);
+        Ok(SupportLoan { history: Some(history), ..shown })
+    }
+
     fn of(loan: &Loan, delivered: BTreeMap<String, Tally>, parts: &Parts) -> SupportLoan {
         SupportLoan {
             id: loan.id.to_string(),

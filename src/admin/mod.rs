@@ -25,6 +25,7 @@ mod listen;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod loans;
 mod openapi;
+mod privacy;
 mod problems;
 mod readiness;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
@@ -227,6 +228,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/lending", get(lending::pauses))
         .route("/api/v1/lending/pause", post(lending::pause))
         .route("/api/v1/lending/resume", post(lending::resume))
+        .route("/api/v1/privacy/export", post(privacy::export))
+        .route("/api/v1/privacy/erase", post(privacy::erase))
         .route("/api/v1/reload", post(reload::reload))
         .route("/openapi.json", get(openapi::describe))
         .route("/api", any(async || AdminProblem::NOT_FOUND))

@@ -9,7 +9,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi as Description, SecurityRequirement};
 
 use super::{
-    App, accesses, balance, ends, explain, lending, links, loans, reload, reports, status, watch,
+    App, accesses, balance, ends, explain, lending, links, loans, privacy, reload, reports, status,
+    watch,
 };
 use crate::problem::Document;
 
@@ -36,6 +37,8 @@ use crate::problem::Document;
         reports::list,
         reports::one,
         reports::resolve,
+        privacy::export,
+        privacy::erase,
         lending::pauses,
         lending::pause,
         lending::resume,

@@ -38,6 +38,7 @@ mod settle;
 mod wait;
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -136,6 +137,8 @@ struct Inner {
     ends_waiting: Notify,
     balancing: tokio::sync::Mutex<()>,
     last_balance: Mutex<Option<Arc<Report>>>,
+    /// Whether borrowers were erased since `retention` has last looked.
+    has_erased: AtomicBool,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -174,6 +177,7 @@ impl Circulation {
             ends_waiting: Notify::new(),
             balancing: tokio::sync::Mutex::default(),
             last_balance: Mutex::default(),
+            has_erased: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         };

@@ -5,13 +5,16 @@
 //! and the audit trail still verifies. After a run the write-ahead log is emptied, so that no file
 //! of the ledger contains the pseudonym.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{CLOCK_CHECK_INTERVAL, Circulation, log_ledger_failure};
 use crate::clock;
 use crate::ledger::{LedgerError, Prunable};
+use crate::loan::{Borrower, LibraryId};
 
 /// Maximum number of loans in one transaction, and the pause after it, which leaves the ledger to
 /// readers' writes.
@@ -46,6 +49,7 @@ pub(super) async fn forget_in_time(circulation: Circulation) {
                 Err(error) => log_ledger_failure("removing old accesses", &error),
             }
         }
+        log_has_traces |= circulation.inner.has_erased.swap(false, Ordering::AcqRel);
         if log_has_traces && wait == CLOCK_CHECK_INTERVAL {
             match circulation.inner.ledger.empty_log().await {
                 Ok(emptied) => log_has_traces = !emptied,
@@ -54,6 +58,34 @@ pub(super) async fn forget_in_time(circulation: Circulation) {
         }
         if !circulation.pause(wait).await {
             return;
+        }
+    }
+}
+
+impl Circulation {
+    /// Erases a borrower: replaces the pseudonym in all of the borrower's loans that ended before
+    /// this time. The borrower's credentials of before then must not open anything any more, since
+    /// an erased loan no longer refuses them. Returns the number of loans.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; loans that were already erased stay erased.
+    pub async fn erase_borrower(
+        &self,
+        library: LibraryId,
+        borrower: Borrower,
+        before: Timestamp,
+    ) -> Result<u64, LedgerError> {
+        let mut erased = 0;
+        loop {
+            let ledger = &self.inner.ledger;
+            let now = ledger.forget_borrower(library, borrower, before, BATCH).await?;
+            erased += now;
+            if now > 0 {
+                self.inner.has_erased.store(true, Ordering::Release);
+            }
+            if now < BATCH.into() || self.inner.stopping.is_cancelled() {
+                return Ok(erased);
+            }
         }
     }
 }

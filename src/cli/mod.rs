@@ -19,6 +19,7 @@ mod ledger_copy;
 mod lending;
 mod loans;
 mod man_pages;
+mod privacy;
 mod problems;
 mod reconcile;
 mod reload;
@@ -81,6 +82,9 @@ enum Command {
     /// Pause and resume lending at a running gate, or list the pauses.
     #[command(subcommand)]
     Lending(lending::Command),
+    /// Export or erase what the ledger has about one person.
+    #[command(subcommand)]
+    Privacy(privacy::Command),
     /// Show what a running gate is and does; exit with 1 if it serves no reader.
     Status(admin_client::GateArgs),
     /// List what needs a person now, as a running gate sees it; exit with 1 if it is critical.
@@ -173,6 +177,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Audit(command) => block_on(ledger::audit(command)),
         Command::Loans(command) => block_on(loans::run(command)),
         Command::Lending(command) => block_on(lending::run(command)),
+        Command::Privacy(command) => block_on(privacy::run(command)),
         Command::Status(gate) => block_on(status::run(gate)),
         Command::Problems(gate) => block_on(problems::run(gate)),
         Command::Healthcheck(args) => block_on(healthcheck::run(args)),

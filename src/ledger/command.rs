@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::store::OldLoans;
 use super::{
     Access, Cause, Delivered, Doubts, Intended, LedgerError, PauseChange, Report, ReportState,
     ReportStep,
@@ -64,12 +65,8 @@ pub(super) enum Update {
     MarkOpened(LoanId),
     /// Replace the doubts about a library.
     ReplaceDoubts(Doubts),
-    /// Replace the borrower of loans that ended before this time.
-    Forget {
-        library: Option<LibraryId>,
-        before: Timestamp,
-        limit: u32,
-    },
+    /// Replace the borrower of loans that ended long ago.
+    Forget(OldLoans),
     /// Append an access to the audit trail, in the chain of this library.
     RecordAccess(LibraryId, Box<Access>),
     /// Pause or resume lending.
@@ -200,7 +197,7 @@ impl Update {
                 self.loan().map(LoanId::library)
             }
             Update::AddDelivered(library, _) | Update::RecordAccess(library, _) => Some(*library),
-            Update::Forget { library, .. } => *library,
+            Update::Forget(loans) => loans.library,
             Update::ReplaceDoubts(doubts) => Some(doubts.library),
             Update::SetPause(_) | Update::Probe => None,
         }
@@ -221,7 +218,7 @@ impl Update {
             Update::AddDelivered(..) => "delivered",
             Update::MarkOpened(_) => "opened",
             Update::ReplaceDoubts(_) => "doubts",
-            Update::Forget { .. } => "forgotten",
+            Update::Forget(_) => "forgotten",
             Update::RecordAccess(..) => "access",
             Update::SetPause(_) => "paused",
             Update::Probe => "tested",

@@ -80,7 +80,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
-use crate::loan::{Event, LibraryId, Loan, LoanId, Progress};
+use crate::loan::{Borrower, Event, LibraryId, Loan, LoanId, Progress};
 use crate::reload::Current;
 
 pub use access_position::AccessPosition;
@@ -112,6 +112,7 @@ pub use reports::{
 };
 pub use requests::StoredRequest;
 pub use sqlite::{backup, probe, reconcile_file};
+use store::OldLoans;
 pub use types::{
     Cause, Delivered, Doubts, EndPosition, Ends, Filter, HistoryRow, Intended, Prunable, Pruned,
     Settings, StoreSettings,
@@ -276,7 +277,23 @@ impl Ledger {
             ToForget::AnyLibrary => None,
             ToForget::Library(library) => Some(library),
         };
-        self.update(Update::Forget { library, before, limit }).await
+        self.update(Update::Forget(OldLoans { library, borrower: None, before, limit })).await
+    }
+
+    /// Replaces the pseudonym as [`Ledger::forget`] does, in loans of this borrower only. A loan
+    /// that another process changes at that moment is left out.
+    ///
+    /// # Errors
+    /// [`LedgerError`] if the ledger cannot be written.
+    pub async fn forget_borrower(
+        &self,
+        library: LibraryId,
+        borrower: Borrower,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<u64, LedgerError> {
+        let (library, borrower) = (Some(library), Some(borrower));
+        self.update(Update::Forget(OldLoans { library, borrower, before, limit })).await
     }
 
     /// Removes loans as [`prune`] does. If several processes divide the background work, this

@@ -16,10 +16,10 @@ use super::batch::{Claim, WriteBatch};
 use super::brake::{self, Count, Reached};
 use super::command::{Change, Command, Examination, Intent, Update};
 use super::executor::ExecutorContext;
-use super::store::{StoreTransaction, WorkError};
+use super::store::{OldLoans, StoreTransaction, WorkError};
 use super::{Cause, Delivered, Intended, LedgerError, examinations, rules};
 use crate::clock;
-use crate::loan::{LibraryId, Loan, LoanId, LoanKey};
+use crate::loan::{Loan, LoanId, LoanKey};
 
 /// Runs the commands of one transaction.
 pub(super) struct CommandRunner<'a, T> {
@@ -205,9 +205,7 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
             Update::AddDelivered(_, delivered) => self.deliver(delivered).await,
             Update::MarkOpened(id) => transaction.mark_opened(*id, now).await.map(u64::from),
             Update::ReplaceDoubts(doubts) => transaction.replace_doubts(doubts).await.map(|()| 1),
-            Update::Forget { library, before, limit } => {
-                self.forget(*library, *before, *limit).await
-            }
+            Update::Forget(loans) => self.forget(loans).await,
             Update::RecordAccess(..) => Ok(0),
             Update::SetPause(change) => {
                 let is_changed = transaction.set_pause(change).await?;
@@ -259,16 +257,12 @@ impl<'a, T: StoreTransaction> CommandRunner<'a, T> {
 
     /// Replaces borrowers. Each loan gets a step that covers the row without its borrower. The
     /// salts of its other steps are erased, so their hashes cannot be linked to the borrower.
-    async fn forget(
-        &mut self,
-        library: Option<LibraryId>,
-        before: Timestamp,
-        limit: u32,
-    ) -> Result<u64, sqlx::Error> {
+    async fn forget(&mut self, loans: &OldLoans) -> Result<u64, sqlx::Error> {
         let now = self.now;
         let transaction = self.batch.transaction().await?;
-        let forgotten = transaction.forget(library, before, limit, now).await?;
-        let cause = Cause { by: "retention", detail: None };
+        let forgotten = transaction.forget(loans, now).await?;
+        let by = if loans.borrower.is_some() { "erasure" } else { "retention" };
+        let cause = Cause { by, detail: None };
         // A damaged row loses its borrower too, but gets no step: it cannot be hashed, and `ledger
         // check` reports it anyway.
         for loan in &forgotten.loans {

@@ -25,7 +25,7 @@ use super::brake::Count;
 use super::membership::Membership;
 use super::rules::KeyStanding;
 use super::{Delivered, Doubts, LedgerError, PauseChange, Report, ReportStep};
-use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress, Tally};
+use crate::loan::{Borrower, LibraryId, Loan, LoanId, LoanKey, Progress, Tally};
 
 /// Opens write connections.
 pub(super) trait LedgerStore: Send {
@@ -213,14 +213,11 @@ pub(super) trait StoreTransaction: Send {
         requested: Option<Timestamp>,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
-    /// Replaces the borrower of up to `limit` loans that ended before this time with a random
-    /// value, a different one for each loan, and erases the salts of their steps. A store that
-    /// spans libraries needs no `library`.
+    /// Replaces the borrower of these loans with a random value, a different one for each loan,
+    /// and erases the salts of their steps.
     fn forget(
         &mut self,
-        library: Option<LibraryId>,
-        before: Timestamp,
-        limit: u32,
+        loans: &OldLoans,
         now: Timestamp,
     ) -> impl Future<Output = Result<Forgotten, sqlx::Error>> + Send;
 
@@ -297,6 +294,19 @@ pub(super) enum LastCommit {
     RolledBack,
     /// The store does not record that.
     Unknown,
+}
+
+/// Loans that are over, and whose borrower one transaction replaces.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OldLoans {
+    /// Their library. A store that spans libraries needs none.
+    pub(super) library: Option<LibraryId>,
+    /// Only those of this borrower of the library.
+    pub(super) borrower: Option<Borrower>,
+    /// Only those that ended before this time.
+    pub(super) before: Timestamp,
+    /// The most loans.
+    pub(super) limit: u32,
 }
 
 /// The loans whose borrower [`StoreTransaction::forget`] has replaced.

@@ -5,9 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::test_store::{TestStore, on_each_store};
-use super::test_support::{KEY, acceptance, by, intend, key, second, written};
+use super::test_support::{KEY, acceptance, by, end, intend, key, second, written};
 use super::*;
-use crate::loan::{EndReason, LoanState, Terms};
+use crate::clock::Clock;
+use crate::loan::{EndReason, LoanKey, LoanState, Terms};
 
 on_each_store! {
     concurrent_intents_of_one_reader_and_title_write_one
@@ -20,6 +21,7 @@ on_each_store! {
     loans_of_a_dead_process_are_taken_over_once
     only_the_owner_decides_an_undecided_loan
     several_processes_open_a_new_ledger_at_once
+    erasure_is_of_one_borrower_of_one_library_and_of_ended_loans
     loan_due_at_the_maximum_timestamp_can_be_read
     every_filter_of_the_listing_has_an_index
     ledger_of_another_key_is_refused
@@ -201,6 +203,44 @@ async fn several_processes_open_a_new_ledger_at_once(store: &TestStore) {
         futures_util::future::join_all(ledgers.iter().map(Ledger::close)).await;
         store.assert_sound().await;
     }
+}
+
+async fn erasure_is_of_one_borrower_of_one_library_and_of_ended_loans(store: &TestStore) {
+    let ledger = store.open().await;
+    let (library, erased) = (key(1).library, key(1).borrower);
+    let other_library = LoanKey { library: "NO-1103000".parse().unwrap(), ..key(1) };
+    let other_title = LoanKey { isbn: "9788299999014".parse().unwrap(), ..key(1) };
+    let mut ended = Vec::new();
+    for key in [other_library, other_title, key(1), key(2)] {
+        let loan = Loan::intend(key, second(1));
+        let id = loan.id;
+        ledger.intend(loan, None, by("reader")).await.unwrap();
+        ledger.apply(id, acceptance(4_000_000_000), by("begin")).await.unwrap();
+        end(&ledger, id).await;
+        ended.push(id);
+    }
+    let elsewhere = ended[0];
+    let again = Loan::intend(key(1), Clock::system().now());
+    let live = again.id;
+    let issued = Some(Clock::system().now());
+    ledger.intend(again, issued, by("reader")).await.unwrap();
+
+    let erase = |before| ledger.forget_borrower(library, erased, before, 500);
+    assert_eq!(erase(second(1)).await.unwrap(), 0, "none ended before then");
+    assert_eq!(erase(Timestamp::MAX).await.unwrap(), 2);
+    assert_eq!(erase(Timestamp::MAX).await.unwrap(), 0);
+    let page = ledger.page(&Filter { limit: 100, ..Filter::default() }).await.unwrap();
+    let left: Vec<_> = page.iter().filter(|loan| loan.key.borrower == erased).collect();
+    assert_eq!(left.iter().map(|loan| loan.id).collect::<Vec<_>>(), [live, elsewhere]);
+    assert!(left.iter().all(|loan| loan.forgotten.is_none()));
+    let forgotten: Vec<_> = page.iter().filter(|loan| loan.forgotten.is_some()).collect();
+    assert_eq!(forgotten.len(), 2);
+    assert_ne!(forgotten[0].key.borrower, forgotten[1].key.borrower, "they cannot be linked");
+    assert_eq!(page.iter().filter(|loan| loan.key.borrower == key(2).borrower).count(), 1);
+    let history = ledger.history(forgotten[0].id).await.unwrap();
+    assert_eq!(history.last().unwrap().cause, "erasure");
+    ledger.close().await;
+    store.assert_sound().await;
 }
 
 async fn loan_due_at_the_maximum_timestamp_can_be_read(store: &TestStore) {

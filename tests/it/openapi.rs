@@ -220,6 +220,20 @@ async fn every_operation_answers_as_described() {
         ("GET", "/api/v1/balance".into(), None, 200),
         ("POST", "/api/v1/balance?since=now".into(), None, 400),
         ("POST", "/api/v1/reload".into(), None, 200),
+        (
+            "POST",
+            "/api/v1/privacy/export".into(),
+            Some(json!({ "library": "NO-0301000", "borrower": "kari" })),
+            200,
+        ),
+        ("POST", "/api/v1/privacy/export".into(), Some(json!({ "library": "NO-0301000" })), 400),
+        (
+            "POST",
+            "/api/v1/privacy/erase".into(),
+            Some(json!({ "library": "NO-0301000", "borrower": "ola", "reason": "case 7" })),
+            200,
+        ),
+        ("POST", "/api/v1/privacy/erase".into(), Some(json!({})), 400),
         ("POST", "/api/v1/lending/pause".into(), Some(json!({ "all": true, "reason": "a" })), 200),
         ("POST", "/api/v1/lending/pause".into(), Some(json!({})), 400),
         ("GET", "/api/v1/lending".into(), None, 200),
@@ -321,7 +335,7 @@ async fn every_operation_answers_as_described() {
     }
     assert_eq!(described.seen, all, "an operation was not called");
     // Everything that the documentation names is described.
-    assert_eq!(all.len(), 25);
+    assert_eq!(all.len(), 27);
     scene.end().await;
 }
 

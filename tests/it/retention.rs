@@ -8,31 +8,11 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::support::demo::files_below;
+use crate::support::demo::is_in_files;
 use crate::support::scene::{Setting, movable_clock};
 use crate::support::{AUDIO, BOOK, File, Scene};
 
 const DAY: Duration = Duration::from_secs(86_400);
-
-/// Returns whether the files of the ledger contain these bytes.
-fn is_in_the_ledger(scene: &Scene, bytes: &[u8]) -> bool {
-    let files = files_below(&scene.dir.path().join("data"));
-    assert!(files.iter().any(|file| file.extension().is_some_and(|extension| extension == "db")));
-    files.iter().any(|file| {
-        // SQLite deletes a journal when its connection closes, so a listed file may be gone.
-        let content = match std::fs::read(file) {
-            Ok(content) => content,
-            Err(error)
-                if error.kind() == std::io::ErrorKind::NotFound
-                    && file.extension().is_none_or(|extension| extension != "db") =>
-            {
-                return false;
-            }
-            Err(error) => panic!("cannot read {}: {error}", file.display()),
-        };
-        content.windows(bytes.len()).any(|window| window == bytes)
-    })
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn borrower_is_forgotten_after_the_retention_and_not_before() {
@@ -98,7 +78,7 @@ async fn borrower_is_forgotten_after_the_retention_and_not_before() {
     let ended = async || scene.ledger().await.iter().all(|loan| loan["state"] == "ended");
     scene.until("the loan has ended", ended).await;
     assert!(
-        is_in_the_ledger(&scene, borrower.as_bytes()),
+        is_in_files(&scene.dir.path().join("data"), borrower.as_bytes()),
         "the search must find the pseudonym before it is forgotten"
     );
     clock.advance(31 * DAY);
@@ -106,11 +86,14 @@ async fn borrower_is_forgotten_after_the_retention_and_not_before() {
     scene.until("all are forgotten", forgotten).await;
     scene
         .until("no file has it, also while the gate runs", async || {
-            !is_in_the_ledger(&scene, borrower.as_bytes())
+            !is_in_files(&scene.dir.path().join("data"), borrower.as_bytes())
         })
         .await;
     scene.stop_gate().await;
-    assert!(!is_in_the_ledger(&scene, borrower.as_bytes()), "not even in a free page");
+    assert!(
+        !is_in_files(&scene.dir.path().join("data"), borrower.as_bytes()),
+        "not even in a free page"
+    );
     for arguments in [["audit", "verify"], ["ledger", "check"]] {
         let run = Command::new(env!("CARGO_BIN_EXE_loangate"))
             .args(arguments)

@@ -178,3 +178,21 @@ pub(crate) fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
+
+/// Returns whether a file of a ledger below this directory contains these bytes.
+pub(crate) fn is_in_files(directory: &Path, bytes: &[u8]) -> bool {
+    let files = files_below(directory);
+    let is_database = |file: &PathBuf| file.extension().is_some_and(|extension| extension == "db");
+    assert!(files.iter().any(is_database));
+    files.iter().any(|file| {
+        // SQLite deletes a journal when its connection closes, so a listed file may be gone.
+        let content = match std::fs::read(file) {
+            Ok(content) => content,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !is_database(file) => {
+                return false;
+            }
+            Err(error) => panic!("cannot read {}: {error}", file.display()),
+        };
+        content.windows(bytes.len()).any(|window| window == bytes)
+    })
+}

@@ -37,7 +37,7 @@ pub(in crate::console) fn access_name(language: Language, name: &str) -> &str {
 }
 
 /// The accesses of the console, the command line and the admin API.
-const ACCESSES: [(&str, &str, &str); 20] = [
+const ACCESSES: [(&str, &str, &str); 22] = [
     ("sign-in", "signed in", "logget inn"),
     ("list-accesses", "looked at the trail", "så på loggen"),
     ("find", "searched", "søkte"),
@@ -47,6 +47,8 @@ const ACCESSES: [(&str, &str, &str); 20] = [
     ("end-loan", "ended a loan", "avsluttet et lån"),
     ("mint-link", "made a link", "laget en lenke"),
     ("poll-loan", "queried Bokbasen about a loan", "spurte Bokbasen om et lån"),
+    ("export-borrower", "exported the data of a borrower", "eksporterte dataene om en låner"),
+    ("erase-borrower", "erased a borrower", "slettet en låner"),
     ("pause-lending", "paused lending", "satte utlån på pause"),
     ("resume-lending", "resumed lending", "gjenopptok utlån"),
     ("request-examination", "marked a loan for balance", "merket et lån for avstemming"),

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::ledger::states::OVER;
-use crate::ledger::store::Forgotten;
+use crate::ledger::store::{Forgotten, OldLoans};
 use crate::ledger::stored_row::{COLUMNS, loan_of};
 use crate::loan::LibraryId;
 
@@ -26,17 +26,25 @@ pub(super) static FORGET: LazyLock<String> = LazyLock::new(|| {
 pub(super) const ERASE: &str =
     "UPDATE history SET salt = NULL WHERE library = $1 AND loan = ANY($2)";
 
-/// Replaces the borrower of up to `limit` loans of a library that ended before this time, and
-/// erases the salts of their steps.
+static FORGET_OF_BORROWER: LazyLock<String> = LazyLock::new(|| {
+    FORGET.replace("WHERE library = $1 AND state", "WHERE library = $1 AND borrower = $5 AND state")
+});
+
+/// Replaces the borrower of these loans of a library, and erases the salts of their steps.
 pub(super) async fn forget(
     connection: &mut PgConnection,
     library: LibraryId,
-    before: Timestamp,
-    limit: u32,
+    loans: &OldLoans,
     now: Timestamp,
 ) -> Result<Forgotten, sqlx::Error> {
-    let query = sqlx::query(FORGET.as_str()).bind(library.as_str()).bind(now.as_millisecond());
-    let query = query.bind(before.as_millisecond()).bind(i64::from(limit)).persistent(false);
+    let statement = if loans.borrower.is_some() { &*FORGET_OF_BORROWER } else { &*FORGET };
+    let query = sqlx::query(statement.as_str()).bind(library.as_str()).bind(now.as_millisecond());
+    let query = query.bind(loans.before.as_millisecond()).bind(i64::from(loans.limit));
+    let query = match loans.borrower {
+        Some(borrower) => query.bind(borrower.as_bytes().to_vec()),
+        None => query,
+    };
+    let query = query.persistent(false);
     let rows = query.fetch_all(&mut *connection).await?;
     if rows.is_empty() {
         return Ok(Forgotten::default());

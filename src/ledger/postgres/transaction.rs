@@ -19,7 +19,9 @@ use crate::ledger::brake::Count;
 use crate::ledger::membership::Membership;
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
-use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, WorkError};
+use crate::ledger::store::{
+    Forgotten, Locked, OldLoans, StoreTransaction, StoredTallies, WorkError,
+};
 use crate::ledger::{Delivered, Doubts, PauseChange, Report, ReportStep};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress};
 
@@ -205,15 +207,9 @@ impl StoreTransaction for PostgresTransaction<'_> {
         examinations::set(&mut self.transaction, id, requested).await
     }
 
-    async fn forget(
-        &mut self,
-        _library: Option<LibraryId>,
-        before: Timestamp,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<Forgotten, sqlx::Error> {
+    async fn forget(&mut self, loans: &OldLoans, now: Timestamp) -> Result<Forgotten, sqlx::Error> {
         let library = self.library()?;
-        retention::forget(&mut self.transaction, library, before, limit, now).await
+        retention::forget(&mut self.transaction, library, loans, now).await
     }
 
     async fn is_package_known(

@@ -18,7 +18,9 @@ use crate::ledger::rules::KeyStanding;
 use crate::ledger::states::OVER;
 #[cfg(test)]
 use crate::ledger::store::DiskFault;
-use crate::ledger::store::{Forgotten, Locked, StoreTransaction, StoredTallies, WorkError};
+use crate::ledger::store::{
+    Forgotten, Locked, OldLoans, StoreTransaction, StoredTallies, WorkError,
+};
 use crate::ledger::stored_row::{COLUMNS, loan_of};
 use crate::ledger::{Delivered, Doubts, PauseChange, Report, ReportStep};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Progress};
@@ -160,14 +162,8 @@ impl StoreTransaction for SqliteTransaction<'_> {
         examinations::set(&mut self.transaction, id, requested).await
     }
 
-    async fn forget(
-        &mut self,
-        _library: Option<LibraryId>,
-        before: Timestamp,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<Forgotten, sqlx::Error> {
-        retention::forget(&mut self.transaction, before, limit, now).await
+    async fn forget(&mut self, loans: &OldLoans, now: Timestamp) -> Result<Forgotten, sqlx::Error> {
+        retention::forget(&mut self.transaction, loans, now).await
     }
 
     async fn is_package_known(
