@@ -2,7 +2,7 @@
 //! audit trail. All of them but `copy` also work while a gate runs. `contract`, `copy` and
 //! `reconcile` have files of their own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,13 +10,16 @@ use jiff::Timestamp;
 use super::{CliError, reconcile, say};
 use crate::clock::{self, Clock};
 use crate::config::Config;
-use crate::ledger::{self, AuditKey, Chains, Keys, Prunable, StoreSettings};
+use crate::ledger::{self, AuditKey, Chains, Keys, PauseOrigin, Prunable, Restored, StoreSettings};
 use crate::reader::Readers;
 
 /// Why there is no backup of PostgreSQL. Its own tools also copy a database that is in use.
 const BACKUP_OF_POSTGRES: &str = "the ledger is in PostgreSQL, which has tools for this: \
     use pg_basebackup with WAL archiving, or pg_dump for a copy of one moment";
 
+/// How long before the newest step of a backup the balance after its restore begins: a begin may
+/// have been on its way.
+const BEFORE_BACKUP: Duration = Duration::from_secs(3600);
 /// The minimum time since a pruned loan ended.
 const MIN_PRUNED_AGE: Duration = Duration::from_secs(86_400);
 
@@ -59,6 +62,15 @@ pub(super) enum Command {
     /// a person. Opens the begins of all gates on PostgreSQL, once the ledger is compared with
     /// Bokbasen, while gates run.
     Reconcile(reconcile::Args),
+    /// Put a backup in the place of a ledger in SQLite, while no gate runs. The ledger of before is
+    /// kept. No loan begins until lending is resumed.
+    Restore {
+        /// The backup, made by `loangate ledger backup`.
+        file: PathBuf,
+        /// Configuration that names the ledger and the pseudonym key.
+        #[arg(long, default_value = "config.toml")]
+        config: PathBuf,
+    },
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -177,5 +189,35 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
         Command::Copy(args) => super::ledger_copy::run(args).await,
         Command::Prune { before, config } => prune(before, &super::load(&config)?).await,
         Command::Reconcile(args) => reconcile::run(args).await,
+        Command::Restore { file, config } => restore(&file, &super::load(&config)?).await,
     }
+}
+
+async fn restore(backup: &Path, config: &Config) -> Result<(), CliError> {
+    let StoreSettings::Sqlite(ledger) = &config.ledger.store else {
+        return Err(CliError::new(
+            "the ledger is in PostgreSQL: restore the database with its own tools, and run \
+             `loangate ledger reconcile --restored` before the first gate starts",
+        ));
+    };
+    let now = Clock::system().machine_now();
+    let pause = PauseOrigin {
+        since: now,
+        who: "loangate ledger restore".to_owned(),
+        why: Some("the ledger was restored from a backup; compare it with Bokbasen".to_owned()),
+    };
+    let restored = ledger::restore(ledger, backup, &keys(config)?, now, &pause).await;
+    let Restored { replaced, newest, reports } = restored.map_err(CliError::new)?;
+    say(&format!("{} has taken the place of {}", backup.display(), ledger.display()))?;
+    if let Some(replaced) = replaced {
+        say(&format!("the ledger of before is {}", replaced.display()))?;
+    }
+    let since = newest.map_or_else(String::new, |newest| {
+        format!(" --since {}", clock::before(newest, BEFORE_BACKUP).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    });
+    say(&format!(
+        "no loan begins now, and {reports} usage reports that were not sent yet are listed for a \
+         person. Start the gate, run `loangate loans balance{since}`, settle its findings with \
+         Bokbasen, and then run `loangate lending resume --all`"
+    ))
 }

@@ -111,7 +111,7 @@ pub use reports::{
     ReportState, ReportStep, first_loan_id,
 };
 pub use requests::StoredRequest;
-pub use sqlite::{backup, probe, reconcile_file};
+pub use sqlite::{RestoreError, Restored, backup, probe, reconcile_file, restore};
 use store::OldLoans;
 pub use types::{
     Cause, Delivered, Doubts, EndPosition, Ends, Filter, HistoryRow, Intended, Prunable, Pruned,

@@ -47,6 +47,13 @@ pub(super) struct PauseChange {
     pub(super) value: Option<Vec<u8>>,
 }
 
+impl PauseChange {
+    /// Pauses all libraries, in a ledger that no gate has open. `value` is a [`PauseOrigin`].
+    pub(super) fn of_all(value: Vec<u8>) -> PauseChange {
+        PauseChange { name: name_of(None), value: Some(value) }
+    }
+}
+
 /// Returns the name of the row of a library.
 pub(super) fn name_of(library: Option<LibraryId>) -> String {
     match library {

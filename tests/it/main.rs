@@ -94,6 +94,7 @@ mod refusals;
 mod reload;
 mod renewed_certificates;
 mod reports;
+mod restore;
 mod retention;
 mod rfc9110;
 mod runtime_diagnostics;

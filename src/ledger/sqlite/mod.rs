@@ -25,6 +25,7 @@ mod queries;
 mod reconcile;
 mod reports;
 mod requests;
+mod restore;
 mod retention;
 mod row;
 mod sql;
@@ -45,6 +46,7 @@ pub(super) use prune::prune;
 pub(super) use queries::Queries;
 pub(super) use reconcile::assume_lost_steps;
 pub use reconcile::reconcile_file;
+pub use restore::{RestoreError, Restored, restore};
 pub(super) use verify::{check_loans, verify};
 
 #[cfg(test)]
