@@ -12,7 +12,7 @@
 //! registers loans at Bokbasen through [`lending`]. [`metering`] counts the bytes delivered under
 //! each loan.
 //!
-//! [`monitor`] watches the gate for problems. [`admin`] serves operators and support staff, and
+//! [`acme`] orders the certificate of the listener. [`monitor`] watches the gate for problems. [`admin`] serves operators and support staff, and
 //! mounts their [`console`]. [`sandbox`] simulates Bokbasen, and [`samples`] provides files for the
 //! demo. [`config`] builds the Settings of every module. [`app`] builds all parts from them,
 //! connects them and runs them, and [`cli`] is the command line.
@@ -38,6 +38,7 @@
 //! | `delivery` | `origin`, `metering`, `gate` (the permit), `catalog` (files) |
 //! | `server` | `reader`, `catalog`, `gate`, `delivery`, `ledger` (reads, requests), `supervise` |
 //! | `server` | `origin` (its Settings and errors) |
+//! | `acme` | `server` (loads and checks certificates) |
 //! | `monitor` | `circulation`, `ledger` (counts), `lending`, `process_handles`, `supervise` |
 //! | `console` | `catalog`, `circulation`, `gate` (ends loans), `ledger` (reads, accesses) |
 //! | `console` | `monitor`, `reader` (links, OpenID providers), `server` (explanations, routes) |
@@ -45,10 +46,10 @@
 //! | `admin` | `ledger` (reads, accesses) |
 //! | `admin` | `reader` (mints links), `server` (explanations, routes), `supervise` |
 //! | `sandbox`, `samples` | |
-//! | `config` | `admin`, `catalog`, `circulation`, `console`, `delivery` (their Settings) |
+//! | `config` | `acme`, `admin`, `catalog`, `circulation`, `console`, `delivery` (their Settings) |
 //! | `config` | `gate`, `ledger`, `listeners` (their Settings) |
 //! | `config` | `lending`, `metering`, `monitor`, `origin`, `reader`, `server` (their Settings) |
-//! | `app` | `admin`, `catalog`, `circulation`, `config`, `delivery`, `gate`, `ledger` |
+//! | `app` | `acme`, `admin`, `catalog`, `circulation`, `config`, `delivery`, `gate`, `ledger` |
 //! | `app` | `lending`, `listeners`, `metering`, `monitor`, `process_handles`, `reader` |
 //! | `app` | `server`, `supervise` |
 //! | `cli` | everything |
@@ -76,6 +77,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 mod accept;
+pub mod acme;
 mod admin;
 pub mod app;
 mod buffer_budget;

@@ -33,11 +33,29 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The number of file descriptors reserved for connections when the process has no others left.
 pub(super) const RESERVED_DESCRIPTORS: usize = 4;
 
-/// Returns the server's TLS settings, restricted to HTTP/1.1.
-pub(super) fn acceptor(public: &ServerConfig) -> TlsAcceptor {
-    let mut config = public.clone();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    TlsAcceptor::from(Arc::new(config))
+/// Returns the TLS settings of the server in use. A reload changes them.
+pub(crate) type TlsSource = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+
+/// The TLS settings of the server in use, restricted to HTTP/1.1.
+struct Tls {
+    source: TlsSource,
+    last: Option<(Arc<ServerConfig>, TlsAcceptor)>,
+}
+
+impl Tls {
+    fn acceptor(&mut self) -> TlsAcceptor {
+        let in_use = (self.source)();
+        match &self.last {
+            Some((last, acceptor)) if Arc::ptr_eq(last, &in_use) => acceptor.clone(),
+            _ => {
+                let mut config = ServerConfig::clone(&in_use);
+                config.alpn_protocols = vec![b"http/1.1".to_vec()];
+                let acceptor = TlsAcceptor::from(Arc::new(config));
+                self.last = Some((in_use, acceptor.clone()));
+                acceptor
+            }
+        }
+    }
 }
 
 /// The signals that stop the listener.
@@ -60,7 +78,7 @@ impl Stopping {
 /// Accepts connections until `stopping.accepting` is cancelled.
 pub(super) async fn accept(
     listener: Arc<TcpListener>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<TlsSource>,
     router: Router,
     tasks: TaskTracker,
     stopping: Stopping,
@@ -68,6 +86,7 @@ pub(super) async fn accept(
     let listeners = std::slice::from_ref(&*listener);
     let (peers, failures) = (Peers::default(), LogLimit::per_minute());
     let mut reserve = Reserve::new();
+    let mut tls = tls.map(|source| Tls { source, last: None });
     loop {
         let use_reserve = |error: &std::io::Error| {
             let has_freed = reserve.free_one();
@@ -89,7 +108,8 @@ pub(super) async fn accept(
         reserve.refill();
         let Some(peer) = peers.admit(address.ip()) else { continue };
         let Stopping { accepting: ending, connections: stop } = stopping.clone();
-        let connection = serve(socket, tls.clone(), router.clone(), peer.clone(), ending);
+        let acceptor = tls.as_mut().map(Tls::acceptor);
+        let connection = serve(socket, acceptor, router.clone(), peer.clone(), ending);
         tasks.spawn(async move {
             tokio::select! {
                 () = connection => {}

@@ -57,7 +57,6 @@ use axum::routing::{any, get, post};
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use jiff::Timestamp;
-use rustls::ServerConfig;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
@@ -136,7 +135,7 @@ pub(crate) struct Parts {
     /// The OpenAPI description of the readers' API.
     pub readers_api: utoipa::openapi::OpenApi,
     /// The TLS settings of the public listener.
-    pub tls: Arc<ServerConfig>,
+    pub tls: listen::TlsSource,
     /// Returns when the first of its certificates expires.
     pub certificate_expiry: Box<dyn Fn() -> Option<Timestamp> + Send + Sync>,
 }
@@ -181,7 +180,7 @@ impl Admin {
     ) -> Result<Running, AdminError> {
         let listener = tokio::net::TcpListener::from_std(socket).map_err(AdminError)?;
         let address = listener.local_addr().map_err(AdminError)?;
-        let tls = settings.tls.then(|| listen::acceptor(&parts.tls));
+        let tls = settings.tls.then(|| parts.tls.clone());
         let scheme = if settings.tls { "https" } else { "http" };
         let running = Running::new(format!("{scheme}://{address}"), handed_over);
         let description = openapi::description(parts.readers_api.clone());

@@ -10,10 +10,9 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use rustls::ServerConfig;
 use tokio_util::task::TaskTracker;
 
-use super::listen::Stopping;
+use super::listen::{Stopping, TlsSource};
 use super::{AdminError, Settings, listen};
 
 /// A running listener. Dropping it cancels all its tasks.
@@ -32,11 +31,11 @@ impl Waiting {
     pub(crate) fn start(
         settings: &Settings,
         socket: TcpListener,
-        tls: &ServerConfig,
+        tls: TlsSource,
         missing: &'static str,
     ) -> Result<Waiting, AdminError> {
         let listener = tokio::net::TcpListener::from_std(socket).map_err(AdminError)?;
-        let tls = settings.tls.then(|| listen::acceptor(tls));
+        let tls = settings.tls.then_some(tls);
         let router = Router::new()
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(async move || unready(missing)))

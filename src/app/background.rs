@@ -1,5 +1,6 @@
 //! Background tasks that belong to no part: the stall monitor of all workers, the folding of
-//! metrics, reloads, the watch of certificates, and the fetching of login services' keys.
+//! metrics, reloads, the watch and the orders of certificates, and the fetching of login services'
+//! keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,9 @@ pub(super) fn start(parts: &ConnectedParts, stopping: &CancellationToken) {
     let (watched, counted, stop) = (parts.certificates.clone(), metrics.clone(), stopping.clone());
     let reload = move || reload_certificates(watched.clone(), counted.clone(), stop.clone());
     slow.spawn(supervise(Task::ReloadCertificates, metrics.clone(), stopping.clone(), reload));
+    let (orders, stop) = (parts.orders.clone(), stopping.clone());
+    let order = move || orders.clone().run(stop.clone());
+    slow.spawn(supervise(Task::OrderCertificates, metrics.clone(), stopping.clone(), order));
     let (readers, counted, stop) = (parts.readers.clone(), metrics.clone(), stopping.clone());
     let fetch = move || {
         let (readers, metrics, stop) = (readers.clone(), counted.clone(), stop.clone());

@@ -11,6 +11,7 @@ use utoipa::OpenApi;
 use super::open_ledger::open_ledger;
 use super::reload::Reloader;
 use super::{StartError, readiness, request_config};
+use crate::acme::Orders;
 use crate::admin;
 use crate::buffer_budget::Buffers;
 use crate::circulation::Circulation;
@@ -21,7 +22,7 @@ use crate::ledger::Ledger;
 use crate::lending::{Bokbasen, Reporting};
 use crate::listeners::EarlyAdmin;
 use crate::metering::Meter;
-use crate::monitor::{CertificateDates, LoginKeys, Monitor, Probes};
+use crate::monitor::{CertificateDates, LoginKeys, Monitor, OrderFailure, Probes};
 use crate::process_handles::ProcessHandles;
 use crate::reader::{KeyTrouble, Readers};
 use crate::server::{
@@ -34,6 +35,7 @@ pub(super) struct ConnectedParts {
     pub(super) readers: Arc<Readers>,
     pub(super) requests: RequestConfigs,
     pub(super) certificates: Arc<Certificates>,
+    pub(super) orders: Orders,
     pub(super) meter: Meter,
     pub(super) ledger: Ledger,
     pub(super) circulation: Circulation,
@@ -63,6 +65,7 @@ impl ConnectedParts {
         let ProcessHandles { clock, metrics, .. } = handles.clone();
         let readers = Arc::new(Readers::new(&config.readers, clock.clone())?);
         let catalog = request_config::catalog(config)?;
+        let orders = Orders::new(config.acme.clone(), clock.clone(), metrics.clone())?;
         let certificates = Arc::new(Certificates::load(&config.server, clock.clone())?);
         let (meter, buffers) = (Meter::new(), Buffers::new(config.server.buffers));
         let delivery = Delivery::new(
@@ -96,6 +99,7 @@ impl ConnectedParts {
             readers,
             requests,
             certificates,
+            orders,
             meter,
             ledger,
             circulation,
@@ -131,7 +135,13 @@ impl ConnectedParts {
             };
             problems.map(dates).collect()
         };
-        let readers = self.readers.clone();
+        let orders = self.orders.clone();
+        let (readers, certificates) = (self.readers.clone(), self.certificates.clone());
+        let order_failure = move || {
+            orders
+                .failure()
+                .map(|what| OrderFailure { is_fatal: certificates.awaits_first(), what })
+        };
         let login_keys = move || {
             let troubles = readers.key_troubles().into_iter();
             let observed = |KeyTrouble { issuer, is_missing, what }| LoginKeys {
@@ -146,6 +156,7 @@ impl ConnectedParts {
             lending: self.lending.clone(),
             circulation: self.circulation.clone(),
             certificates: Box::new(dates),
+            certificate_orders: Box::new(order_failure),
             login_keys: Box::new(login_keys),
             file: config.ledger.sqlite_file().map(Path::to_owned),
         };
@@ -166,7 +177,7 @@ impl ConnectedParts {
         let clock = self.handles.clock.clone();
         let explainer = Explainer::new(services, self.requests.explainer.clone(), name, clock);
         let readiness = readiness::check(self, heartbeat.clone(), reloader, stopping);
-        let certificates = self.certificates.clone();
+        let (certificates, of_admin) = (self.certificates.clone(), self.certificates.clone());
         admin::Parts {
             ledger: self.ledger.for_support(),
             metrics: self.handles.metrics.clone(),
@@ -185,7 +196,7 @@ impl ConnectedParts {
             console: config.console.clone(),
             clock: self.handles.clock.clone(),
             readers_api: server::Api::openapi(),
-            tls: self.certificates.config(),
+            tls: Arc::new(move || of_admin.config()),
             certificate_expiry: Box::new(move || certificates.first_expiry()),
         }
     }

@@ -1,6 +1,7 @@
 //! Opens the ledger. Waits for a database that does not respond, so that gates and their database
 //! may start in any order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::StartError;
@@ -26,7 +27,7 @@ const MISSING: &str = "the database of the ledger does not respond; the gate wai
 pub(super) async fn open_ledger(
     config: &Config,
     readers: &Readers,
-    certificates: &Certificates,
+    certificates: &Arc<Certificates>,
     handles: &ProcessHandles,
     early_admin: &EarlyAdmin,
 ) -> Result<Ledger, StartError> {
@@ -54,8 +55,9 @@ pub(super) async fn open_ledger(
         if waiting.is_none()
             && let Some(socket) = early_admin.open()?
         {
-            let tls = certificates.config();
-            waiting = Some(Waiting::start(&config.admin, socket, &tls, MISSING)?);
+            let certificates = certificates.clone();
+            let tls = Arc::new(move || certificates.config());
+            waiting = Some(Waiting::start(&config.admin, socket, tls, MISSING)?);
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }

@@ -23,6 +23,8 @@ const CLOCK_OFF: &str = "This machine's clock is more than 15 minutes from Bokba
                          begun and no expiry is registered. Set it by NTP.";
 const NOT_RELOADED: &str = "The last reload found a mistake, so the configuration of before is in \
                             use. The log and `loangate check` name the line.";
+const FIRST_CERTIFICATE: &str = "There is no certificate yet: it is being ordered. Until then only \
+                                 the certificate authority can connect.";
 const BEGINS_CLOSED: &str = "No gate begins a loan, since the database of the ledger lost steps: \
                              see \"At night\" in docs/cluster.md.";
 
@@ -41,12 +43,12 @@ pub(super) fn check(
     reloader: &Reloader,
     stopping: &CancellationToken,
 ) -> Readiness {
-    let ConnectedParts { ledger, circulation, lending, certificates, readers, .. } = parts;
+    let ConnectedParts { ledger, circulation, lending, certificates, orders, readers, .. } = parts;
     let parts = (ledger.clone(), circulation.clone(), lending.clone(), stopping.clone());
-    let others = (reloader.clone(), certificates.clone(), readers.clone());
+    let others = (reloader.clone(), certificates.clone(), orders.clone(), readers.clone());
     Readiness::new(move || {
         let (ledger, circulation, lending, stopping) = parts.clone();
-        let (reloader, certificates, readers) = others.clone();
+        let (reloader, certificates, orders, readers) = others.clone();
         let heartbeat = heartbeat.clone();
         async move {
             let missing = find_missing(&ledger, &circulation, &lending, &stopping);
@@ -62,6 +64,13 @@ pub(super) fn check(
                 let sentence =
                     format!("A renewed certificate cannot be used, so the old one stays: {why}");
                 missing.wanted.push(sentence.into());
+            }
+            match (certificates.awaits_first(), orders.failure()) {
+                (true, failure) => {
+                    let why = failure.map_or(FIRST_CERTIFICATE.into(), Into::into);
+                    missing.needed.push(why);
+                }
+                (false, failure) => missing.wanted.extend(failure.map(Into::into)),
             }
             // Readers whose token was verified, and those with links, are served.
             missing.wanted.extend(readers.key_troubles().into_iter().map(|it| it.what.into()));

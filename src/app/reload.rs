@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::build::ConnectedParts;
 use super::{descriptors, request_config};
+use crate::acme::{self, Orders};
 use crate::circulation::Circulation;
 use crate::config::{self, Loaded, Mistake, Written, changes_login};
 use crate::ledger::Ledger;
@@ -55,6 +56,7 @@ struct Inner {
 struct ReloadableParts {
     requests: RequestConfigs,
     certificates: Arc<Certificates>,
+    orders: Orders,
     readers: Arc<Readers>,
     ledger: Ledger,
     circulation: Circulation,
@@ -67,6 +69,7 @@ struct ReloadableParts {
 struct NewVersions {
     requests: NewRequestConfigs,
     certificates: LoadedKeys,
+    orders: Option<acme::Settings>,
     readers: reader::Keys,
     access_log: NewAccessLog,
     config: config::Config,
@@ -85,6 +88,7 @@ impl Reloader {
         let parts = ReloadableParts {
             requests: parts.requests.clone(),
             certificates: parts.certificates.clone(),
+            orders: parts.orders.clone(),
             readers: parts.readers.clone(),
             ledger: parts.ledger.clone(),
             circulation: parts.circulation.clone(),
@@ -233,6 +237,8 @@ impl ReloadableParts {
         let config = loaded.config.clone();
         let certificates = self.certificates.validate(&config.server);
         let certificates = certificates.map_err(|errors| all(file, loaded, "tls", &errors))?;
+        let orders = self.orders.validate(&config.acme);
+        let orders = orders.map_err(|errors| all(file, loaded, "tls.acme", &errors))?;
         let readers = self.readers.validate(&config.readers);
         let readers = readers.map_err(|errors| all(file, loaded, "readers", &errors))?;
         let requests = request_config::prepare(&self.requests, file, loaded)?;
@@ -240,16 +246,17 @@ impl ReloadableParts {
         let access_log = access_log::open(&config.access_log, &self.metrics);
         let access_log =
             access_log.map_err(|error| all(file, loaded, "access_log.to", &[error]))?;
-        Ok(NewVersions { requests, certificates, readers, access_log, config })
+        Ok(NewVersions { requests, certificates, orders, readers, access_log, config })
     }
 
     /// Puts the new versions in use for later requests.
     /// The credentials at Bokbasen are among them only if `with_login`.
     fn apply(&self, new: NewVersions, with_login: bool) {
-        let NewVersions { requests, certificates, readers, access_log, config } = new;
+        let NewVersions { requests, certificates, orders, readers, access_log, config } = new;
         telemetry::apply(&config.log);
         access_log.apply();
         self.certificates.apply(certificates);
+        self.orders.apply(orders);
         self.readers.apply(readers);
         self.requests.apply(requests);
         self.ledger.set_brake(config.ledger.brake);

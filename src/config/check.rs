@@ -114,14 +114,19 @@ impl Checker<'_> {
     }
 
     fn certificates(&mut self, with_dates: bool) {
+        self.ordered_certificate();
         let settings = &self.loaded.config.server;
         let extra = settings.extra.iter().enumerate();
-        let named = std::iter::once(("tls".to_owned(), &settings.certificate))
+        // One that is ordered may be absent.
+        let own = settings.ordered.is_none().then_some(("tls".to_owned(), &settings.certificate));
+        let named = own
+            .into_iter()
             .chain(extra.map(|(number, files)| (format!("tls.extra[{number}]"), files)));
         for (table, files) in named {
             let error = match Certificates::try_load(files) {
                 Ok(_) if !with_dates => continue,
-                Ok(validity) => {
+                Ok(candidate) => {
+                    let validity = candidate.validity();
                     self.dates(&format!("{table}.certificate"), &files.certificate, validity);
                     continue;
                 }
@@ -133,6 +138,16 @@ impl Checker<'_> {
                 _ => "certificate",
             };
             self.checked.mistakes.push(self.at(&format!("{table}.{key}"), error.to_string()));
+        }
+    }
+
+    /// Checks what `[tls.acme]` names.
+    fn ordered_certificate(&mut self) {
+        let Some(settings) = &self.loaded.config.acme else { return };
+        for (key, checked) in [("data", settings.check_data()), ("ca", settings.check_ca())] {
+            if let Err(sentence) = checked {
+                self.checked.mistakes.push(self.at(&format!("tls.acme.{key}"), sentence));
+            }
         }
     }
 
@@ -230,8 +245,10 @@ impl Checker<'_> {
     fn private_files(&mut self) {
         let settings = &self.loaded.config.server;
         let extra = settings.extra.iter().enumerate();
+        let own = settings.ordered.is_none().then(|| settings.certificate.key.clone());
         let tls =
-            std::iter::once(("tls.key".to_owned(), settings.certificate.key.clone()))
+            own.map(|key| ("tls.key".to_owned(), key))
+                .into_iter()
                 .chain(extra.map(|(number, files)| {
                     (format!("tls.extra[{number}].key"), files.key.clone())
                 }));

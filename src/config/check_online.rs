@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use futures_util::future::{join_all, join4};
+use futures_util::future::{join_all, join5};
 use jiff::SignedDuration;
 use tokio::time::timeout;
 
 use super::Loaded;
+use crate::acme;
 use crate::buffer_budget::Buffers;
 use crate::clock::Clock;
 use crate::ledger::{DatabaseFinding, StoreSettings, check_database};
@@ -40,15 +41,16 @@ pub(super) struct Found {
 /// Tests Bokbasen, every address of every origin, the ledger's database, and every login service.
 pub(super) async fn run(loaded: &Loaded) -> Found {
     let Ok(metrics) = Metrics::new() else { return Found::default() };
-    let (mut found, origins, database, login_services) = join4(
+    let (mut found, origins, database, login_services, authority) = join5(
         lending(loaded, metrics.clone()),
         origins(loaded, metrics.clone()),
         database(loaded),
         login_services(loaded),
+        certificate_authority(loaded),
     )
     .await;
     let reporting = reporting(loaded, metrics).await;
-    for other in origins.into_iter().chain([database, reporting, login_services]) {
+    for other in origins.into_iter().chain([database, reporting, login_services, authority]) {
         found.good.extend(other.good);
         found.warnings.extend(other.warnings);
         found.mistakes.extend(other.mistakes);
@@ -75,6 +77,22 @@ async fn database(loaded: &Loaded) -> Found {
                 }
             }
         }
+    }
+    found
+}
+
+/// Fetches the directory of the certificate authority. Nothing is ordered as a test.
+async fn certificate_authority(loaded: &Loaded) -> Found {
+    let mut found = Found::default();
+    let Some(settings) = &loaded.config.acme else { return found };
+    match acme::check_directory(settings).await {
+        Ok(()) => {
+            found.good.push(format!("certificate authority {}: responds", settings.directory))
+        }
+        Err(why) => found.mistakes.push((
+            "tls.acme.directory".to_owned(),
+            format!("no certificate can be ordered: {why}"),
+        )),
     }
     found
 }

@@ -34,6 +34,7 @@ mod source;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod values;
 mod written;
 
@@ -43,7 +44,7 @@ use std::time::Duration;
 
 use crate::telemetry::access_log::AccessSettings;
 use crate::{
-    admin, catalog, circulation, console as pages, delivery, gate, ledger as loans,
+    acme, admin, catalog, circulation, console as pages, delivery, gate, ledger as loans,
     lending as bokbasen, listeners, metering, monitor, origin, reader, server, telemetry,
 };
 
@@ -62,6 +63,8 @@ pub use written::Written;
 pub struct Config {
     /// The public listener, from `[listen] public`, `[tls]`, `[server]`, `[cors]` and `[limits]`.
     pub server: server::Settings,
+    /// The orders of the public listener's certificate, from `[tls.acme]`; none without the table.
+    pub acme: Option<acme::Settings>,
     /// The upgrade to another process, from `[server]`.
     pub handover: listeners::Settings,
     /// The admin listener, from `[listen] admin` and `[admin]`.
@@ -252,7 +255,12 @@ fn read_with(file: &Path, text: &str, overrides: &[Override]) -> Result<Loaded, 
 /// Reads every table, even after mistakes in earlier ones.
 fn sections(mut root: Table<'_>) -> Option<Config> {
     let listen = service::listen(&mut root);
-    let (server, handover) = service::server(&mut root, &listen).unzip();
+    let lending = lending::lending(&mut root);
+    let mut ledger =
+        ledger::ledger(&mut root, lending.as_ref().and_then(lending::Lending::platform));
+    let mut tls = tls::tls(&mut root, ledger.as_ref().map(|ledger| &ledger.store));
+    let acme = tls.as_mut().and_then(|tls| tls.acme.take());
+    let (server, handover) = service::server(&mut root, &listen, tls).unzip();
     let stored = server.as_ref().map_or(Duration::ZERO, |server| server.store_requests);
     let mut admin = service::admin(&mut root, listen.admin);
     let console = console::console(&mut root);
@@ -260,9 +268,6 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         admin.hosts.push(host);
     }
     let reader_tables = readers::readers(&mut root, stored);
-    let lending = lending::lending(&mut root);
-    let mut ledger =
-        ledger::ledger(&mut root, lending.as_ref().and_then(lending::Lending::platform));
     let (origins, storages) = origins::origins(&mut root);
     let catalog = routes::routes(&mut root, storages);
     let licences = service::licences(&mut root);
@@ -285,6 +290,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     Some(Config {
         handover,
         server,
+        acme,
         admin: admin?,
         console,
         readers: reader_tables.readers?,

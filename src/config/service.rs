@@ -1,4 +1,4 @@
-//! Reads the tables of the service: listen, tls, server, cors, admin, gate, metering, log.
+//! Reads the tables of the service: listen, server, cors, admin, gate, metering, log.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,6 +10,7 @@ use toml::de::DeValue;
 use super::handover::Handover;
 use super::limits;
 use super::table::Table;
+use super::tls::Tls;
 use super::values::{
     self, address, boolean, duration, list, nonzero_duration, number, one_of, size,
 };
@@ -48,6 +49,7 @@ pub(super) fn listen(root: &mut Table<'_>) -> Listen {
 pub(super) fn server(
     root: &mut Table<'_>,
     listen: &Listen,
+    tls: Option<Tls>,
 ) -> Option<(server::Settings, Handover)> {
     let mut table = root.optional_table("server");
     let drain = table.or("drain", Duration::from_secs(60), duration);
@@ -67,25 +69,16 @@ pub(super) fn server(
     }
     table.finish();
     let limits = limits::limits(root, listen.proxies.clone());
-    let mut tls = root.required_table(
-        "tls",
-        "certificate = \"certs/server.pem\" and key = \"certs/server.key\"",
-    )?;
-    let certificate = certificate(&mut tls);
-    let ticket_keys = tls.keys("ticket_keys");
-    let mut extra = Vec::new();
-    for mut table in tls.tables("extra") {
-        extra.extend(self::certificate(&mut table));
-        table.finish();
-    }
-    tls.finish();
     let cors = cors(root);
-    let (listen, certificate) = (listen.public?, certificate?);
+    let listen = listen.public?;
+    let Tls { certificate, ordered, extra, ticket_keys, choice, .. } = tls?;
     let settings = server::Settings {
         listen,
         certificate,
+        ordered,
         extra,
         ticket_keys,
+        tls: choice,
         drain,
         drain_delay,
         buffers,
@@ -117,12 +110,6 @@ fn cors(root: &mut Table<'_>) -> server::Cors {
     let origins = table.or("origins", Vec::new(), list(read));
     table.finish();
     server::Cors { origins }
-}
-
-fn certificate(table: &mut Table<'_>) -> Option<server::Certificate> {
-    let certificate = table.path("certificate", "certificate = \"certs/server.pem\"");
-    let key = table.path("key", "key = \"certs/server.key\"");
-    Some(server::Certificate { certificate: certificate?, key: key? })
 }
 
 pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<admin::Settings> {

@@ -77,6 +77,7 @@ fn reference_lists_exactly_the_known_keys() {
     let extra = REFERENCE
         .replace("# [[tls.extra]]", "[[tls.extra]]")
         .replace("# certificate", "certificate")
+        .replace("# [tls.acme]", "[tls.acme]")
         .replace("# [console.oidc]", "[console.oidc]")
         .replace("# roles = ", "roles = ")
         .replace("# [[alerts.webhooks]]\n# url", "[[alerts.webhooks]]\nurl")

@@ -102,6 +102,8 @@ codes! {
         "Renew the certificate. The gate loads it by itself.";
     CertificateInvalid = "certificate-invalid", 0 s, Node,
         "Install a valid certificate. The gate loads it by itself.";
+    CertificateOrders = "certificate-orders", 0 s, Node,
+        "Make what the sentence names right. The gate orders again at the time that it names.";
     ClockSkew = "clock-skew", 10 s, Node,
         "Set the clock of this machine by NTP.";
     DiskFilling = "disk-filling", 30 s, Node,
@@ -158,6 +160,7 @@ impl Code {
             Code::ClockSkew | Code::LedgerClock if is_critical => [Ok, Down, Degraded],
             Code::BreakerOpen => [Ok, Degraded, Degraded],
             Code::CertificateInvalid | Code::LedgerMoved => [Down, Down, Down],
+            Code::CertificateOrders if is_critical => [Down, Down, Down],
             Code::EndsDelayed | Code::EndsOverdue => [Ok, Ok, Degraded],
             Code::FeedStale if is_critical => [Down, Down, Down],
             Code::FeedStale => [Degraded, Degraded, Degraded],

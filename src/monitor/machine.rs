@@ -1,4 +1,4 @@
-//! What is wrong around the gate: the dates of certificates, the keys of login services, and the
+//! What is wrong around the gate: the dates and orders of certificates, the keys of login services, and the
 //! disk.
 
 use std::path::Path;
@@ -29,6 +29,18 @@ pub(crate) struct CertificateDates {
 /// Returns the certificates with a problem at a time.
 pub(crate) type CertificateProbe = Box<dyn Fn(Timestamp) -> Vec<CertificateDates> + Send + Sync>;
 
+/// An order of a certificate that has failed.
+#[derive(Clone, Debug)]
+pub(crate) struct OrderFailure {
+    /// Whether there is no certificate to serve readers with.
+    pub(crate) is_fatal: bool,
+    /// Why it has failed, as a sentence.
+    pub(crate) what: String,
+}
+
+/// Returns why the last order of a certificate has failed; none if none has.
+pub(crate) type OrderProbe = Box<dyn Fn() -> Option<OrderFailure> + Send + Sync>;
+
 /// The keys of a login service that are missing or old.
 #[derive(Clone, Debug)]
 pub(crate) struct LoginKeys {
@@ -52,6 +64,10 @@ pub(super) fn observe(probes: &Probes, now: Timestamp, found: &mut Vec<Observati
         };
         let what = format!("{what}.");
         found.push(Observation { subject: Some(file), ..observation(code, severity, what) });
+    }
+    if let Some(OrderFailure { is_fatal, what }) = (probes.certificate_orders)() {
+        let severity = if is_fatal { Severity::Critical } else { Severity::Warning };
+        found.push(observation(Code::CertificateOrders, severity, what));
     }
     for LoginKeys { issuer, are_missing, what } in (probes.login_keys)() {
         let severity = if are_missing { Severity::Critical } else { Severity::Warning };

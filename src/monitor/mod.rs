@@ -54,7 +54,7 @@ use cluster_alerts::ClusterSpeaker;
 pub(crate) use codes::{Code, Level, Severity};
 pub(crate) use figures::{Activity, CallRates};
 use history::History;
-pub(crate) use machine::{CertificateDates, LoginKeys};
+pub(crate) use machine::{CertificateDates, LoginKeys, OrderFailure};
 use observe::Observer;
 pub(crate) use observe::Probes;
 pub(crate) use overview::{Gate, Overview, Problems};

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::codes::{Code, Severity};
 use super::events::{Nodes, Rising};
-use super::machine::{self, CertificateProbe, LoginKeyProbe};
+use super::machine::{self, CertificateProbe, LoginKeyProbe, OrderProbe};
 use super::report_books::ReportBooks;
 use super::tracker::Observation;
 use crate::circulation::Circulation;
@@ -38,6 +38,7 @@ pub(crate) struct Probes {
     pub(crate) lending: Bokbasen,
     pub(crate) circulation: Circulation,
     pub(crate) certificates: CertificateProbe,
+    pub(crate) certificate_orders: OrderProbe,
     pub(crate) login_keys: LoginKeyProbe,
     /// The file of the ledger; none if it is elsewhere.
     pub(crate) file: Option<PathBuf>,

@@ -63,7 +63,7 @@ pub(crate) enum TlsError {
 }
 
 /// A certificate with the names that it covers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LoadedCertificate {
     /// The certificate's file, for logs.
     pub(super) file: PathBuf,

@@ -67,7 +67,7 @@ impl CertificateWatch {
 
 fn stamps(certificates: &Certificates) -> Vec<Stamp> {
     let files = certificates.files();
-    files.iter().flat_map(|files| [stamp(&files.certificate), stamp(&files.key)]).collect()
+    files.all().flat_map(|files| [stamp(&files.certificate), stamp(&files.key)]).collect()
 }
 
 fn stamp(file: &Path) -> Stamp {

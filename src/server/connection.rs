@@ -48,8 +48,9 @@ pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _slot: WorkerS
     let connection = entry.connection();
     let handshake = Box::pin(handshake(socket, &worker, &entry));
     let accepted = unless_late(connection, handshake).await;
-    let Some((tls, info)) = accepted.flatten() else {
-        return worker.services.metrics.handshake(Handshake::Failed);
+    let (tls, info) = match accepted.unwrap_or(Err(Handshake::Failed)) {
+        Ok(accepted) => accepted,
+        Err(outcome) => return worker.services.metrics.handshake(outcome),
     };
     connection.note_established();
     worker.services.metrics.handshake(Handshake::Ok);
@@ -62,28 +63,36 @@ pub(super) async fn serve(socket: TcpStream, worker: Arc<Worker>, _slot: WorkerS
     }
 }
 
-/// Reads the header of a load balancer and performs the TLS handshake. Returns none if one of them
-/// fails or times out.
+/// Reads the header of a load balancer and performs the TLS handshake. Returns the outcome if one
+/// of them fails or times out, or if the connection is one of a certificate authority.
 async fn handshake(
     mut socket: TcpStream,
     worker: &Worker,
     entry: &Entry,
-) -> Option<(TlsStream, ConnectionInfo)> {
+) -> Result<(TlsStream, ConnectionInfo), Handshake> {
     let _ = socket.set_nodelay(true);
     let connection = entry.connection();
-    let acceptor = TlsAcceptor::from(worker.certificates.config());
+    let tls = worker.certificates.tls();
     let accepted = async {
         let client = match entry.is_proxied {
-            true => count_for_client(&mut socket, entry).await?,
+            true => count_for_client(&mut socket, entry).await.ok_or(Handshake::Failed)?,
             false => socket.peer_addr().ok().map(|address| address.ip()),
         };
-        let accepting = acceptor.accept_with(socket, |session| session.set_buffer_limit(None));
-        Some((accepting.await.ok()?, client))
+        let accepted = match &tls.challenges {
+            None => {
+                let acceptor = TlsAcceptor::from(tls.config.clone());
+                let accepted =
+                    acceptor.accept_with(socket, |session| session.set_buffer_limit(None));
+                accepted.await.map_err(|_| Handshake::Failed)
+            }
+            Some(challenges) => Box::pin(challenges.accept(socket, tls.config.clone())).await,
+        };
+        Ok((accepted?, client))
     };
     let limit = worker.config.get().limits.handshake;
     let Ok(accepted) = tokio::time::timeout(limit, accepted).await else {
         worker.services.metrics.limit_reached(Limit::Handshake);
-        return None;
+        return Err(Handshake::Failed);
     };
     let (stream, client) = accepted?;
     let (socket, session) = stream.into_inner();
@@ -94,7 +103,7 @@ async fn handshake(
     }
     let size = Size::new(&worker.services.buffers, tls_stream::MAX_SEALED);
     let tls = TlsStream::new(socket, session, connection.clone(), size, is_http2);
-    Some((tls, ConnectionInfo { name, client, connection: connection.clone() }))
+    Ok((tls, ConnectionInfo { name, client, connection: connection.clone() }))
 }
 
 /// Reads the header of a load balancer, and counts the connection for the client that it names.

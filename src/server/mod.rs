@@ -10,6 +10,7 @@
 //! `limits` holds the keys of `[limits]`, `open_connections` admits connections, `deadlines`
 //! decides when one is closed, and `frame_budget` counts the frames of an HTTP/2 client.
 
+mod acme_challenge;
 mod certificate_file;
 mod certificate_watch;
 mod connection;
@@ -40,6 +41,7 @@ mod request_recorder;
 mod security_headers;
 mod session_tickets;
 mod tls;
+mod tls_choice;
 mod tls_stream;
 mod validity;
 
@@ -62,6 +64,7 @@ use crate::reload::Current;
 use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Task};
 
+pub(crate) use acme_challenge::challenge_file;
 pub(crate) use certificate_file::TlsError;
 pub(crate) use certificate_watch::{CertificateWatch, Seen};
 pub(crate) use cors::{AllowedOrigin, Cors};
@@ -77,7 +80,8 @@ pub(crate) use recent_requests::RecentRequests;
 pub(crate) use request_config::{NewRequestConfigs, RequestConfig, RequestConfigs};
 pub(crate) use request_recorder::RequestRecorder;
 pub(crate) use security_headers::SecurityHeaders;
-pub(crate) use tls::{Certificates, LoadedKeys};
+pub(crate) use tls::{Candidate, Certificates, LoadedKeys};
+pub(crate) use tls_choice::{MinimumTlsVersion, TlsChoice};
 pub(crate) use validity::{DateProblem, Validity};
 
 /// A certificate chain and its key, as files in PEM.
@@ -89,6 +93,15 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
+/// What the public listener must know of a certificate that `acme` orders.
+#[derive(Clone, Debug)]
+pub struct OrderedCertificate {
+    /// The names of the certificate, in lower case.
+    pub names: Vec<String>,
+    /// The directory with the answers to the challenges of the certificate authority.
+    pub challenges: PathBuf,
+}
+
 /// The keys of `[listen] public`, `[tls]` and `[server]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -96,11 +109,15 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The default certificate, for names that no other certificate covers.
     pub certificate: Certificate,
+    /// `[tls.acme]`: the default certificate is ordered, and may not be there yet.
+    pub ordered: Option<OrderedCertificate>,
     /// `[[tls.extra]]`: more certificates, chosen by SNI.
     pub extra: Vec<Certificate>,
     /// `tls.ticket_keys`: the secrets of session tickets, at least 32 bytes each. The first seals,
     /// and all open. If there are none, the process uses random keys.
     pub ticket_keys: Vec<SecretString>,
+    /// The TLS versions and cipher suites that clients may use.
+    pub tls: TlsChoice,
     /// How long downloads in flight may continue after the signal to stop.
     pub drain: Duration,
     /// How long new connections are accepted after the signal to stop.

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use super::acme_challenge::Challenges;
 use super::certificate_file::{LoadedCertificate, TlsError, load};
 use super::session_tickets::{TicketKeys, Tickets};
 use super::validity::{DateProblem, Validity};
@@ -27,54 +27,112 @@ use crate::reload::{Current, Reload};
 #[derive(Debug)]
 pub(crate) struct Certificates {
     /// The files that the certificates in use were loaded from.
-    files: Current<Vec<Certificate>>,
+    files: Current<Files>,
     resolver: Arc<Resolver>,
     /// Why newer files are not in use.
     unusable: Mutex<Option<String>>,
     tickets: Arc<Tickets>,
-    config: Arc<ServerConfig>,
+    tls: Current<Tls>,
+}
+
+/// How new connections are made.
+#[derive(Debug)]
+pub(super) struct Tls {
+    pub(super) config: Arc<ServerConfig>,
+    /// The challenges of the certificate authority; none if certificates are not ordered.
+    pub(super) challenges: Option<Challenges>,
+}
+
+/// The files of certificates.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    default: Certificate,
+    /// The names of the default certificate, if the gate orders it. It may be absent then.
+    ordered: Option<Vec<String>>,
+    extra: Vec<Certificate>,
+}
+
+impl Files {
+    fn of(settings: &Settings) -> Files {
+        let Settings { certificate, ordered, extra, .. } = settings;
+        let ordered = ordered.as_ref().map(|ordered| ordered.names.clone());
+        Files { default: certificate.clone(), ordered, extra: extra.clone() }
+    }
+
+    /// Returns the files, the default first.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Certificate> {
+        std::iter::once(&self.default).chain(&self.extra)
+    }
+
+    /// Loads the certificates. An ordered one that is absent leaves the default as it is.
+    fn load(&self, in_use: &InUse) -> Result<InUse, TlsError> {
+        Ok(InUse { default: self.load_default(in_use)?, extra: self.load_extra()? })
+    }
+
+    /// Loads the certificates as [`Files::load`] does. An ordered one that is damaged leaves the
+    /// default as it is, too, since it is ordered again. Also returns what is wrong with it.
+    fn load_or_await(&self, in_use: &InUse) -> Result<(InUse, Option<String>), TlsError> {
+        let (default, unusable) = match self.load_default(in_use) {
+            Err(error) if self.ordered.is_some() => {
+                (in_use.default.clone(), Some(error.to_string()))
+            }
+            loaded => (loaded?, None),
+        };
+        Ok((InUse { default, extra: self.load_extra()? }, unusable))
+    }
+
+    fn load_default(&self, in_use: &InUse) -> Result<Option<Arc<LoadedCertificate>>, TlsError> {
+        match self.ordered.is_some() && is_absent(&self.default) {
+            true => Ok(in_use.default.clone()),
+            false => Ok(Some(Arc::new(load(&self.default)?))),
+        }
+    }
+
+    fn load_extra(&self) -> Result<Vec<LoadedCertificate>, TlsError> {
+        self.extra.iter().map(load).collect()
+    }
+}
+
+/// Whether a certificate is not there yet. One that cannot be looked at is there.
+fn is_absent(files: &Certificate) -> bool {
+    let found = std::fs::metadata(&files.certificate);
+    found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 impl Certificates {
-    /// Loads all certificates of the settings.
+    /// Loads all certificates of the settings. An ordered one may be absent or damaged.
     ///
     /// # Errors
     /// [`TlsError`], for the first certificate that cannot be used.
     pub(crate) fn load(settings: &Settings, clock: Clock) -> Result<Certificates, TlsError> {
-        let files = files_of(settings);
-        let resolver = Arc::new(Resolver { names: ArcSwap::from_pointee(load_all(&files)?) });
-        let mut config =
-            ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-                .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-                .with_no_client_auth()
-                .with_cert_resolver(resolver.clone());
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // The client's cipher order counts: it knows which ciphers are fast on its device.
+        let files = Files::of(settings);
+        let (loaded, unusable) = files.load_or_await(&InUse::default())?;
+        let resolver = Arc::new(Resolver { names: ArcSwap::from_pointee(loaded) });
         let tickets = Arc::new(Tickets::new(&settings.ticket_keys, clock)?);
-        config.ticketer = tickets.clone();
-        let (files, unusable) = (Current::new(files), Mutex::default());
-        Ok(Certificates { files, resolver, unusable, tickets, config: Arc::new(config) })
+        let tls = Current::new(tls_of(settings, &resolver, &tickets)?);
+        let (files, unusable) = (Current::new(files), Mutex::new(unusable));
+        Ok(Certificates { files, resolver, unusable, tickets, tls })
     }
 
-    /// Loads one certificate and its key without using them, and returns the validity period.
+    /// Loads one certificate and its key without using them.
     ///
     /// # Errors
     /// [`TlsError`], if they cannot be used.
-    pub(crate) fn try_load(files: &Certificate) -> Result<Validity, TlsError> {
-        load(files).map(|loaded| loaded.validity)
+    pub(crate) fn try_load(files: &Certificate) -> Result<Candidate, TlsError> {
+        load(files).map(Candidate)
     }
 
     /// Returns the certificates in use that are invalid at `now` or expire soon, with their files.
     pub(crate) fn date_problems(&self, now: Timestamp) -> Vec<(PathBuf, DateProblem)> {
-        let loaded_certificates = self.resolver.names.load();
-        loaded_certificates
-            .iter()
+        let in_use = self.resolver.names.load();
+        in_use
+            .all()
             .filter_map(|loaded| Some((loaded.file.clone(), loaded.validity.problem(now)?)))
             .collect()
     }
 
     /// Returns the files that the certificates in use were loaded from.
-    pub(super) fn files(&self) -> Arc<Vec<Certificate>> {
+    pub(super) fn files(&self) -> Arc<Files> {
         self.files.get()
     }
 
@@ -84,13 +142,12 @@ impl Certificates {
     /// # Errors
     /// [`TlsError`], for the first that cannot be used. The old ones stay.
     pub(super) fn load_again(&self) -> Result<bool, TlsError> {
-        let loaded = load_all(&self.files.get());
+        let in_use = self.resolver.names.load_full();
+        let loaded = self.files.get().load(&in_use);
         *lock(&self.unusable) = loaded.as_ref().err().map(ToString::to_string);
-        let old = self.resolver.names.swap(Arc::new(loaded?));
-        let own = |all: &[LoadedCertificate]| -> Vec<_> {
-            all.iter().map(|loaded| loaded.certified.cert.clone()).collect()
-        };
-        Ok(own(&old) != own(&self.resolver.names.load()))
+        let loaded = Arc::new(loaded?);
+        self.resolver.names.store(loaded.clone());
+        Ok(in_use.chains() != loaded.chains())
     }
 
     /// Returns why newer files are not in use, if that is so.
@@ -98,72 +155,131 @@ impl Certificates {
         lock(&self.unusable).clone()
     }
 
+    /// Whether the gate has no default certificate, since it waits for the first one.
+    pub(crate) fn awaits_first(&self) -> bool {
+        self.resolver.names.load().default.is_none()
+    }
+
     /// Returns when the first of the certificates in use expires.
     pub(crate) fn first_expiry(&self) -> Option<Timestamp> {
-        self.resolver.names.load().iter().map(|loaded| loaded.validity.until()).min()
+        self.resolver.names.load().all().map(|loaded| loaded.validity.until()).min()
     }
 
     /// The first name of the default certificate, which readers may connect to.
     pub(crate) fn name(&self) -> Option<String> {
-        self.resolver.names.load().first()?.names.first().cloned()
+        match &self.files.get().ordered {
+            Some(names) => names.first().cloned(),
+            None => self.resolver.names.load().default.as_ref()?.names.first().cloned(),
+        }
     }
 
     /// The TLS configuration, which offers both HTTP versions by ALPN.
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
-        self.config.clone()
+        self.tls.get().config.clone()
+    }
+
+    /// How new connections are made.
+    pub(super) fn tls(&self) -> Arc<Tls> {
+        self.tls.get()
+    }
+}
+
+/// A certificate that is not in use.
+#[derive(Debug)]
+pub(crate) struct Candidate(LoadedCertificate);
+
+impl Candidate {
+    /// Returns its validity period.
+    pub(crate) fn validity(&self) -> Validity {
+        self.0.validity
+    }
+
+    /// Whether it covers a name.
+    pub(crate) fn covers(&self, name: &str) -> bool {
+        self.0.covers(name)
+    }
+
+    /// Returns the certificate in DER, without its chain.
+    pub(crate) fn der(&self) -> &[u8] {
+        self.0.certified.cert.first().map(AsRef::as_ref).unwrap_or_default()
     }
 }
 
 /// Certificates and ticket keys that are validated but not in use.
 pub(crate) struct LoadedKeys {
-    files: Vec<Certificate>,
-    certificates: Vec<LoadedCertificate>,
+    files: Files,
+    certificates: InUse,
+    unusable: Option<String>,
     ticket_keys: TicketKeys,
+    tls: Tls,
 }
 
-/// New connections use the reloaded certificates and ticket keys.
+/// New connections use the reloaded certificates, ticket keys and TLS versions.
 impl Reload for Certificates {
     type Settings = Settings;
     type Version = LoadedKeys;
     type Error = TlsError;
 
     fn validate(&self, settings: &Settings) -> Result<LoadedKeys, Vec<TlsError>> {
-        let files = files_of(settings);
-        let certificates = load_all(&files).map_err(|error| vec![error])?;
+        let files = Files::of(settings);
+        let in_use = self.resolver.names.load_full();
+        let loaded = files.load_or_await(&in_use).map_err(|error| vec![error])?;
+        let (certificates, unusable) = loaded;
         let ticket_keys = self.tickets.derive(&settings.ticket_keys);
         let ticket_keys = ticket_keys.map_err(|error| vec![error.into()])?;
-        Ok(LoadedKeys { files, certificates, ticket_keys })
+        let tls = tls_of(settings, &self.resolver, &self.tickets);
+        let tls = tls.map_err(|error| vec![error.into()])?;
+        Ok(LoadedKeys { files, certificates, unusable, ticket_keys, tls })
     }
 
     fn apply(&self, loaded: LoadedKeys) {
         self.tickets.replace(loaded.ticket_keys);
         self.files.replace(loaded.files);
-        *lock(&self.unusable) = None;
+        *lock(&self.unusable) = loaded.unusable;
         self.resolver.names.store(Arc::new(loaded.certificates));
+        self.tls.replace(loaded.tls);
+    }
+}
+
+fn tls_of(
+    settings: &Settings,
+    resolver: &Arc<Resolver>,
+    tickets: &Arc<Tickets>,
+) -> Result<Tls, rustls::Error> {
+    let config = settings.tls.server_config(resolver.clone(), tickets.clone())?;
+    let challenges = settings.ordered.clone().map(Challenges::new);
+    Ok(Tls { config: Arc::new(config), challenges })
+}
+
+/// The certificates that clients get.
+#[derive(Clone, Debug, Default)]
+struct InUse {
+    /// For names that no other certificate covers; none until the first one is issued.
+    default: Option<Arc<LoadedCertificate>>,
+    extra: Vec<LoadedCertificate>,
+}
+
+impl InUse {
+    fn all(&self) -> impl Iterator<Item = &LoadedCertificate> {
+        self.default.as_deref().into_iter().chain(&self.extra)
+    }
+
+    fn chains(&self) -> Vec<&[rustls::pki_types::CertificateDer<'static>]> {
+        self.all().map(|loaded| loaded.certified.cert.as_slice()).collect()
     }
 }
 
 #[derive(Debug)]
 struct Resolver {
-    /// The certificates in order. The first is the default.
-    names: ArcSwap<Vec<LoadedCertificate>>,
+    names: ArcSwap<InUse>,
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let loaded_certificates = self.names.load();
+        let in_use = self.names.load();
         let requested = hello.server_name();
-        let by_name = requested.and_then(|requested| {
-            loaded_certificates.iter().find(|loaded| loaded.covers(requested))
-        });
-        by_name.or_else(|| loaded_certificates.first()).map(|loaded| loaded.certified.clone())
+        let by_name =
+            requested.and_then(|requested| in_use.all().find(|loaded| loaded.covers(requested)));
+        by_name.or(in_use.default.as_deref()).map(|loaded| loaded.certified.clone())
     }
-}
-
-fn files_of(settings: &Settings) -> Vec<Certificate> {
-    std::iter::once(&settings.certificate).chain(&settings.extra).cloned().collect()
-}
-
-fn load_all(files: &[Certificate]) -> Result<Vec<LoadedCertificate>, TlsError> {
-    files.iter().map(load).collect()
 }

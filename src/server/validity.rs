@@ -71,6 +71,11 @@ impl Validity {
         })
     }
 
+    /// Returns the first and the last moment at which the certificate is valid.
+    pub(crate) fn bounds(self) -> (Timestamp, Timestamp) {
+        (self.from, self.until)
+    }
+
     /// Returns the last moment at which the certificate is valid.
     pub(super) fn until(self) -> Timestamp {
         self.until

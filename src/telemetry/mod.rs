@@ -17,9 +17,9 @@ pub use log_limit::LogLimit;
 pub use metrics::{
     BrakeAction, BrakeLimit, Breach, CallKind, CallOutcome, Calls, Definition, Durations,
     FencedMember, FindingAction, FindingKind, FlushOutcome, Handshake, KeyFetch, LabelValues,
-    LateBeginFinder, LendingCall, Limit, LoanEvent, MetricKind, Metrics, OriginMetrics,
-    OriginOutcome, ProblemSeverity, Readings, ReloadOutcome, RequestOutcome, RequestStorage,
-    ResumeOutcome, Service, ServiceStatus, StreamEnd, Task, Via, definitions,
+    LateBeginFinder, LendingCall, Limit, LoanEvent, MetricKind, Metrics, OrderOutcome,
+    OriginMetrics, OriginOutcome, ProblemSeverity, Readings, ReloadOutcome, RequestOutcome,
+    RequestStorage, ResumeOutcome, Service, ServiceStatus, StreamEnd, Task, Via, definitions,
 };
 pub use request_id::RequestId;
 pub use request_line::{RequestLine, logged_method};

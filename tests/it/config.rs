@@ -296,6 +296,83 @@ const CASES: &[Case] = &[
              -hex 32`"],
     ),
     (
+        "an unknown version and suite of TLS",
+        "ticket_keys = [{ file = \"certs/ticket.key\" }]",
+        "minimum_version = \"1.1\"\ncipher_suites = [\"TLS_RSA_WITH_AES_128_CBC_SHA\"]",
+        &[
+            "10: tls.minimum_version: \"1.1\" is not known. Write \"1.2\" or \"1.3\"",
+            "11: tls.cipher_suites: \"TLS_RSA_WITH_AES_128_CBC_SHA\" is no cipher suite of this \
+             version. Write some of TLS_AES_256_GCM_SHA384, TLS_AES_128_GCM_SHA256, \
+             TLS_CHACHA20_POLY1305_SHA256, TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, \
+             TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, \
+             TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, \
+             TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, \
+             TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+        ],
+    ),
+    (
+        "cipher suites of another version of TLS",
+        "ticket_keys = [{ file = \"certs/ticket.key\" }]",
+        "minimum_version = \"1.3\"\n\
+         cipher_suites = [\"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\"]",
+        &["11: tls.cipher_suites: none of them is one of TLS 1.3, which minimum_version demands. \
+             Add \"TLS_AES_256_GCM_SHA384\""],
+    ),
+    (
+        "an ordered certificate beside files",
+        "ticket_keys = [{ file = \"certs/ticket.key\" }]",
+        "[tls.acme]\ndirectory = \"http://ca.example.no/directory\"\n\
+         names = [\"*.example.no\"]\ncontact = [\"nobody\"]\neab_key_id = \"7\"",
+        &[
+            "8: tls.certificate: [tls.acme] orders the certificate. Remove certificate and key, or \
+             remove that table",
+            "9: tls.key: [tls.acme] orders the certificate. Remove certificate and key, or remove \
+             that table",
+            "10: tls.acme.terms_agreed: the authority issues certificates only to those who agree \
+             to its terms. Read them, and write terms_agreed = true",
+            "11: tls.acme.directory: ACME needs HTTPS. Write the directory URL of the authority, \
+             which starts with https://",
+            "12: tls.acme.names: \"*.example.no\" is a wildcard, which no authority validates by a \
+             connection. Write each name",
+            "13: tls.acme.contact: \"nobody\" is not a mail address. Write one like \
+             \"drift@example.no\"",
+            "14: tls.acme.eab_key_id: the authority gives a key id and a key. Write eab_key_id and \
+             eab_hmac_key, or none of them",
+        ],
+    ),
+    (
+        "an ordered certificate without what it needs",
+        "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"\n",
+        "acme = { terms_agreed = true }\n",
+        &[
+            "8: tls.acme.directory: it is missing. Write directory = \
+             \"https://acme-v02.api.letsencrypt.org/directory\"",
+            "8: tls.acme.names: it is missing. Write names = [\"files.example.no\"]",
+        ],
+    ),
+    (
+        "names that cannot be ordered",
+        "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"\n",
+        "acme = { directory = \"https://ca.example.no/d\", terms_agreed = true, names = [\
+         \"a.example.no\", \"A.example.no\"] }\n",
+        &["8: tls.acme.names: \"a.example.no\" is there twice. Remove one of the two"],
+    ),
+    (
+        "an address as an ordered name",
+        "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"\n",
+        "acme = { directory = \"https://ca.example.no/d\", terms_agreed = true, names = [\
+         \"10.0.0.7\"] }\n",
+        &["8: tls.acme.names: \"10.0.0.7\" is not a DNS name. Write one like \
+             \"files.example.no\", and letters such as ø in the form xn--…"],
+    ),
+    (
+        "a root of the authority that is none",
+        "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"\n",
+        "acme = { directory = \"https://ca.example.no/d\", terms_agreed = true, names = [\
+         \"a.example.no\"], ca = \"certs/jwt.key\" }\n",
+        &["8: tls.acme.ca: certs/jwt.key has no certificate in PEM"],
+    ),
+    (
         "ticket keys that are no list",
         "ticket_keys = [{ file = \"certs/ticket.key\" }]",
         "ticket_keys = { file = \"certs/ticket.key\" }",

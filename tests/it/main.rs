@@ -20,6 +20,7 @@ mod table;
 
 mod access_log;
 mod accesses;
+mod acme;
 mod admin;
 mod balance;
 mod brake;

@@ -1,6 +1,7 @@
 //! Shared test support: a gate with its surroundings, a scriptable origin, the built program, and
 //! programs that readers use.
 
+pub(crate) mod acme_server;
 pub(crate) mod alerts;
 pub(crate) mod bokbasen;
 pub(crate) mod chromium;

@@ -100,6 +100,7 @@ pub(in crate::console) fn problem_name(code: Code, language: Language) -> &'stat
         Code::BreakerOpen => ["Calls to Bokbasen are suspended", "Kall til Bokbasen er på vent"],
         Code::CertificateExpires => ["A certificate expires soon", "Et sertifikat utløper snart"],
         Code::CertificateInvalid => ["A certificate is not valid", "Et sertifikat er ugyldig"],
+        Code::CertificateOrders => ["No certificate is issued", "Sertifikatet blir ikke utstedt"],
         Code::ClockSkew => ["The clock differs from Bokbasen's", "Klokken avviker fra Bokbasens"],
         Code::DiskFilling => ["The disk is nearly full", "Disken er nesten full"],
         Code::EndsDelayed => ["Ends are delayed", "Avslutninger er forsinket"],
@@ -146,6 +147,9 @@ pub(in crate::console) fn advice(code: Code, language: Language) -> &'static str
         }
         Code::CertificateExpires => "Forny sertifikatet. Porten laster det selv.",
         Code::CertificateInvalid => "Installer et gyldig sertifikat. Porten laster det selv.",
+        Code::CertificateOrders => {
+            "Rett opp det setningen nevner. Porten bestiller på nytt til tiden den oppgir."
+        }
         Code::ClockSkew => "Still klokken på denne maskinen med NTP.",
         Code::DiskFilling => "Frigjør plass på disken til hovedboken, eller gjør den større.",
         Code::EndsDelayed => {

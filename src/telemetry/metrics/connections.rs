@@ -51,6 +51,8 @@ label_enum! {
     pub enum Handshake: "outcome" {
         /// The connection is open.
         Ok = "ok",
+        /// A certificate authority has validated a name, and the connection is closed.
+        Challenge = "challenge",
         /// The client failed, or a limit was reached.
         Failed = "failed",
     }

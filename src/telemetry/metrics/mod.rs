@@ -37,7 +37,7 @@ use metrics_exporter_prometheus::BuildError;
 pub use origins::{OriginMetrics, OriginOutcome, ResumeOutcome};
 pub use readings::{Calls, Durations, Readings};
 pub use requests::{RequestOutcome, StreamEnd, Via};
-pub use tasks::{ReloadOutcome, Task};
+pub use tasks::{OrderOutcome, ReloadOutcome, Task};
 pub use watch::{ProblemSeverity, Service, ServiceStatus};
 
 /// The definitions of all metrics, by subject.

@@ -39,14 +39,20 @@ const CERTIFICATE_EXPIRY: Family<()> = Family::gauge(
     Unit::Seconds,
     "When the first of the certificates in use expires, in seconds since 1970",
 );
+pub(super) const CERTIFICATE_ORDERS: Family<OrderOutcome> = Family::counter(
+    "loangate_certificate_orders_total",
+    Unit::Count,
+    "Orders of a certificate by ACME, by outcome",
+);
 
-pub(super) const DEFINITIONS: [Definition; 6] = [
+pub(super) const DEFINITIONS: [Definition; 7] = [
     RESTARTS.definition,
     RELOADS.definition,
     RELOAD_SUCCESSFUL.definition,
     CERTIFICATES.definition,
     CERTIFICATE_UNUSABLE.definition,
     CERTIFICATE_EXPIRY.definition,
+    CERTIFICATE_ORDERS.definition,
 ];
 
 label_enum! {
@@ -56,6 +62,16 @@ label_enum! {
         Applied = "applied",
         /// It has a mistake, and the one before stays in use.
         Refused = "refused",
+    }
+}
+
+label_enum! {
+    /// The result of an order of a certificate.
+    pub enum OrderOutcome: "outcome" {
+        /// The certificate was issued and stored.
+        Issued = "issued",
+        /// There is no new certificate.
+        Failed = "failed",
     }
 }
 
@@ -90,6 +106,8 @@ label_enum! {
         Forget = "forget",
         /// Renews the lease of this process on a PostgreSQL ledger.
         KeepLease = "keep-lease",
+        /// Orders certificates.
+        OrderCertificates = "order-certificates",
         /// Measures the load of the workers.
         PlaceConnections = "place-connections",
         /// Sends usage reports to Bokbasen.
@@ -133,6 +151,11 @@ impl Metrics {
     /// Records whether a renewed certificate cannot be used.
     pub(crate) fn certificate_unusable(&self, is_unusable: bool) {
         self.set(&CERTIFICATE_UNUSABLE, (), if is_unusable { 1.0 } else { 0.0 });
+    }
+
+    /// Counts an order of a certificate.
+    pub(crate) fn certificate_ordered(&self, outcome: OrderOutcome) {
+        self.count(&CERTIFICATE_ORDERS, outcome);
     }
 
     /// Sets when the first certificate expires.

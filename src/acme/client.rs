@@ -1,0 +1,176 @@
+//! The HTTP client of the certificate authority.
+//!
+//! It sends requests only to the server of the configured directory, and by HTTPS: what the
+//! authority answers may name other addresses. Requests and responses are bounded in size and time,
+//! and no answer is followed to another place.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, Request, Response, Uri};
+use http_body_util::BodyExt;
+use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use jiff::Timestamp;
+use reqwest::redirect::Policy;
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::Settings;
+use super::order::OrderFailure;
+use crate::clock::{self, Clock};
+use crate::lock::lock;
+
+/// The deadline of a request, with its response.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest response, in bytes.
+const MAX_RESPONSE: usize = 256 * 1024;
+/// The resources that a directory must name (RFC 8555 §7.1.1).
+const RESOURCES: [&str; 3] = ["newNonce", "newAccount", "newOrder"];
+
+/// Sends requests to one certificate authority. Clones share the last `Retry-After`.
+#[derive(Clone)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    directory: Url,
+    clock: Clock,
+    retry_after: Arc<Mutex<Option<Duration>>>,
+}
+
+impl Client {
+    /// Creates a client, with the roots that the settings name.
+    pub(super) fn new(settings: &Settings, clock: Clock) -> Result<Client, OrderFailure> {
+        let mut builder = reqwest::Client::builder()
+            .https_only(true)
+            .http1_only()
+            .no_proxy()
+            .redirect(Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TIMEOUT)
+            .user_agent(concat!("loangate/", env!("CARGO_PKG_VERSION")));
+        if let Some(file) = &settings.ca {
+            builder = builder.tls_certs_only(roots(file)?);
+        }
+        let http = builder.build().map_err(|error| OrderFailure::new(cause(&error)))?;
+        let directory = settings.directory.clone();
+        Ok(Client { http, directory, clock, retry_after: Arc::default() })
+    }
+
+    /// Returns how long the last response wants the next request to wait.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        *lock(&self.retry_after)
+    }
+
+    async fn send(&self, request: Request<BodyWrapper<Bytes>>) -> Result<BytesResponse, String> {
+        let (parts, body) = request.into_parts();
+        let url = self.own_url(&parts.uri.to_string())?;
+        let is_directory = url == self.directory;
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let sent = self.http.request(parts.method, url).headers(parts.headers).body(body);
+        let mut response = sent.send().await.map_err(|error| cause(&error))?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| cause(&error))? {
+            if body.len() + chunk.len() > MAX_RESPONSE {
+                return Err("the response is larger than 256 KiB".to_owned());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let (status, mut headers) = (response.status(), std::mem::take(response.headers_mut()));
+        *lock(&self.retry_after) = wait_of(&headers, self.clock.now());
+        // The library would add any number of seconds to the time, and panic.
+        headers.remove(RETRY_AFTER);
+        let is_problem = || serde_json::from_slice::<Map<String, Value>>(&body).is_ok();
+        let is_refusal = (status.is_client_error() || status.is_server_error()) && is_problem();
+        if !status.is_success() && !is_refusal {
+            return Err(format!("it answers with the status {}", status.as_u16()));
+        }
+        if is_directory {
+            self.check_resources(&body)?;
+        }
+        let mut response = Response::new(());
+        (*response.status_mut(), *response.headers_mut()) = (status, headers);
+        let (parts, ()) = response.into_parts();
+        Ok(BytesResponse { parts, body: Box::new(Bytes::from(body)) })
+    }
+
+    /// Returns the URL, if it is one of the server of the directory.
+    fn own_url(&self, text: &str) -> Result<Url, String> {
+        let is_own = |url: &Url| {
+            url.scheme() == "https"
+                && url.origin() == self.directory.origin()
+                && url.as_str().parse::<Uri>().is_ok()
+        };
+        let url = Url::parse(text).ok().filter(is_own);
+        url.ok_or_else(|| format!("it names an address of another server, {text:?}"))
+    }
+
+    /// Checks the addresses of a directory. The library panics if one is no URL.
+    fn check_resources(&self, body: &[u8]) -> Result<(), String> {
+        let no_directory = || "the address is not that of an ACME directory".to_owned();
+        let directory: Map<String, Value> =
+            serde_json::from_slice(body).map_err(|_| no_directory())?;
+        if !RESOURCES.iter().all(|name| directory.get(*name).is_some_and(Value::is_string)) {
+            return Err(no_directory());
+        }
+        directory.values().filter_map(Value::as_str).try_for_each(|url| self.own_url(url).map(drop))
+    }
+}
+
+impl HttpClient for Client {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
+        let client = self.clone();
+        Box::pin(async move { client.send(request).await.map_err(|why| Error::Other(why.into())) })
+    }
+}
+
+/// Asks the authority for its directory, for `loangate check --online`.
+///
+/// # Errors
+/// Why it cannot be used, as a phrase.
+pub(crate) async fn check_directory(settings: &Settings) -> Result<(), String> {
+    let client = Client::new(settings, Clock::system()).map_err(OrderFailure::into_why)?;
+    let request = Request::get(settings.directory.as_str()).body(BodyWrapper::default());
+    let request = request.map_err(|error| error.to_string())?;
+    client.send(request).await.map(drop)
+}
+
+/// Checks the roots of the authority.
+pub(super) fn check_roots(settings: &Settings) -> Result<(), String> {
+    let read = settings.ca.as_deref().map(roots).transpose();
+    read.map(drop).map_err(OrderFailure::into_why)
+}
+
+fn roots(file: &std::path::Path) -> Result<Vec<reqwest::Certificate>, OrderFailure> {
+    let unusable = |why: String| OrderFailure::new(format!("{} {why}", file.display()));
+    let pem = std::fs::read(file).map_err(|error| unusable(format!("cannot be read: {error}")))?;
+    match reqwest::Certificate::from_pem_bundle(&pem) {
+        Ok(roots) if !roots.is_empty() => Ok(roots),
+        _ => Err(unusable("has no certificate in PEM".to_owned())),
+    }
+}
+
+/// Returns the time of `Retry-After`, in seconds or as a date.
+fn wait_of(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()?;
+    Some(clock::until(now, date))
+}
+
+/// Returns the message of the innermost error.
+fn cause(error: &reqwest::Error) -> String {
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

@@ -1,0 +1,199 @@
+//! The data directory: the account's key, the certificate, the challenges and the attempts.
+//!
+//! Every file is written beside its place, synchronised and renamed, so a crash leaves the old file
+//! or the new one. Only the user of the gate can read them.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{CHALLENGES, Settings};
+
+/// The largest file that is read, in bytes.
+const MAX_FILE: u64 = 256 * 1024;
+/// What others than the user and the group may do with the directory: nothing.
+const OTHERS: u32 = 0o007;
+const LOCK: &str = "lock";
+/// What is appended to the name of a file until it is complete.
+const TEMPORARY: &str = ".new";
+
+/// Why the directory or a file in it cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DataError {
+    /// The operating system refuses it.
+    #[error("{path} cannot be {action}: {source}. The user that runs the gate must own it")]
+    Failed {
+        /// The file or the directory.
+        path: PathBuf,
+        /// What fails, as a participle.
+        action: &'static str,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// Other users have access.
+    #[error(
+        "other users have access to {path} (mode {mode:03o}), which contains private keys. Allow \
+         only its owner: chmod 700 {path}"
+    )]
+    Shared {
+        /// The directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+/// The data directory. It exists, and other users have no access.
+#[derive(Clone, Debug)]
+pub(crate) struct DataDirectory(PathBuf);
+
+/// The exclusive right to order, as long as it is not dropped. The operating system releases it
+/// when the process ends.
+#[derive(Debug)]
+pub(super) struct OrderLock(#[allow(dead_code)] File);
+
+impl DataDirectory {
+    /// Opens the directory, and creates it if it is absent.
+    ///
+    /// # Errors
+    /// [`DataError`], if it cannot be used.
+    pub(crate) fn open(path: &Path) -> Result<DataDirectory, DataError> {
+        Self::check(path)?;
+        let challenges = path.join(CHALLENGES);
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(&challenges);
+        created.map_err(|source| failed(&challenges, "created", source))?;
+        Ok(DataDirectory(path.to_owned()))
+    }
+
+    /// Checks the directory without creating it.
+    ///
+    /// # Errors
+    /// [`DataError`], if it exists and cannot be used.
+    pub(crate) fn check(path: &Path) -> Result<(), DataError> {
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(failed(path, "read", source)),
+        };
+        if !metadata.is_dir() {
+            return Err(failed(path, "used as a directory", ErrorKind::NotADirectory.into()));
+        }
+        let mode = metadata.permissions().mode() & 0o777;
+        match mode & OTHERS {
+            0 => Ok(()),
+            _ => Err(DataError::Shared { path: path.to_owned(), mode }),
+        }
+    }
+
+    /// Returns the path of a file.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Returns the file of the certificate.
+    pub(super) fn certificate(&self) -> PathBuf {
+        Settings::certificate_file(&self.0)
+    }
+
+    /// Returns the directory of the challenges.
+    pub(super) fn challenges(&self) -> PathBuf {
+        Settings::challenges(&self.0)
+    }
+
+    /// Does work in the directory off the runtime: a file system may be slow.
+    pub(super) async fn off_runtime<T, E>(
+        &self,
+        work: impl FnOnce(&DataDirectory) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<DataError> + Send + 'static,
+    {
+        let data = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&data)).await;
+        done.map_err(|error| failed(&self.0, "used", io::Error::other(error)))?
+    }
+
+    /// Takes the right to order; none if another gate has it.
+    pub(super) fn lock(&self) -> Result<Option<OrderLock>, DataError> {
+        let path = self.file(LOCK);
+        let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let file = opened.map_err(|source| failed(&path, "opened", source))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(OrderLock(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(failed(&path, "locked", source)),
+        }
+    }
+
+    /// Reads a file; none if it is absent. A file that is too large is cut off, and cannot be
+    /// parsed then.
+    pub(super) fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, DataError> {
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(failed(path, "read", source)),
+        }
+    }
+
+    /// Replaces a file.
+    pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), DataError> {
+        self.write_if(path, bytes, |_| Ok::<_, DataError>(()))
+    }
+
+    /// Replaces a file, if the check of the new one, in another place, succeeds.
+    pub(super) fn write_if<E: From<DataError>>(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        check: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(TEMPORARY);
+        let temporary = PathBuf::from(temporary);
+        let written = create(&temporary, bytes);
+        let checked = written.map_err(|source| failed(&temporary, "written", source).into());
+        let replaced = checked.and_then(|()| check(&temporary)).and_then(|()| {
+            replace(&temporary, path).map_err(|source| failed(path, "written", source).into())
+        });
+        if replaced.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        replaced
+    }
+
+    /// Removes the answers to all challenges.
+    pub(super) fn remove_challenges(&self) -> Result<(), DataError> {
+        let directory = self.challenges();
+        let removed = fs::read_dir(&directory).and_then(|entries| {
+            entries.into_iter().try_for_each(|entry| fs::remove_file(entry?.path()))
+        });
+        removed.map_err(|source| failed(&directory, "emptied", source))
+    }
+}
+
+fn failed(path: &Path, action: &'static str, source: io::Error) -> DataError {
+    DataError::Failed { path: path.to_owned(), action, source }
+}
+
+/// Creates a file that only its user can read, and waits until it is on the disk.
+fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn replace(temporary: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(temporary, path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,246 @@
+//! Decides when the certificate is ordered, and by which gate.
+//!
+//! Several gates may share the data directory. The one that has its lock orders. The others see the
+//! new certificate, or why there is none, in the directory.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::Settings;
+use super::attempts::Attempts;
+use super::client::Client;
+use super::data_directory::{DataDirectory, OrderLock};
+use super::order::{OrderFailure, obtain};
+use super::stored::{self, Reason};
+use crate::clock::Clock;
+use crate::lock::lock;
+use crate::reload::{Current, Reload};
+use crate::telemetry::{LogLimit, Metrics, OrderOutcome};
+
+/// How often the stored certificate is looked at.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Limits the log of a data directory that cannot be used to one line a minute.
+static DATA_LOG: LogLimit = LogLimit::per_minute();
+
+/// Keeps the certificate of `[tls.acme]` up to date, if there is one. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Orders(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Current<Option<Settings>>,
+    /// Signals other settings.
+    changed: Notify,
+    /// Why there is no certificate, or no new one, as a sentence.
+    failure: Mutex<Option<String>>,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+/// What a look at the data directory has found.
+enum Found {
+    /// The stored certificate is good.
+    Good,
+    /// A certificate must be ordered, but not before this time.
+    Later(Timestamp, Option<String>),
+    /// Another gate orders.
+    Elsewhere,
+    /// This gate has the right to order, and has recorded that it begins.
+    Turn(Reason, OrderLock, Attempts),
+}
+
+impl Orders {
+    /// Creates the data directory, and orders nothing yet.
+    ///
+    /// # Errors
+    /// A sentence, if the directory or the roots of the authority cannot be used.
+    pub(crate) fn new(
+        settings: Option<Settings>,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Result<Orders, OrdersError> {
+        let settings = prepare(settings, &clock)?;
+        let (settings, changed) = (Current::new(settings), Notify::new());
+        let failure = Mutex::default();
+        Ok(Orders(Arc::new(Inner { settings, changed, failure, clock, metrics })))
+    }
+
+    /// Returns why the last order has failed, as a sentence; none if none has.
+    pub(crate) fn failure(&self) -> Option<String> {
+        lock(&self.0.failure).clone()
+    }
+
+    /// Orders certificates when they are due, until the gate stops.
+    pub(crate) async fn run(self, stopping: CancellationToken) {
+        let work = async {
+            loop {
+                let settings = self.0.settings.get();
+                if let Some(settings) = &*settings {
+                    self.0.check(settings).await;
+                }
+                let changed = self.0.changed.notified();
+                match &*settings {
+                    Some(_) => drop(timeout(CHECK_INTERVAL, changed).await),
+                    None => changed.await,
+                }
+            }
+        };
+        let _: Option<()> = stopping.run_until_cancelled(work).await;
+    }
+}
+
+/// Why certificates cannot be ordered, as a sentence.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct OrdersError(String);
+
+/// Other settings. The certificate in use stays until a new one is issued.
+impl Reload for Orders {
+    type Settings = Option<Settings>;
+    type Version = Option<Settings>;
+    type Error = OrdersError;
+
+    fn validate(&self, settings: &Option<Settings>) -> Result<Option<Settings>, Vec<OrdersError>> {
+        prepare(settings.clone(), &self.0.clock).map_err(|error| vec![error])
+    }
+
+    fn apply(&self, settings: Option<Settings>) {
+        self.0.settings.replace(settings);
+        *lock(&self.0.failure) = None;
+        self.0.changed.notify_one();
+    }
+}
+
+fn prepare(settings: Option<Settings>, clock: &Clock) -> Result<Option<Settings>, OrdersError> {
+    if let Some(settings) = &settings {
+        DataDirectory::open(&settings.data).map_err(|error| OrdersError(error.to_string()))?;
+        Client::new(settings, clock.clone()).map_err(|error| OrdersError(error.into_why()))?;
+    }
+    Ok(settings)
+}
+
+impl Inner {
+    /// Looks at the stored certificate, and orders one if it is due and this gate's turn.
+    async fn check(&self, settings: &Settings) {
+        let (of, now) = (settings.clone(), self.clock.now());
+        // Off the runtime, since a file system may be slow.
+        let looking = tokio::task::spawn_blocking(move || {
+            let data = DataDirectory::open(&of.data)?;
+            let found = look(&data, &of, now)?;
+            Ok::<_, OrderFailure>((data, found))
+        });
+        let looked =
+            looking.await.unwrap_or_else(|error| Err(OrderFailure::new(error.to_string())));
+        let (data, found) = match looked {
+            Ok(found) => found,
+            Err(failure) => {
+                let why = failure.into_why();
+                if let Some(left_out) = DATA_LOG.permit("data") {
+                    tracing::error!(why, left_out, "cannot look at the ordered certificate");
+                }
+                return self.report(Some(format!("No certificate can be ordered: {why}.")));
+            }
+        };
+        match found {
+            Found::Good => self.report(None),
+            Found::Elsewhere => {}
+            Found::Later(next, why) => {
+                self.report(why.map(|why| sentence(settings, &why, next)));
+            }
+            Found::Turn(reason, right, attempts) => {
+                self.order(settings, &data, reason, attempts).await;
+                drop(right);
+            }
+        }
+    }
+
+    fn report(&self, failure: Option<String>) {
+        *lock(&self.failure) = failure;
+    }
+
+    /// Orders a certificate, and records how it ends.
+    async fn order(
+        &self,
+        settings: &Settings,
+        data: &DataDirectory,
+        reason: Reason,
+        mut attempts: Attempts,
+    ) {
+        let (names, authority) = (settings.names.join(", "), settings.authority());
+        tracing::info!(names, authority, reason = reason.phrase(), "ordering a certificate");
+        let client = Client::new(settings, self.clock.clone());
+        let retry_after = client.as_ref().ok().cloned();
+        let ordered = async {
+            let issued = obtain(settings, data, &client?).await?;
+            let (settings, now) = (settings.clone(), self.clock.now());
+            data.off_runtime(move |data| stored::store(data, &settings, &issued, now)).await
+        };
+        let (ordered, now) = (ordered.await, self.clock.now());
+        match &ordered {
+            Ok(_) => attempts.succeeded(),
+            Err(failure) => {
+                let asked = retry_after.and_then(|client| client.retry_after());
+                attempts.failed(failure.why().to_owned(), asked, now);
+            }
+        }
+        let next = attempts.next(&settings.ordered(), now);
+        let recorded = data.off_runtime(move |data| attempts.write(data)).await;
+        if let Err(error) = recorded {
+            tracing::error!(%error, "cannot record how an order ended");
+        }
+        match ordered {
+            Ok(until) => {
+                self.metrics.certificate_ordered(OrderOutcome::Issued);
+                self.report(None);
+                tracing::info!(names, authority, %until, "a certificate was issued");
+            }
+            Err(failure) => {
+                let why = failure.into_why();
+                self.metrics.certificate_ordered(OrderOutcome::Failed);
+                self.report(Some(sentence(settings, &why, next)));
+                tracing::error!(names, authority, why, %next, "no certificate was issued");
+            }
+        }
+    }
+}
+
+/// Returns the sentence about a failed order.
+fn sentence(settings: &Settings, why: &str, next: Timestamp) -> String {
+    let authority = settings.authority();
+    let why = why.trim_end_matches('.');
+    format!(
+        "The last order of a certificate from {authority} has failed: {why}. The next is at {next}."
+    )
+}
+
+/// Looks at the stored certificate. Takes the right to order one, if it is due.
+fn look(data: &DataDirectory, settings: &Settings, now: Timestamp) -> Result<Found, OrderFailure> {
+    let due = |attempts: &Attempts| -> Result<Result<Reason, Found>, OrderFailure> {
+        let Some(reason) = stored::reason_to_order(data, settings, now)? else {
+            return Ok(Err(Found::Good));
+        };
+        let ordered = settings.ordered();
+        let next = attempts.next(&ordered, now);
+        let why = attempts.failure(&ordered).map(str::to_owned);
+        Ok(if next > now { Err(Found::Later(next, why)) } else { Ok(reason) })
+    };
+    if let Err(found) = due(&Attempts::read(data)?)? {
+        return Ok(found);
+    }
+    let Some(right) = data.lock()? else { return Ok(Found::Elsewhere) };
+    // Another gate may have ordered until now.
+    let mut attempts = Attempts::read(data)?;
+    let reason = match due(&attempts)? {
+        Ok(reason) => reason,
+        Err(found) => return Ok(found),
+    };
+    attempts.begin(settings.ordered(), now);
+    attempts.write(data)?;
+    Ok(Found::Turn(reason, right, attempts))
+}
