@@ -12,10 +12,11 @@
 //! registers loans at Bokbasen through [`lending`]. [`metering`] counts the bytes delivered under
 //! each loan.
 //!
-//! [`acme`] orders the certificate of the listener. [`monitor`] watches the gate for problems. [`admin`] serves operators and support staff, and
-//! mounts their [`console`]. [`sandbox`] simulates Bokbasen, and [`samples`] provides files for the
-//! demo. [`config`] builds the Settings of every module. [`app`] builds all parts from them,
-//! connects them and runs them, and [`cli`] is the command line.
+//! [`acme`] orders the certificate of the listener. [`monitor`] watches the gate for problems.
+//! [`admin`] serves operators and support staff, and mounts their [`console`]. [`sandbox`]
+//! simulates Bokbasen, and [`samples`] provides files for the demo. [`config`] builds the Settings
+//! of every module. [`app`] builds all parts from them, connects them and runs them, and [`cli`] is
+//! the command line.
 //!
 //! # Layers
 //!
@@ -49,9 +50,9 @@
 //! | `config` | `acme`, `admin`, `catalog`, `circulation`, `console`, `delivery` (their Settings) |
 //! | `config` | `gate`, `ledger`, `listeners` (their Settings) |
 //! | `config` | `lending`, `metering`, `monitor`, `origin`, `reader`, `server` (their Settings) |
-//! | `app` | `acme`, `admin`, `catalog`, `circulation`, `config`, `delivery`, `gate`, `ledger` |
-//! | `app` | `lending`, `listeners`, `metering`, `monitor`, `process_handles`, `reader` |
-//! | `app` | `server`, `supervise` |
+//! | `app` | `acme`, `admin`, `catalog`, `circulation`, `config`, `delivery`, `gate` |
+//! | `app` | `ledger`, `lending`, `listeners`, `metering`, `monitor`, `process_handles` |
+//! | `app` | `reader`, `server`, `supervise` |
 //! | `cli` | everything |
 //!
 //! # Glossary

@@ -197,3 +197,54 @@ fn replace(temporary: &Path, path: &Path) -> io::Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_has_the_right_to_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDirectory::open(&directory.path().join("acme")).unwrap();
+        let right = data.lock().unwrap();
+        assert!(right.is_some());
+        assert!(data.lock().unwrap().is_none());
+        drop(right);
+        assert!(data.lock().unwrap().is_some());
+    }
+
+    #[test]
+    fn new_file_replaces_the_old_one_only_if_it_is_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDirectory::open(&directory.path().join("acme")).unwrap();
+        let path = data.file("x");
+        assert_eq!(data.read(&path).unwrap(), None);
+        data.write(&path, b"old").unwrap();
+        // What a crash has left, with other permissions.
+        fs::write(data.file("x.new"), "half").unwrap();
+        data.write(&path, b"new").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let refused = data.write_if(&path, b"bad", |new| {
+            assert_eq!(fs::read(new).unwrap(), b"bad");
+            Err(failed(new, "used", ErrorKind::InvalidData.into()))
+        });
+        assert!(refused.is_err());
+        assert_eq!(data.read(&path).unwrap().unwrap(), b"new");
+        assert!(!data.file("x.new").exists());
+    }
+
+    #[test]
+    fn directory_that_others_can_use_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("acme");
+        DataDirectory::check(&path).unwrap();
+        DataDirectory::open(&path).unwrap();
+        for (mode, is_private) in [(0o700, true), (0o770, true), (0o704, false), (0o701, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(DataDirectory::open(&path).is_ok(), is_private, "{mode:o}");
+        }
+        fs::remove_dir_all(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        assert!(DataDirectory::open(&path).is_err());
+    }
+}

@@ -196,7 +196,7 @@ impl ConnectedParts {
             console: config.console.clone(),
             clock: self.handles.clock.clone(),
             readers_api: server::Api::openapi(),
-            tls: Arc::new(move || of_admin.config()),
+            tls: Arc::new(move || of_admin.admin_config()),
             certificate_expiry: Box::new(move || certificates.first_expiry()),
         }
     }

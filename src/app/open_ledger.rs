@@ -56,7 +56,7 @@ pub(super) async fn open_ledger(
             && let Some(socket) = early_admin.open()?
         {
             let certificates = certificates.clone();
-            let tls = Arc::new(move || certificates.config());
+            let tls = Arc::new(move || certificates.admin_config());
             waiting = Some(Waiting::start(&config.admin, socket, tls, MISSING)?);
         }
         tokio::time::sleep(RETRY_INTERVAL).await;

@@ -8,6 +8,8 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use super::CliError;
+use super::client_tls::{ClientTls, reason};
+use crate::config::reachable;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GateArgs {
@@ -18,18 +20,20 @@ pub(super) struct GateArgs {
     #[arg(long)]
     pub(super) json: bool,
     /// Why you ask, for the access trail.
-    #[arg(long, value_parser = reason)]
+    #[arg(long, value_parser = access_reason)]
     why: Option<HeaderValue>,
+    #[command(flatten)]
+    tls: ClientTls,
 }
 
-fn reason(text: &str) -> Result<HeaderValue, &'static str> {
+fn access_reason(text: &str) -> Result<HeaderValue, &'static str> {
     HeaderValue::from_bytes(text.as_bytes()).map_err(|_| "a reason has no control characters")
 }
 
 impl GateArgs {
     /// Creates the arguments of a command that has no `--json`.
-    pub(super) fn of(config: PathBuf) -> GateArgs {
-        GateArgs { config, json: false, why: None }
+    pub(super) fn of(config: PathBuf, tls: ClientTls) -> GateArgs {
+        GateArgs { config, json: false, why: None, tls }
     }
 }
 
@@ -42,23 +46,27 @@ pub(super) async fn call(
 ) -> Result<Response, CliError> {
     let config = super::load(&gate.config)?;
     let scheme = if config.admin.tls { "https" } else { "http" };
-    let mut url = url::Url::parse(&format!("{scheme}://{}/api/v1", config.admin.listen))
-        .map_err(CliError::new)?;
+    let address = reachable(config.admin.listen);
+    let mut url =
+        url::Url::parse(&format!("{scheme}://{address}/api/v1")).map_err(CliError::new)?;
     if let Ok(mut path) = url.path_segments_mut() {
         path.extend(segments);
     }
-    let client = reqwest::Client::builder().no_proxy().build().map_err(CliError::new)?;
+    if config.server.admin.client_ca.is_some() && !gate.tls.has_certificate() {
+        return Err(CliError::new(
+            "the gate accepts only operators with a certificate (admin.client_ca). Add \
+             --client-cert and --client-key",
+        ));
+    }
+    let client = gate.tls.apply(reqwest::Client::builder().no_proxy())?;
+    let client = client.build().map_err(CliError::new)?;
     let mut request =
         with(client.request(method, url)).bearer_auth(config.admin.token.expose_secret());
     if let Some(why) = &gate.why {
         request = request.header("access-reason", why);
     }
     let response = request.send().await.map_err(|error| {
-        let address = config.admin.listen;
-        CliError::new(format!(
-            "no gate answers at {address}: {}; is it running?",
-            error.without_url()
-        ))
+        CliError::new(format!("no gate answers at {address}: {}; is it running?", reason(&error)))
     })?;
     if response.status().is_success() {
         return Ok(response);
@@ -71,7 +79,7 @@ pub(super) async fn call(
         .map_or_else(|| status.to_string(), str::to_owned);
     if status == StatusCode::UNAUTHORIZED {
         // The client sent a token, so it must have the wrong value, whatever program responded.
-        let (file, address) = (gate.config.display(), config.admin.listen);
+        let file = gate.config.display();
         return Err(CliError::new(format!(
             "the gate at {address} refuses the admin token of {file}: {detail} Check that the gate \
              runs with this configuration"

@@ -7,6 +7,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
 
+use super::client_tls::{ClientCertificate, reason};
 use super::{CliError, printable, say};
 use crate::config::{self, AdminAddress};
 
@@ -23,13 +24,15 @@ pub(super) struct Args {
     /// Check only that the gate responds (/healthz), not that it serves readers (/readyz).
     #[arg(long)]
     live: bool,
+    #[command(flatten)]
+    certificate: ClientCertificate,
 }
 
 /// Prints how the gate is. Fails if it does not serve readers, or with `--live` if it does not
 /// respond.
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let gate = config::admin_address(&args.config).map_err(CliError::all)?;
-    let checked = tokio::time::timeout(TIMEOUT, check(gate, args.live)).await;
+    let checked = tokio::time::timeout(TIMEOUT, check(gate, &args)).await;
     let at = gate.address;
     say(&checked.unwrap_or_else(|_| {
         let seconds = TIMEOUT.as_secs();
@@ -38,21 +41,21 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
 }
 
 /// Returns the sentence of a healthy gate.
-async fn check(gate: AdminAddress, live: bool) -> Result<String, CliError> {
+async fn check(gate: AdminAddress, args: &Args) -> Result<String, CliError> {
     let AdminAddress { address, tls } = gate;
     let scheme = if tls { "https" } else { "http" };
+    let live = args.live;
     let path = if live { "healthz" } else { "readyz" };
     // The certificate has the name that readers use, not this address. The request has no secret,
     // and the response is only trusted to say how the gate is.
     let client = reqwest::Client::builder()
         .no_proxy()
         .redirect(Policy::none())
-        .tls_danger_accept_invalid_certs(true)
-        .build()
-        .map_err(CliError::new)?;
+        .tls_danger_accept_invalid_certs(true);
+    let client = args.certificate.apply(client)?.build().map_err(CliError::new)?;
     let response = client.get(format!("{scheme}://{address}/{path}")).send().await;
     let response = response.map_err(|error| {
-        CliError::new(format!("no gate answers at {address}: {}", error.without_url()))
+        CliError::new(format!("no gate answers at {address}: {}", reason(&error)))
     })?;
     let status = response.status();
     let body = body(response).await?;

@@ -7,6 +7,7 @@
 mod accesses;
 mod admin_client;
 mod check;
+mod client_tls;
 mod completions;
 mod demo;
 mod drill;

@@ -64,7 +64,9 @@ fn read_text(
     let mut root = Table::root(&source, &document);
     let mut listen = root.optional_table("listen");
     let admin = listen.required("admin", "admin = \"127.0.0.1:9443\"", address);
-    let tls = root.optional_table("admin").or("tls", false, boolean);
+    let mut table = root.optional_table("admin");
+    let has_own = ["certificate", "client_ca"].into_iter().any(|key| table.has(key));
+    let tls = table.or("tls", false, boolean) || has_own;
     match admin {
         Some(listen) => {
             Ok(AdminAddress { address: reachable(listen), tls: tls || service::needs_tls(listen) })
@@ -74,7 +76,7 @@ fn read_text(
 }
 
 /// Returns the address that a client connects to. "Every address" is none.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::ledger;
 use crate::origin::{Origin, Where};
 use crate::reader::{self, KeySource, Readers};
-use crate::server::{Certificates, TlsError, Validity};
+use crate::server::{Certificate, Certificates, TlsError, Validity};
 use crate::telemetry::{Metrics, access_log};
 
 /// The result of a check.
@@ -113,17 +113,23 @@ impl Checker<'_> {
         }
     }
 
-    fn certificates(&mut self, with_dates: bool) {
-        self.ordered_certificate();
+    /// Returns the files of certificates, with the tables that name them.
+    fn named_certificates(&self) -> Vec<(String, Certificate)> {
         let settings = &self.loaded.config.server;
-        let extra = settings.extra.iter().enumerate();
         // One that is ordered may be absent.
         let own = settings.ordered.is_none().then_some(("tls".to_owned(), &settings.certificate));
-        let named = own
-            .into_iter()
-            .chain(extra.map(|(number, files)| (format!("tls.extra[{number}]"), files)));
-        for (table, files) in named {
-            let error = match Certificates::try_load(files) {
+        let extra = settings.extra.iter().enumerate();
+        let extra = extra.map(|(number, files)| (format!("tls.extra[{number}]"), files));
+        let admin = settings.admin.certificate.as_ref().map(|files| ("admin".to_owned(), files));
+        let named = own.into_iter().chain(extra).chain(admin);
+        named.map(|(table, files)| (table, files.clone())).collect()
+    }
+
+    fn certificates(&mut self, with_dates: bool) {
+        self.ordered_certificate();
+        self.client_ca();
+        for (table, files) in self.named_certificates() {
+            let error = match Certificates::try_load(&files) {
                 Ok(_) if !with_dates => continue,
                 Ok(candidate) => {
                     let validity = candidate.validity();
@@ -138,6 +144,14 @@ impl Checker<'_> {
                 _ => "certificate",
             };
             self.checked.mistakes.push(self.at(&format!("{table}.{key}"), error.to_string()));
+        }
+    }
+
+    /// Checks the roots of operators' certificates.
+    fn client_ca(&mut self) {
+        let Some(file) = &self.loaded.config.server.admin.client_ca else { return };
+        if let Err(error) = Certificates::try_client_ca(file) {
+            self.checked.mistakes.push(self.at("admin.client_ca", error.to_string()));
         }
     }
 
@@ -243,15 +257,8 @@ impl Checker<'_> {
     /// Reports secret files that the group or other users can access. The group may read a file of
     /// root, as libpq allows it for private keys: so the gate cannot change its own secrets.
     fn private_files(&mut self) {
-        let settings = &self.loaded.config.server;
-        let extra = settings.extra.iter().enumerate();
-        let own = settings.ordered.is_none().then(|| settings.certificate.key.clone());
-        let tls =
-            own.map(|key| ("tls.key".to_owned(), key))
-                .into_iter()
-                .chain(extra.map(|(number, files)| {
-                    (format!("tls.extra[{number}].key"), files.key.clone())
-                }));
+        let tls = self.named_certificates().into_iter();
+        let tls = tls.map(|(table, files)| (format!("{table}.key"), files.key));
         let secrets =
             self.loaded.secret_files.iter().map(|found| (found.key.clone(), found.file.clone()));
         for (key, file) in tls.chain(secrets) {

@@ -48,6 +48,7 @@ use crate::{
     lending as bokbasen, listeners, metering, monitor, origin, reader, server, telemetry,
 };
 
+pub(crate) use admin_address::reachable;
 pub use admin_address::{AdminAddress, admin_address};
 pub use check::{Checked, check, check_files};
 pub use ledger::ledger_of_url;
@@ -260,9 +261,10 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         ledger::ledger(&mut root, lending.as_ref().and_then(lending::Lending::platform));
     let mut tls = tls::tls(&mut root, ledger.as_ref().map(|ledger| &ledger.store));
     let acme = tls.as_mut().and_then(|tls| tls.acme.take());
-    let (server, handover) = service::server(&mut root, &listen, tls).unzip();
+    let (mut admin, admin_tls) = service::admin(&mut root, listen.admin).unzip();
+    let admin_tls = admin_tls.unwrap_or_default();
+    let (server, handover) = service::server(&mut root, &listen, tls, admin_tls).unzip();
     let stored = server.as_ref().map_or(Duration::ZERO, |server| server.store_requests);
-    let mut admin = service::admin(&mut root, listen.admin);
     let console = console::console(&mut root);
     if let (Some(admin), Some(host)) = (&mut admin, console.host()) {
         admin.hosts.push(host);

@@ -10,7 +10,7 @@ use toml::de::DeValue;
 use super::handover::Handover;
 use super::limits;
 use super::table::Table;
-use super::tls::Tls;
+use super::tls::{self, Tls};
 use super::values::{
     self, address, boolean, duration, list, nonzero_duration, number, one_of, size,
 };
@@ -50,6 +50,7 @@ pub(super) fn server(
     root: &mut Table<'_>,
     listen: &Listen,
     tls: Option<Tls>,
+    admin: server::AdminTls,
 ) -> Option<(server::Settings, Handover)> {
     let mut table = root.optional_table("server");
     let drain = table.or("drain", Duration::from_secs(60), duration);
@@ -79,6 +80,7 @@ pub(super) fn server(
         extra,
         ticket_keys,
         tls: choice,
+        admin,
         drain,
         drain_delay,
         buffers,
@@ -112,12 +114,17 @@ fn cors(root: &mut Table<'_>) -> server::Cors {
     server::Cors { origins }
 }
 
-pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<admin::Settings> {
+/// Reads `[admin]`, with what differs in its TLS.
+pub(super) fn admin(
+    root: &mut Table<'_>,
+    listen: Option<SocketAddr>,
+) -> Option<(admin::Settings, server::AdminTls)> {
     let mut table = root.required_table("admin", "token = { file = \"certs/admin.token\" }")?;
     let token = table.secret("token", "token = { file = \"certs/admin.token\" }");
     let too_short = token.as_ref().and_then(|token| values::long_enough(token).err());
     too_short.into_iter().for_each(|sentence| table.mistake("token", sentence));
     let tls = table.or("tls", false, boolean);
+    let own_tls = tls::admin_tls(&mut table);
     let open_metrics = table.or("open_metrics", false, boolean);
     let hosts = table.or("hosts", Vec::new(), list(host_name));
     let networks = table.or("proxies", Vec::new(), list(limits::proxy_network));
@@ -128,9 +135,11 @@ pub(super) fn admin(root: &mut Table<'_>, listen: Option<SocketAddr>) -> Option<
     let field = table.or("proxies_set", admin::ForwardedField::default(), one_of(&fields));
     table.finish();
     let listen = listen?;
-    let tls = tls || needs_tls(listen);
+    let has_own = own_tls.certificate.is_some() || own_tls.client_ca.is_some();
+    let tls = tls || has_own || needs_tls(listen);
     let proxies = admin::Proxies { networks, field };
-    Some(admin::Settings { listen, token: token?, tls, open_metrics, hosts, proxies })
+    let settings = admin::Settings { listen, token: token?, tls, open_metrics, hosts, proxies };
+    Some((settings, own_tls))
 }
 
 /// Whether the admin listener has TLS whatever the configuration says: outside this machine, the

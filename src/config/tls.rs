@@ -69,6 +69,15 @@ pub(super) fn tls(root: &mut Table<'_>, ledger: Option<&StoreSettings>) -> Optio
     Some(Tls { certificate: files?, ordered, extra, ticket_keys, choice, acme })
 }
 
+/// Reads what differs in the TLS of the admin listener.
+pub(super) fn admin_tls(table: &mut Table<'_>) -> server::AdminTls {
+    let is_own = table.has("certificate") || table.has("key");
+    let certificate = is_own.then(|| certificate(table)).flatten();
+    let source = table.source();
+    let client_ca = table.optional("client_ca", |value| Ok(source.path(&text(value)?)));
+    server::AdminTls { certificate, client_ca }
+}
+
 fn certificate(table: &mut Table<'_>) -> Option<server::Certificate> {
     let certificate = table.path("certificate", "certificate = \"certs/server.pem\"");
     let key = table.path("key", "key = \"certs/server.key\"");

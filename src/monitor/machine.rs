@@ -1,5 +1,5 @@
-//! What is wrong around the gate: the dates and orders of certificates, the keys of login services, and the
-//! disk.
+//! What is wrong around the gate: the dates and orders of certificates, the keys of login services,
+//! and the disk.
 
 use std::path::Path;
 

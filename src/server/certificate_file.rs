@@ -5,9 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -122,6 +125,29 @@ pub(super) fn load(files: &Certificate) -> Result<LoadedCertificate, TlsError> {
         names,
         certified: Arc::new(certified),
     })
+}
+
+/// Returns a verifier of the certificates of clients, with the roots in a file.
+pub(super) fn client_verifier(file: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let unreadable = |why: String| TlsError::File { file: file.to_owned(), why };
+    let certificates = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    let certificates: Vec<CertificateDer<'static>> = certificates.map_err(|error| {
+        unreadable(match error {
+            pem::Error::Io(error) => error.to_string(),
+            error => error.to_string(),
+        })
+    })?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(unreadable(describe_missing_item(file, "certificate")));
+    }
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    let verifier = verifier.map_err(|error| unreadable(error.to_string()))?;
+    Ok(verifier)
 }
 
 /// Reads a private key in PKCS#1, PKCS#8 or SEC1.

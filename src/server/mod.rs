@@ -93,6 +93,15 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
+/// The TLS of the admin listener, as far as it differs from that of readers.
+#[derive(Clone, Debug, Default)]
+pub struct AdminTls {
+    /// `admin.certificate` and `admin.key`: its own certificate.
+    pub certificate: Option<Certificate>,
+    /// `admin.client_ca`: the roots of the certificates that clients must have, as a file in PEM.
+    pub client_ca: Option<PathBuf>,
+}
+
 /// What the public listener must know of a certificate that `acme` orders.
 #[derive(Clone, Debug)]
 pub struct OrderedCertificate {
@@ -118,6 +127,8 @@ pub struct Settings {
     pub ticket_keys: Vec<SecretString>,
     /// The TLS versions and cipher suites that clients may use.
     pub tls: TlsChoice,
+    /// The TLS of the admin listener, whose certificate is watched with the others.
+    pub admin: AdminTls,
     /// How long downloads in flight may continue after the signal to stop.
     pub drain: Duration,
     /// How long new connections are accepted after the signal to stop.

@@ -5,7 +5,7 @@
 //! rustls provides TLS 1.2 and 1.3 with aws-lc-rs. Early data is disabled, since a replayed request
 //! could begin a loan.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -15,10 +15,10 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::acme_challenge::Challenges;
-use super::certificate_file::{LoadedCertificate, TlsError, load};
+use super::certificate_file::{LoadedCertificate, TlsError, client_verifier, load};
 use super::session_tickets::{TicketKeys, Tickets};
 use super::validity::{DateProblem, Validity};
-use super::{Certificate, Settings};
+use super::{AdminTls, Certificate, Settings};
 use crate::clock::Clock;
 use crate::lock::lock;
 use crate::reload::{Current, Reload};
@@ -33,12 +33,16 @@ pub(crate) struct Certificates {
     unusable: Mutex<Option<String>>,
     tickets: Arc<Tickets>,
     tls: Current<Tls>,
+    /// What the admin listener has started with.
+    admin: AdminTls,
 }
 
 /// How new connections are made.
 #[derive(Debug)]
 pub(super) struct Tls {
     pub(super) config: Arc<ServerConfig>,
+    /// That of the admin listener.
+    admin: Arc<ServerConfig>,
     /// The challenges of the certificate authority; none if certificates are not ordered.
     pub(super) challenges: Option<Challenges>,
 }
@@ -50,23 +54,27 @@ pub(super) struct Files {
     /// The names of the default certificate, if the gate orders it. It may be absent then.
     ordered: Option<Vec<String>>,
     extra: Vec<Certificate>,
+    /// The certificate of the admin listener, if it has one of its own.
+    admin: Option<Certificate>,
 }
 
 impl Files {
     fn of(settings: &Settings) -> Files {
-        let Settings { certificate, ordered, extra, .. } = settings;
+        let Settings { certificate, ordered, extra, admin, .. } = settings;
         let ordered = ordered.as_ref().map(|ordered| ordered.names.clone());
-        Files { default: certificate.clone(), ordered, extra: extra.clone() }
+        let (default, extra) = (certificate.clone(), extra.clone());
+        Files { default, ordered, extra, admin: admin.certificate.clone() }
     }
 
     /// Returns the files, the default first.
     pub(super) fn all(&self) -> impl Iterator<Item = &Certificate> {
-        std::iter::once(&self.default).chain(&self.extra)
+        std::iter::once(&self.default).chain(&self.extra).chain(&self.admin)
     }
 
     /// Loads the certificates. An ordered one that is absent leaves the default as it is.
     fn load(&self, in_use: &InUse) -> Result<InUse, TlsError> {
-        Ok(InUse { default: self.load_default(in_use)?, extra: self.load_extra()? })
+        let default = self.load_default(in_use)?;
+        Ok(InUse { default, extra: self.load_extra()?, admin: self.load_admin()? })
     }
 
     /// Loads the certificates as [`Files::load`] does. An ordered one that is damaged leaves the
@@ -78,7 +86,7 @@ impl Files {
             }
             loaded => (loaded?, None),
         };
-        Ok((InUse { default, extra: self.load_extra()? }, unusable))
+        Ok((InUse { default, extra: self.load_extra()?, admin: self.load_admin()? }, unusable))
     }
 
     fn load_default(&self, in_use: &InUse) -> Result<Option<Arc<LoadedCertificate>>, TlsError> {
@@ -90,6 +98,10 @@ impl Files {
 
     fn load_extra(&self) -> Result<Vec<LoadedCertificate>, TlsError> {
         self.extra.iter().map(load).collect()
+    }
+
+    fn load_admin(&self) -> Result<Option<LoadedCertificate>, TlsError> {
+        self.admin.as_ref().map(load).transpose()
     }
 }
 
@@ -111,7 +123,8 @@ impl Certificates {
         let tickets = Arc::new(Tickets::new(&settings.ticket_keys, clock)?);
         let tls = Current::new(tls_of(settings, &resolver, &tickets)?);
         let (files, unusable) = (Current::new(files), Mutex::new(unusable));
-        Ok(Certificates { files, resolver, unusable, tickets, tls })
+        let admin = settings.admin.clone();
+        Ok(Certificates { files, resolver, unusable, tickets, tls, admin })
     }
 
     /// Loads one certificate and its key without using them.
@@ -120,6 +133,14 @@ impl Certificates {
     /// [`TlsError`], if they cannot be used.
     pub(crate) fn try_load(files: &Certificate) -> Result<Candidate, TlsError> {
         load(files).map(Candidate)
+    }
+
+    /// Loads the roots of operators' certificates without using them.
+    ///
+    /// # Errors
+    /// [`TlsError`], if they cannot be used.
+    pub(crate) fn try_client_ca(file: &Path) -> Result<(), TlsError> {
+        client_verifier(file).map(drop)
     }
 
     /// Returns the certificates in use that are invalid at `now` or expire soon, with their files.
@@ -173,9 +194,9 @@ impl Certificates {
         }
     }
 
-    /// The TLS configuration, which offers both HTTP versions by ALPN.
-    pub(crate) fn config(&self) -> Arc<ServerConfig> {
-        self.tls.get().config.clone()
+    /// The TLS configuration of the admin listener.
+    pub(crate) fn admin_config(&self) -> Arc<ServerConfig> {
+        self.tls.get().admin.clone()
     }
 
     /// How new connections are made.
@@ -221,6 +242,8 @@ impl Reload for Certificates {
     type Error = TlsError;
 
     fn validate(&self, settings: &Settings) -> Result<LoadedKeys, Vec<TlsError>> {
+        // The admin listener cannot turn TLS on while it runs, so its files stay the same.
+        let settings = &Settings { admin: self.admin.clone(), ..settings.clone() };
         let files = Files::of(settings);
         let in_use = self.resolver.names.load_full();
         let loaded = files.load_or_await(&in_use).map_err(|error| vec![error])?;
@@ -228,7 +251,7 @@ impl Reload for Certificates {
         let ticket_keys = self.tickets.derive(&settings.ticket_keys);
         let ticket_keys = ticket_keys.map_err(|error| vec![error.into()])?;
         let tls = tls_of(settings, &self.resolver, &self.tickets);
-        let tls = tls.map_err(|error| vec![error.into()])?;
+        let tls = tls.map_err(|error| vec![error])?;
         Ok(LoadedKeys { files, certificates, unusable, ticket_keys, tls })
     }
 
@@ -245,10 +268,13 @@ fn tls_of(
     settings: &Settings,
     resolver: &Arc<Resolver>,
     tickets: &Arc<Tickets>,
-) -> Result<Tls, rustls::Error> {
+) -> Result<Tls, TlsError> {
     let config = settings.tls.server_config(resolver.clone(), tickets.clone())?;
+    let clients = settings.admin.client_ca.as_deref().map(client_verifier).transpose()?;
+    let of_admin = Arc::new(AdminResolver(resolver.clone()));
+    let admin = settings.tls.admin_config(of_admin, clients)?;
     let challenges = settings.ordered.clone().map(Challenges::new);
-    Ok(Tls { config: Arc::new(config), challenges })
+    Ok(Tls { config: Arc::new(config), admin: Arc::new(admin), challenges })
 }
 
 /// The certificates that clients get.
@@ -257,10 +283,16 @@ struct InUse {
     /// For names that no other certificate covers; none until the first one is issued.
     default: Option<Arc<LoadedCertificate>>,
     extra: Vec<LoadedCertificate>,
+    /// That of the admin listener, which readers do not get.
+    admin: Option<LoadedCertificate>,
 }
 
 impl InUse {
     fn all(&self) -> impl Iterator<Item = &LoadedCertificate> {
+        self.for_readers().chain(&self.admin)
+    }
+
+    fn for_readers(&self) -> impl Iterator<Item = &LoadedCertificate> {
         self.default.as_deref().into_iter().chain(&self.extra)
     }
 
@@ -278,8 +310,19 @@ impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let in_use = self.names.load();
         let requested = hello.server_name();
-        let by_name =
-            requested.and_then(|requested| in_use.all().find(|loaded| loaded.covers(requested)));
+        let by_name = requested
+            .and_then(|requested| in_use.for_readers().find(|loaded| loaded.covers(requested)));
         by_name.or(in_use.default.as_deref()).map(|loaded| loaded.certified.clone())
+    }
+}
+
+/// Selects the certificate of the admin listener: its own, or else as for readers.
+#[derive(Debug)]
+struct AdminResolver(Arc<Resolver>);
+
+impl ResolvesServerCert for AdminResolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let own = self.0.names.load().admin.as_ref().map(|loaded| loaded.certified.clone());
+        own.or_else(|| self.0.resolve(hello))
     }
 }

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{ProducesTickets, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
 static ONLY_TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
@@ -59,16 +60,37 @@ impl TlsChoice {
         resolver: Arc<dyn ResolvesServerCert>,
         tickets: Arc<dyn ProducesTickets>,
     ) -> Result<ServerConfig, rustls::Error> {
-        let provider =
-            CryptoProvider { cipher_suites: self.suites(), ..aws_lc_rs::default_provider() };
-        let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(self.versions())?
-            .with_no_client_auth()
-            .with_cert_resolver(resolver);
+        let builder = ServerConfig::builder_with_provider(Arc::new(self.provider()));
+        let builder = builder.with_protocol_versions(self.versions())?.with_no_client_auth();
+        let mut config = builder.with_cert_resolver(resolver);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // The client's cipher order counts: it knows which ciphers are fast on its device.
         config.ticketer = tickets;
         Ok(config)
+    }
+
+    /// Returns the configuration of the admin listener. Clients must have a certificate if there is
+    /// a verifier of them.
+    pub(super) fn admin_config(
+        &self,
+        resolver: Arc<dyn ResolvesServerCert>,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<ServerConfig, rustls::Error> {
+        let builder = ServerConfig::builder_with_provider(Arc::new(self.provider()));
+        let builder = builder.with_protocol_versions(self.versions())?;
+        let builder = match clients {
+            Some(clients) => builder.with_client_cert_verifier(clients),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(resolver);
+        // A resumed session skips the certificate of the client, and readers get tickets without.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+
+    fn provider(&self) -> CryptoProvider {
+        CryptoProvider { cipher_suites: self.suites(), ..aws_lc_rs::default_provider() }
     }
 
     fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {

@@ -7,12 +7,17 @@ use std::time::Duration;
 
 use http::StatusCode;
 use loangate::clock::Clock;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::acme_server::{
     AcmeServer, EXTERNAL_ID, EXTERNAL_KEY, Fault, Script, presented,
 };
-use crate::support::{BOOK, File, Scene, Setting, metric};
+use crate::support::external_program::free_ports;
+use crate::support::{BOOK, File, Process, Scene, Setting, metric, raw_client};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const FILES: &str = "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"\n";
@@ -145,25 +150,42 @@ async fn connection_without_a_pending_challenge_is_as_any_other() {
     let stage = Stage::started().await;
     let address = stage.scene.address();
     let own = stage.certificate().await;
-    for (name, protocols, is_served) in [
-        ("localhost", &["acme-tls/1"][..], false),
-        ("other.example.no", &["acme-tls/1"], false),
-        ("localhost", &["acme-tls/1", "http/1.1"], true),
-        ("localhost", &["h2", "acme-tls/1"], true),
-        ("other.example.no", &["h2"], true),
-    ] {
-        let presented = presented(address, name, protocols).await;
-        let expected = if is_served { own.clone() } else { None };
-        assert_eq!(presented.map(|found| found.to_vec()), expected, "{name} {protocols:?}");
+    let of = async |name: &str, protocols: &[&str]| {
+        presented(address, name, protocols).await.map(|found| found.to_vec())
+    };
+    assert_eq!(of("localhost", &["acme-tls/1"]).await, None, "there is no challenge");
+    // A challenge of localhost, and a file of a name that is not ordered.
+    let certs = stage.scene.dir.path().join("certs");
+    let challenge = ["server.pem", "server.key"].map(|file| fs::read(certs.join(file)).unwrap());
+    for name in ["localhost", "other.example.no"] {
+        let file = stage.data().join("challenges").join(format!("{name}.pem"));
+        fs::write(file, challenge.concat()).unwrap();
     }
-    // A file of another name in the directory is no challenge.
-    let challenges = stage.data().join("challenges");
-    fs::copy(stage.data().join("certificate.pem"), challenges.join("other.example.no.pem"))
-        .unwrap();
-    assert!(presented(address, "other.example.no", &["acme-tls/1"]).await.is_none());
-    fs::copy(stage.data().join("certificate.pem"), challenges.join("localhost.pem")).unwrap();
-    assert!(presented(address, "localhost", &["acme-tls/1"]).await.is_some());
+    let answer = CertificateDer::from_pem_slice(&challenge[0]).unwrap().to_vec();
+    for (name, protocols, expected) in [
+        ("localhost", &["acme-tls/1"][..], Some(&answer)),
+        ("LOCALHOST", &["acme-tls/1"], Some(&answer)),
+        ("other.example.no", &["acme-tls/1"], None),
+        ("localhost", &["acme-tls/1", "http/1.1"], own.as_ref()),
+        ("localhost", &["h2", "acme-tls/1"], own.as_ref()),
+        ("localhost", &[], own.as_ref()),
+        ("other.example.no", &["h2"], own.as_ref()),
+    ] {
+        assert_eq!(of(name, protocols).await.as_ref(), expected, "{name} {protocols:?}");
+    }
+    // Of the authority, or of anybody who offers only its protocol: no request is served.
+    let socket = TcpStream::connect(address).await.unwrap();
+    assert!(is_only_closed(socket, &stage.scene.ca(), "localhost", "acme-tls/1").await);
     stage.scene.end().await;
+}
+
+/// Sends a request over a connection with this protocol. Returns whether the server only closes it.
+async fn is_only_closed(socket: TcpStream, ca: &Path, name: &str, protocol: &str) -> bool {
+    let mut stream = raw_client::connect_over(socket, ca, name, protocol).await;
+    let mut response = Vec::new();
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let _ = stream.read_to_end(&mut response).await;
+    response.is_empty()
 }
 
 #[tokio::test]
@@ -251,6 +273,62 @@ async fn one_certificate_has_all_names_and_a_reload_changes_them() {
     stage.until_other_than(&first).await;
     assert!(stage.authority.validated().contains(&"other.example.no".to_owned()));
     stage.scene.end().await;
+}
+
+#[tokio::test]
+async fn certificate_of_before_serves_until_the_first_is_issued() {
+    let mut scene = Scene::without_gate(Setting::default()).await;
+    let authority = AcmeServer::start(scene.dir.path(), &Clock::system()).await;
+    scene.start_gate().await;
+    let of_files = presented(scene.address(), "localhost", HTTP).await.unwrap();
+    scene.replace_in_config(FILES, &keys(&authority, "\"localhost\"", ""));
+    let reloaded = scene.admin_post("/api/v1/reload", &Value::Null).await;
+    assert_eq!(reloaded.status(), StatusCode::OK);
+    // The authority waits to be told where the name leads.
+    scene.until("an order", async || authority.orders() == 1).await;
+    assert_eq!(presented(scene.address(), "localhost", HTTP).await.unwrap(), of_files);
+    assert_eq!(scene.admin("/readyz").await.status(), StatusCode::OK);
+    authority.leads("localhost", scene.address());
+    let is_ordered =
+        async || presented(scene.address(), "localhost", HTTP).await.unwrap() != of_files;
+    scene.until("the ordered certificate", is_ordered).await;
+    // And back to the files.
+    let text = fs::read_to_string(scene.config_file()).unwrap();
+    let ordered = text.lines().find(|line| line.starts_with("acme = ")).unwrap();
+    scene.replace_in_config(&format!("{ordered}\n"), FILES);
+    let reloaded = scene.admin_post("/api/v1/reload", &Value::Null).await;
+    assert_eq!(reloaded.status(), StatusCode::OK);
+    assert_eq!(presented(scene.address(), "localhost", HTTP).await.unwrap(), of_files);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn successor_serves_the_certificate_and_orders_the_next() {
+    let scene = Scene::without_gate(Setting::default()).await;
+    let authority = AcmeServer::start(scene.dir.path(), &Clock::system()).await;
+    let first = free_ports(2);
+    let (public, admin) = (format!("127.0.0.1:{first}"), format!("127.0.0.1:{}", first + 1));
+    scene.replace_in_config("public = \"127.0.0.1:0\"", &format!("public = \"{public}\""));
+    scene.replace_in_config("admin = \"127.0.0.1:0\"", &format!("admin = \"{admin}\""));
+    scene.replace_in_config(FILES, &keys(&authority, "\"localhost\"", ""));
+    let address = public.parse().unwrap();
+    authority.leads("localhost", address);
+    let mut old = Process::serve(&scene.config_file()).await;
+    let certificate = async || presented(address, "localhost", HTTP).await;
+    scene.until("a certificate", async || certificate().await.is_some()).await;
+    let before = certificate().await;
+    let new = Process::serve(&scene.config_file()).await;
+    assert!(old.exit().await.success(), "it has handed over");
+    assert_eq!(certificate().await, before);
+    // The successor answers the authority, too.
+    authority.leads("files.example.no", address);
+    let more = "names = [\"localhost\", \"files.example.no\"]";
+    scene.replace_in_config("names = [\"localhost\"]", more);
+    new.reload();
+    scene.until("the next certificate", async || certificate().await != before).await;
+    assert_eq!((authority.issued(), authority.accounts()), (2, 1));
+    drop(new);
+    scene.end().await;
 }
 
 #[tokio::test]
@@ -366,7 +444,8 @@ async fn undecided_order_ends_with_the_gate() {
         .scene
         .until("a challenge", async || stage.data().join("challenges/localhost.pem").exists())
         .await;
-    // The answer names more seconds than fit into a date, and the order goes on.
+    // Each answer names more seconds than fit into a date, and the order goes on.
+    stage.scene.until("two polls", async || stage.authority.polls() >= 2).await;
     let restarts = metric(&stage.scene.metrics().await, "loangate_task_restarts_total", "");
     assert_eq!(restarts, 0.0);
     stage.scene.stop_gate().await;
@@ -379,6 +458,7 @@ async fn undecided_order_ends_with_the_gate() {
     stage.authority.leads("localhost", stage.scene.address());
     stage.clock.advance(Duration::from_secs(120));
     stage.scene.until("a certificate", async || stage.certificate().await.is_some()).await;
+    assert_eq!(stage.authority.accounts(), 1, "the key was stored before");
     stage.scene.end().await;
 }
 

@@ -12,7 +12,7 @@ use crate::support::{BOOK, File, Process, Scene, Setting, metric};
 const PATH: &str = "/files/9788299999014/book.epub";
 
 /// Every task that runs for the lifetime of the process.
-const TASK_NAMES: [&str; 21] = [
+const TASK_NAMES: [&str; 22] = [
     "accept-admin",
     "adopt-orphans",
     "balance",
@@ -24,6 +24,7 @@ const TASK_NAMES: [&str; 21] = [
     "fold-metrics",
     "follow-feed",
     "forget",
+    "order-certificates",
     "place-connections",
     "reload",
     "reload-certificates",

@@ -15,6 +15,7 @@ use super::answers::{check_accepted, refusal_of};
 use super::sandbox::StagingSandbox;
 use crate::catalog::{Catalog, Target};
 use crate::cli::CliError;
+use crate::cli::client_tls::ClientTls;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::loan::{Isbn, LibraryId};
@@ -82,7 +83,7 @@ impl StagingGate {
         };
         Ok(StagingGate {
             client: client.build().map_err(CliError::new)?,
-            admin_client: client_with_deadline()?,
+            admin_client: client_with_deadline(&args.tls)?,
             base: url(&args.url, format!("https://localhost:{port}")),
             admin: url(&args.admin, admin),
             admin_token: config.admin.token.clone(),
@@ -267,8 +268,8 @@ fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none())
 }
 
-fn client_with_deadline() -> Result<reqwest::Client, CliError> {
-    client().timeout(TIMEOUT).build().map_err(CliError::new)
+fn client_with_deadline(tls: &ClientTls) -> Result<reqwest::Client, CliError> {
+    tls.apply(client().timeout(TIMEOUT))?.build().map_err(CliError::new)
 }
 
 fn admin_failed(error: reqwest::Error) -> String {

@@ -22,6 +22,7 @@ use url::Url;
 use gate::StagingGate;
 use sandbox::StagingSandbox;
 
+use super::client_tls::ClientTls;
 use super::signals::Signals;
 use super::{CliError, say};
 use crate::loan::LibraryId;
@@ -61,6 +62,8 @@ pub(super) struct Args {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    tls: ClientTls,
 }
 
 /// What one check found.

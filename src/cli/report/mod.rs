@@ -14,6 +14,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::admin_client::{GateArgs, call, read};
+use super::client_tls::ClientTls;
 use super::{CliError, say};
 use statement::{Line, Statement};
 
@@ -43,6 +44,8 @@ pub(super) struct Args {
     /// Configuration of the running gate.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
+    #[command(flatten)]
+    tls: ClientTls,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -91,7 +94,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     if args.format == Format::Xlsx && args.output.is_none() {
         return Err(CliError::new("name the file to write: --output report.xlsx"));
     }
-    let gate = GateArgs::of(args.config);
+    let gate = GateArgs::of(args.config, args.tls);
     let library = args.library.as_deref();
     let of_month = [("month", month.as_str())];
     let reports = lines(&gate, library, &of_month).await?;

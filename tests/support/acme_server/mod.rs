@@ -105,6 +105,8 @@ struct Books {
     /// Names that were validated.
     validated: Vec<String>,
     replayed: usize,
+    /// How often an order was read.
+    polls: usize,
 }
 
 struct Order {
@@ -225,6 +227,11 @@ impl AcmeServer {
     /// Returns how often a nonce was used again.
     pub(crate) fn replayed(&self) -> usize {
         self.books(|books| books.replayed)
+    }
+
+    /// Returns how often orders were read.
+    pub(crate) fn polls(&self) -> usize {
+        self.books(|books| books.polls)
     }
 
     fn books<T>(&self, read: impl FnOnce(&Books) -> T) -> T {

@@ -86,6 +86,7 @@ fn post(path: &str, body: &[u8], state: &Arc<State>, script: &Script) -> Respons
         ("account", Some(account), [number]) if account == *number => contact(&signed, state),
         ("order", Some(account), []) => new_order(&signed, account, state, script),
         ("order", Some(account), [order]) => own(state, account, *order)
+            .inspect(|()| state.books.lock().unwrap().polls += 1)
             .map(|()| (StatusCode::OK, shown(state, *order, script), None)),
         ("authorization", Some(account), [order, name]) => own(state, account, *order)
             .map(|()| (StatusCode::OK, authorization(state, *order, *name, script), None)),
