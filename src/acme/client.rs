@@ -65,7 +65,19 @@ impl Client {
         *lock(&self.retry_after)
     }
 
-    async fn send(&self, request: Request<BodyWrapper<Bytes>>) -> Result<BytesResponse, String> {
+    /// Returns the URL of the directory.
+    pub(super) fn directory(&self) -> &str {
+        self.directory.as_str()
+    }
+
+    /// Sends a request, and reads the whole response.
+    ///
+    /// # Errors
+    /// Why there is none that may be used, as a phrase.
+    pub(super) async fn send(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Result<BytesResponse, String> {
         let (parts, body) = request.into_parts();
         let url = self.own_url(&parts.uri.to_string())?;
         let is_directory = url == self.directory;
@@ -108,15 +120,16 @@ impl Client {
         url.ok_or_else(|| format!("it names an address of another server, {text:?}"))
     }
 
-    /// Checks the addresses of a directory. The library panics if one is no URL.
+    /// Checks the addresses of a directory. The library panics if that of nonces is no URL.
     fn check_resources(&self, body: &[u8]) -> Result<(), String> {
         let no_directory = || "the address is not that of an ACME directory".to_owned();
         let directory: Map<String, Value> =
             serde_json::from_slice(body).map_err(|_| no_directory())?;
-        if !RESOURCES.iter().all(|name| directory.get(*name).is_some_and(Value::is_string)) {
-            return Err(no_directory());
-        }
-        directory.values().filter_map(Value::as_str).try_for_each(|url| self.own_url(url).map(drop))
+        // Authorities add entries that are no resources, and may lead anywhere.
+        RESOURCES.iter().try_for_each(|name| {
+            let url = directory.get(*name).and_then(Value::as_str).ok_or_else(no_directory)?;
+            self.own_url(url).map(drop)
+        })
     }
 }
 
@@ -130,7 +143,7 @@ impl HttpClient for Client {
     }
 }
 
-/// Asks the authority for its directory, for `loangate check --online`.
+/// Requests the directory of the authority, for `loangate check --online`.
 ///
 /// # Errors
 /// Why it cannot be used, as a phrase.

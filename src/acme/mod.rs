@@ -10,6 +10,7 @@
 //! - `client` sends its requests: bounded in size and time, and only to the authority.
 //! - `attempts` bounds how often orders are begun, also over restarts.
 //! - `stored` decides whether the stored certificate must be replaced, and checks a new one.
+//! - `renewal_info` knows when the authority wants a certificate to be renewed.
 //! - `data_directory` reads and writes the files.
 
 mod account;
@@ -18,6 +19,7 @@ mod client;
 mod data_directory;
 mod order;
 mod orders;
+mod renewal_info;
 mod stored;
 
 use std::path::{Path, PathBuf};

@@ -16,10 +16,12 @@ use super::attempts::Attempts;
 use super::client::Client;
 use super::data_directory::{DataDirectory, OrderLock};
 use super::order::{OrderFailure, obtain};
+use super::renewal_info::RenewalInfo;
 use super::stored::{self, Reason};
 use crate::clock::Clock;
 use crate::lock::lock;
 use crate::reload::{Current, Reload};
+use crate::server::Candidate;
 use crate::telemetry::{LogLimit, Metrics, OrderOutcome};
 
 /// How often the stored certificate is looked at.
@@ -39,6 +41,8 @@ struct Inner {
     changed: Notify,
     /// Why there is no certificate, or no new one, as a sentence.
     failure: Mutex<Option<String>>,
+    /// When the authority wants the stored certificate to be renewed.
+    info: Mutex<Option<RenewalInfo>>,
     clock: Clock,
     metrics: Metrics,
 }
@@ -46,7 +50,7 @@ struct Inner {
 /// What a look at the data directory has found.
 enum Found {
     /// The stored certificate is good.
-    Good,
+    Good(Candidate),
     /// A certificate must be ordered, but not before this time.
     Later(Timestamp, Option<String>),
     /// Another gate orders.
@@ -67,8 +71,8 @@ impl Orders {
     ) -> Result<Orders, OrdersError> {
         let settings = prepare(settings, &clock)?;
         let (settings, changed) = (Current::new(settings), Notify::new());
-        let failure = Mutex::default();
-        Ok(Orders(Arc::new(Inner { settings, changed, failure, clock, metrics })))
+        let (failure, info) = (Mutex::default(), Mutex::default());
+        Ok(Orders(Arc::new(Inner { settings, changed, failure, info, clock, metrics })))
     }
 
     /// Returns why the last order has failed, as a sentence; none if none has.
@@ -128,11 +132,11 @@ fn prepare(settings: Option<Settings>, clock: &Clock) -> Result<Option<Settings>
 impl Inner {
     /// Looks at the stored certificate, and orders one if it is due and this gate's turn.
     async fn check(&self, settings: &Settings) {
-        let (of, now) = (settings.clone(), self.clock.now());
+        let (of, now, info) = (settings.clone(), self.clock.now(), lock(&self.info).clone());
         // Off the runtime, since a file system may be slow.
         let looking = tokio::task::spawn_blocking(move || {
             let data = DataDirectory::open(&of.data)?;
-            let found = look(&data, &of, now)?;
+            let found = look(&data, &of, info.as_ref(), now)?;
             Ok::<_, OrderFailure>((data, found))
         });
         let looked =
@@ -148,7 +152,10 @@ impl Inner {
             }
         };
         match found {
-            Found::Good => self.report(None),
+            Found::Good(certificate) => {
+                self.report(None);
+                self.ask_when_to_renew(settings, &certificate, now).await;
+            }
             Found::Elsewhere => {}
             Found::Later(next, why) => {
                 self.report(why.map(|why| sentence(settings, &why, next)));
@@ -158,6 +165,21 @@ impl Inner {
                 drop(right);
             }
         }
+    }
+
+    async fn ask_when_to_renew(
+        &self,
+        settings: &Settings,
+        certificate: &Candidate,
+        now: Timestamp,
+    ) {
+        let known = lock(&self.info).clone();
+        if !RenewalInfo::is_due(known.as_ref(), certificate, now) {
+            return;
+        }
+        let Ok(client) = Client::new(settings, self.clock.clone()) else { return };
+        let info = RenewalInfo::ask(known, certificate, &client, now).await;
+        *lock(&self.info) = info;
     }
 
     fn report(&self, failure: Option<String>) {
@@ -220,10 +242,16 @@ fn sentence(settings: &Settings, why: &str, next: Timestamp) -> String {
 }
 
 /// Looks at the stored certificate. Takes the right to order one, if it is due.
-fn look(data: &DataDirectory, settings: &Settings, now: Timestamp) -> Result<Found, OrderFailure> {
+fn look(
+    data: &DataDirectory,
+    settings: &Settings,
+    info: Option<&RenewalInfo>,
+    now: Timestamp,
+) -> Result<Found, OrderFailure> {
     let due = |attempts: &Attempts| -> Result<Result<Reason, Found>, OrderFailure> {
-        let Some(reason) = stored::reason_to_order(data, settings, now)? else {
-            return Ok(Err(Found::Good));
+        let reason = match stored::assess(data, settings, info, now)? {
+            Ok(certificate) => return Ok(Err(Found::Good(certificate))),
+            Err(reason) => reason,
         };
         let ordered = settings.ordered();
         let next = attempts.next(&ordered, now);

@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use super::Settings;
 use super::data_directory::{DataDirectory, DataError};
 use super::order::{Issued, OrderFailure};
+use super::renewal_info::RenewalInfo;
 use crate::clock;
 use crate::server::{Candidate, Certificate, Certificates, TlsError};
 
@@ -32,6 +33,7 @@ pub(super) enum Reason {
     OtherAuthority,
     OtherNames,
     Due,
+    Wanted,
 }
 
 impl Reason {
@@ -43,28 +45,33 @@ impl Reason {
             Reason::OtherAuthority => "the stored certificate is from another authority",
             Reason::OtherNames => "the stored certificate has other names",
             Reason::Due => "less than a third of the certificate's lifetime is left",
+            Reason::Wanted => "the authority wants the certificate to be renewed",
         }
     }
 }
 
-/// Returns why a certificate must be ordered; none if the stored one is good.
-pub(super) fn reason_to_order(
+/// Returns the stored certificate if it is good, or else why another must be ordered.
+pub(super) fn assess(
     data: &DataDirectory,
     settings: &Settings,
+    info: Option<&RenewalInfo>,
     now: Timestamp,
-) -> Result<Option<Reason>, DataError> {
+) -> Result<Result<Candidate, Reason>, DataError> {
     let path = data.certificate();
-    let Some(text) = data.read(&path)? else { return Ok(Some(Reason::Absent)) };
-    let Ok(stored) = load(&path) else { return Ok(Some(Reason::Damaged)) };
+    let Some(text) = data.read(&path)? else { return Ok(Err(Reason::Absent)) };
+    let Ok(stored) = load(&path) else { return Ok(Err(Reason::Damaged)) };
     let first_line = format!("{AUTHORITY}{}\n", settings.directory);
+    let wanted = info.and_then(|info| info.time(&stored, share(&stored)));
     let reason = if !text.starts_with(first_line.as_bytes()) {
         Some(Reason::OtherAuthority)
     } else if !settings.names.iter().all(|name| stored.covers(name)) {
         Some(Reason::OtherNames)
+    } else if now >= renewal(&stored) {
+        Some(Reason::Due)
     } else {
-        Some(Reason::Due).filter(|_| now >= renewal(&stored))
+        Some(Reason::Wanted).filter(|_| wanted.is_some_and(|wanted| now >= wanted))
     };
-    Ok(reason)
+    Ok(reason.map_or(Ok(stored), Err))
 }
 
 /// Returns when a certificate is due for renewal: when a third of its lifetime is left, or up to a
@@ -73,10 +80,14 @@ pub(super) fn reason_to_order(
 fn renewal(certificate: &Candidate) -> Timestamp {
     let (from, until) = certificate.validity().bounds();
     let lifetime = clock::until(from, until);
-    let hash = digest(&SHA256, certificate.der());
-    let first = hash.as_ref().first().copied().unwrap_or_default();
-    let jitter = lifetime / 30 * u32::from(first) / u32::from(u8::MAX);
+    let jitter = lifetime / 30 * u32::from(share(certificate)) / u32::from(u8::MAX);
     clock::before(until, lifetime / 3 + jitter)
+}
+
+/// Returns a number that differs from certificate to certificate.
+fn share(certificate: &Candidate) -> u8 {
+    let hash = digest(&SHA256, certificate.der());
+    hash.as_ref().first().copied().unwrap_or_default()
 }
 
 fn load(path: &Path) -> Result<Candidate, TlsError> {
@@ -183,7 +194,7 @@ mod tests {
         let settings_of =
             |directory: &str, names: &[&str]| settings(&data.file(""), directory, names);
         let own = settings_of(DIRECTORY, &names);
-        let reason = |settings: &Settings, now| reason_to_order(&data, settings, now).unwrap();
+        let reason = |settings: &Settings, now| assess(&data, settings, None, now).unwrap().err();
         assert_eq!(reason(&own, from), Some(Reason::Absent));
         let mut due = Vec::new();
         for _ in 0..16 {

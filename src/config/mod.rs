@@ -15,6 +15,7 @@ mod access_log;
 mod admin_address;
 mod alerts;
 mod check;
+mod check_certificates;
 mod check_online;
 mod console;
 mod handover;

@@ -12,6 +12,8 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::support::acme_server::{
     AcmeServer, EXTERNAL_ID, EXTERNAL_KEY, Fault, Script, presented,
@@ -200,6 +202,37 @@ async fn certificate_is_renewed_when_a_third_of_its_time_is_left() {
 }
 
 #[tokio::test]
+async fn authority_may_want_an_earlier_renewal_once_a_day() {
+    let stage = Stage::started().await;
+    let first = stage.certificate().await.unwrap();
+    stage.clock.advance(DAY * 2);
+    stage.scene.until("the question", async || stage.authority.asked_about().len() == 1).await;
+    assert_eq!(stage.authority.asked_about(), [renewal_id(&first)]);
+    assert_eq!(stage.authority.orders(), 1, "its window begins later");
+    stage.authority.behave(Script { wants_renewal: true, ..Script::default() });
+    stage.clock.advance(Duration::from_secs(6 * 3600));
+    stage.until_other_than(&first).await;
+    let second = stage.certificate().await.unwrap();
+    assert_eq!((stage.authority.orders(), stage.authority.asked_about().len()), (2, 2));
+    // It wants the next renewal at once, too.
+    stage.clock.advance(DAY);
+    stage.until_other_than(&second).await;
+    assert_eq!(stage.authority.asked_about()[2], renewal_id(&second));
+    stage.scene.end().await;
+}
+
+/// Returns the id of a certificate for its authority (RFC 9773 §4.1).
+fn renewal_id(certificate: &[u8]) -> String {
+    let (_, parsed) = X509Certificate::from_der(certificate).unwrap();
+    let issuer = parsed.extensions().iter().find_map(|one| match one.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(issuer) => issuer.key_identifier.as_ref(),
+        _ => None,
+    });
+    let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
+    format!("{}.{}", encode(issuer.unwrap().0), encode(parsed.raw_serial()))
+}
+
+#[tokio::test]
 async fn failing_authority_leaves_the_certificate_and_gets_few_orders() {
     let mut stage = Stage::started().await;
     let first = stage.certificate().await.unwrap();
@@ -284,7 +317,7 @@ async fn certificate_of_before_serves_until_the_first_is_issued() {
     scene.replace_in_config(FILES, &keys(&authority, "\"localhost\"", ""));
     let reloaded = scene.admin_post("/api/v1/reload", &Value::Null).await;
     assert_eq!(reloaded.status(), StatusCode::OK);
-    // The authority waits to be told where the name leads.
+    // The authority waits until it knows where the name leads.
     scene.until("an order", async || authority.orders() == 1).await;
     assert_eq!(presented(scene.address(), "localhost", HTTP).await.unwrap(), of_files);
     assert_eq!(scene.admin("/readyz").await.status(), StatusCode::OK);
@@ -498,5 +531,32 @@ async fn damaged_files_are_replaced_and_shared_ones_refused() {
     let checked = loangate::config::check(&file, false).await;
     let mistake = &checked.mistakes[0];
     assert_eq!(mistake.key, "tls.acme.data", "{:?}", checked.mistakes);
+    stage.scene.stop_sandbox().await;
+}
+
+#[tokio::test]
+async fn check_online_requests_the_directory_and_orders_nothing() {
+    let mut stage = Stage::new("").await;
+    let file = stage.scene.config_file();
+    let checked = loangate::config::check(&file, true).await;
+    let expected = format!("certificate authority {}: responds", stage.authority.directory());
+    assert!(checked.found.contains(&expected), "{:?} {:?}", checked.found, checked.mistakes);
+    assert!(!stage.data().exists(), "it changes nothing");
+    for (fault, why) in [
+        (Fault::Broken, "it answers with the status 500"),
+        (Fault::PlainHttp, "it names an address of another server"),
+    ] {
+        stage.authority.fault(fault);
+        let checked = loangate::config::check(&file, true).await;
+        let mistake = checked.mistakes.iter().find(|one| one.key == "tls.acme.directory").unwrap();
+        assert!(mistake.sentence.contains(why), "{mistake}");
+    }
+    stage.authority.behave(Script::default());
+    let ca = stage.authority.ca.display().to_string();
+    stage.scene.replace_in_config(&ca, &stage.scene.ca().display().to_string());
+    let checked = loangate::config::check(&file, true).await;
+    let mistake = checked.mistakes.iter().find(|one| one.key == "tls.acme.directory").unwrap();
+    assert!(mistake.sentence.contains("UnknownIssuer"), "{mistake}");
+    assert_eq!((stage.authority.orders(), stage.authority.accounts()), (0, 0));
     stage.scene.stop_sandbox().await;
 }

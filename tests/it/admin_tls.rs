@@ -144,6 +144,33 @@ async fn operators_need_a_certificate_and_the_token() {
     stage.scene.stop_sandbox().await;
 }
 
+#[tokio::test]
+async fn reload_cannot_change_whom_the_admin_listener_trusts() {
+    let mut stage = Stage::new().await;
+    stage.scene.start_gate().await;
+    let token = stage.scene.admin_token();
+    let own = stage.operators.issue("anne", &["anne"], false);
+    let others = Authority::new(stage.scene.dir.path(), "others");
+    let other = others.issue("eve", &["eve"], false);
+    let (old, new) = (stage.operators.root(), others.root());
+    stage.scene.replace_in_config(&old.display().to_string(), &new.display().to_string());
+    let url = format!("{}/api/v1/reload", stage.scene.admin);
+    let reloaded = stage.client(Some(&own)).post(url).bearer_auth(&token).send().await.unwrap();
+    let reloaded: serde_json::Value = reloaded.json().await.unwrap();
+    assert_eq!(reloaded["needs_restart"][0]["key"], "admin.client_ca", "{reloaded}");
+    assert_eq!(stage.status(Some(&own), &token).await, Some(StatusCode::OK));
+    assert_eq!(stage.status(Some(&other), &token).await, None);
+    // The contents of the file of before are read again.
+    fs::copy(&new, &old).unwrap();
+    let url = format!("{}/api/v1/reload", stage.scene.admin);
+    let reloaded = stage.client(Some(&own)).post(url).bearer_auth(&token).send().await.unwrap();
+    assert_eq!(reloaded.status(), StatusCode::OK);
+    assert_eq!(stage.status(Some(&own), &token).await, None);
+    assert_eq!(stage.status(Some(&other), &token).await, Some(StatusCode::OK));
+    stage.scene.stop_gate().await;
+    stage.scene.stop_sandbox().await;
+}
+
 /// Connects and reads a response without a body of interest. Returns the kind of the handshake;
 /// none if the server refuses the client.
 async fn connected(address: SocketAddr, config: &Arc<ClientConfig>) -> Option<HandshakeKind> {

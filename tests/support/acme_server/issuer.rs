@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs
 
 use super::{Fault, Script};
 
-const DAY: i64 = 86_400;
+const HOUR: i64 = 3600;
 const GARBAGE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 
 pub(super) struct Issuer {
@@ -72,17 +72,19 @@ impl Issuer {
         if requested != ordered || request.params.distinguished_name.iter().next().is_some() {
             return Err("badCSR");
         }
+        // In hours; authorities date a certificate back a little.
         let (from, days) = match script.fault {
-            Some(Fault::Expired) => (-100, 90),
-            Some(Fault::Early) => (10, 90),
+            Some(Fault::Expired) => (-2400, 90),
+            Some(Fault::Early) => (240, 90),
             _ => (-1, script.days.unwrap_or(90)),
         };
-        let moment = |days: i64| {
-            let seconds = now.as_second() + days * DAY;
+        let moment = |hours: i64| {
+            let seconds = now.as_second() + hours * HOUR;
             date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds.unsigned_abs())
         };
         request.params.not_before = moment(from);
-        request.params.not_after = moment(from + days);
+        request.params.not_after = moment(from + days * 24);
+        request.params.use_authority_key_identifier_extension = true;
         let names = &mut request.params.subject_alt_names;
         match script.fault {
             Some(Fault::LessNames) => drop(names.pop()),

@@ -40,6 +40,8 @@ pub(crate) struct Script {
     pub(crate) days: Option<i64>,
     /// Whether new accounts need an external account.
     pub(crate) needs_external_account: bool,
+    /// Whether certificates should have been renewed an hour ago (RFC 9773).
+    pub(crate) wants_renewal: bool,
 }
 
 /// What the authority does wrong.
@@ -107,6 +109,8 @@ struct Books {
     replayed: usize,
     /// How often an order was read.
     polls: usize,
+    /// The ids of certificates that clients asked about.
+    asked_about: Vec<String>,
 }
 
 struct Order {
@@ -232,6 +236,11 @@ impl AcmeServer {
     /// Returns how often orders were read.
     pub(crate) fn polls(&self) -> usize {
         self.books(|books| books.polls)
+    }
+
+    /// Returns the ids of certificates whose renewal clients asked about.
+    pub(crate) fn asked_about(&self) -> Vec<String> {
+        self.books(|books| books.asked_about.clone())
     }
 
     fn books<T>(&self, read: impl FnOnce(&Books) -> T) -> T {

@@ -39,6 +39,9 @@ pub(super) async fn answer(request: Request<Incoming>, state: Arc<State>) -> Res
     state.books.lock().unwrap().nonces.insert(nonce.clone());
     let mut answer = match (&parts.method, path.as_str()) {
         (&Method::GET, "/directory") => plain(200, &directory(&state, &script).to_string()),
+        (&Method::GET, path) if path.starts_with("/renewal/") => {
+            renewal(path.trim_start_matches("/renewal/"), &state, &script)
+        }
         (&Method::HEAD, "/nonce") => plain(200, ""),
         (&Method::POST, path) => {
             let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
@@ -51,6 +54,17 @@ pub(super) async fn answer(request: Request<Incoming>, state: Arc<State>) -> Res
         // As many seconds as fit into the number.
         answer.headers_mut().insert("retry-after", u64::MAX.to_string().parse().unwrap());
     }
+    answer
+}
+
+/// Returns when a certificate should be renewed.
+fn renewal(id: &str, state: &State, script: &Script) -> Response<Full<Bytes>> {
+    state.books.lock().unwrap().asked_about.push(id.to_owned());
+    let hours = |hours: i64| state.clock.now() + jiff::SignedDuration::from_hours(hours);
+    let (start, end) = if script.wants_renewal { (-2, -1) } else { (1400, 1500) };
+    let window = json!({ "start": hours(start), "end": hours(end) });
+    let mut answer = plain(200, &json!({ "suggestedWindow": window }).to_string());
+    answer.headers_mut().insert("retry-after", 21_600.into());
     answer
 }
 
@@ -67,6 +81,9 @@ fn directory(state: &State, script: &Script) -> Value {
         "newOrder": format!("{base}/order"),
         "revokeCert": format!("{base}/revoke"),
         "keyChange": format!("{base}/key"),
+        "renewalInfo": format!("{base}/renewal"),
+        // Authorities add such entries, so that clients ignore what they do not know.
+        "x7Gq2": "https://community.example.no/t/random-entries",
         "meta": { "externalAccountRequired": script.needs_external_account },
     })
 }
