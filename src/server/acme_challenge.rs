@@ -29,7 +29,8 @@ use crate::telemetry::Handshake;
 const PROTOCOL: &[u8] = b"acme-tls/1";
 /// The largest file of a challenge, in bytes.
 const MAX_FILE: u64 = 16 * 1024;
-/// The most files that are read at once: anybody can ask for them.
+/// The most files that are read at once: anybody can request them. Others wait, within the time of
+/// a handshake.
 const MAX_READS: usize = 4;
 
 /// Returns the file with the challenge of a name that the configuration has.
@@ -86,7 +87,7 @@ impl Challenges {
     /// Reads the challenge of a name; none if there is none. The file system may be slow, so it
     /// reads off the runtime.
     async fn read(&self, name: &str) -> Option<ServerConfig> {
-        let permit = self.reads.clone().try_acquire_owned().ok()?;
+        let permit = self.reads.clone().acquire_owned().await.ok()?;
         let file = challenge_file(&self.ordered.challenges, name);
         let reading = tokio::task::spawn_blocking(move || {
             let _permit = permit;
