@@ -7,15 +7,17 @@
 use tokio::runtime::Handle;
 
 use crate::clock::Clock;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 
-/// The clock, the metrics and the slow runtime of the process. Cheap to clone.
+/// The clock, the metrics, the tracer and the slow runtime of the process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ProcessHandles {
     /// The clock of the gate, which tests can move.
     pub clock: Clock,
     /// The metrics, which the admin listener exports.
     pub metrics: Metrics,
+    /// Begins traces, of requests and of work in the background.
+    pub tracer: Tracer,
     /// The runtime for everything except the requests of readers, which have their own threads.
     pub slow: Handle,
 }

@@ -18,7 +18,7 @@ use loangate::loan::{Event, Isbn, Loan, LoanKey, Terms};
 use loangate::path::RequestPath;
 use loangate::process_handles::ProcessHandles;
 use loangate::reader::{Reader, Readers};
-use loangate::telemetry::{Metrics, Via};
+use loangate::telemetry::{Metrics, Tracer, Via};
 use tokio::runtime::Handle;
 
 use crate::support::postgres::Database;
@@ -56,7 +56,8 @@ impl Decider {
             .await
             .unwrap();
         let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).unwrap();
-        let handles = ProcessHandles { clock, metrics, slow: Handle::current() };
+        let handles =
+            ProcessHandles { clock, metrics, tracer: Tracer::default(), slow: Handle::current() };
         let circulation =
             Circulation::new(config.circulation, ledger.clone(), lending, handles.clone());
         let gate = Gate::new(&config.gate, circulation.clone(), handles);

@@ -9,7 +9,7 @@ use loangate::ledger::{self, AuditKey, Ledger};
 use loangate::lending::{self, Bokbasen};
 use loangate::loan::{Borrower, LoanKey};
 use loangate::process_handles::ProcessHandles;
-use loangate::telemetry::Metrics;
+use loangate::telemetry::{Metrics, Tracer};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -36,7 +36,8 @@ impl RegisteringGate {
             polls: 8,
         };
         let lending = Bokbasen::new(lending, clock.clone(), metrics.clone()).unwrap();
-        let handles = ProcessHandles { clock, metrics, slow: Handle::current() };
+        let handles =
+            ProcessHandles { clock, metrics, tracer: Tracer::default(), slow: Handle::current() };
         let circulation = Circulation::new(timing, ledger.clone(), lending, handles.clone());
         let gate = Gate::new(&gate::Settings::default(), circulation.clone(), handles);
         circulation.start();

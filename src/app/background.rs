@@ -28,7 +28,7 @@ const FOLD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Starts the tasks on the slow runtime.
 pub(super) fn start(parts: &ConnectedParts, stopping: &CancellationToken) {
-    let ProcessHandles { clock, metrics, slow } = &parts.handles;
+    let ProcessHandles { clock, metrics, slow, .. } = &parts.handles;
     let requests = parts.requests.clone();
     let monitor = move || requests.run_stall_monitor();
     // It works until the drain ends, so only the end of the process stops it.

@@ -120,6 +120,7 @@ impl ConnectedParts {
             buffers: self.buffers.clone(),
             recent: RecentRequests::new(settings.recent_requests),
             metrics: self.handles.metrics.clone(),
+            tracer: self.handles.tracer.clone(),
         }
     }
 
@@ -216,7 +217,7 @@ fn warn_of_other_processes(ledger: &Ledger) {
 }
 
 /// Returns the name of this gate for operators: the machine, and the port of the public listener.
-fn node_name(public: SocketAddr) -> String {
+pub(super) fn node_name(public: SocketAddr) -> String {
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let machine = match machine.trim() {
         "" => "gate",

@@ -7,13 +7,15 @@
 //! - `build` creates the parts and connects them; `run` starts and stops them.
 //! - `open_ledger` waits for a database that does not respond.
 //! - `descriptors` divides the file descriptors of the process among connections.
-//! - `background` runs the tasks that belong to no part, and `readiness` answers `/readyz`.
+//! - `background` runs the tasks that belong to no part, `export` that of telemetry, and `readiness` answers `/readyz`.
 //! - `request_config` builds what requests need of the configuration.
 //! - `reload` validates new versions of all parts that can be reloaded, then applies them.
 
 mod background;
 mod build;
 mod descriptors;
+#[cfg_attr(not(feature = "otlp"), path = "no_export.rs")]
+mod export;
 mod open_ledger;
 mod readiness;
 mod reload;

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::build::{ConnectedParts, Serving};
+use super::export::{Export, PendingExport};
 use super::reload::Reloader;
 use super::{StartError, background, descriptors};
 use crate::admin::{self, Admin};
@@ -60,6 +61,8 @@ pub struct Running {
     handed_over: CancellationToken,
     service_manager: ServiceManager,
     drain_delay: Duration,
+    /// Exports telemetry, if it is on.
+    export: Export,
     /// Makes `/readyz` report that the gate stops.
     unready: CancellationToken,
     stopping: CancellationToken,
@@ -93,8 +96,10 @@ pub(crate) async fn start_with(
 ) -> Result<Running, StartError> {
     let Loaded { mut config, written, .. } = loaded;
     descriptors::fit_limits(&mut config);
-    let handles = ProcessHandles { clock, metrics: Metrics::new()?, slow: Handle::current() };
-    access_log::open(&config.access_log, &handles.metrics)?.apply();
+    let metrics = Metrics::new()?;
+    access_log::open(&config.access_log, &metrics)?.apply();
+    let (export, tracer) = PendingExport::new(&config, &clock, &metrics);
+    let handles = ProcessHandles { clock, metrics, tracer, slow: Handle::current() };
     let early_admin = listeners.early_admin()?;
     let building = Box::pin(ConnectedParts::build(&config, handles, &early_admin));
     let parts = listeners.during(building).await??;
@@ -102,7 +107,9 @@ pub(crate) async fn start_with(
     let opened = listeners.open(parts.requests.workers()).await?;
     let (offer, was_taken_over) = (opened.offer.clone(), listeners.has_predecessor());
     let reloader = Reloader::new(file.to_owned(), written, &parts);
+    let export = export.start(&parts, opened.address)?;
     let mut running = serve(&config, parts, reloader, opened, &mut listeners).await?;
+    running.export = export;
     match listeners.serving(offer, running.handed_over.clone()).await {
         Ok(handover) => {
             running.handover = handover;
@@ -175,6 +182,7 @@ async fn serve(
         handed_over,
         service_manager: listeners.service_manager().clone(),
         drain_delay: config.server.drain_delay,
+        export: Export::default(),
         unready,
         stopping,
     })
@@ -276,5 +284,6 @@ impl Running {
         }
         self.admin.stop().await;
         self.ledger.close().await;
+        self.export.stop().await;
     }
 }

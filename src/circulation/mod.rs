@@ -56,7 +56,7 @@ use crate::loan::{LoanId, LoanKey};
 use crate::process_handles::ProcessHandles;
 use crate::reload::Current;
 use crate::supervise::supervise;
-use crate::telemetry::{LogLimit, Metrics, RequestId, Task};
+use crate::telemetry::{LogLimit, Metrics, RequestId, Task, Trace, Tracer};
 
 pub use crate::lending::{Availability, FreeLicence};
 pub use availability::AvailabilityError;
@@ -126,6 +126,7 @@ struct Inner {
     /// Which licences loans use; a reload replaces those of the settings.
     licences: Current<Licences>,
     metrics: Metrics,
+    tracer: Tracer,
     slow: Handle,
     listener: OnceLock<Listener>,
     monitored_streams: OnceLock<feed::MonitoredStreams>,
@@ -159,7 +160,7 @@ impl Circulation {
         lending: Bokbasen,
         handles: ProcessHandles,
     ) -> Circulation {
-        let ProcessHandles { clock, metrics, slow } = handles;
+        let ProcessHandles { clock, metrics, tracer, slow } = handles;
         let inner = Inner {
             availabilities: availability::AvailabilityCache::new(settings.availability_ttl),
             future_ends: moka::sync::Cache::new(FUTURE_ENDS),
@@ -169,6 +170,7 @@ impl Circulation {
             licences: Current::new(settings.licences.clone()),
             settings,
             metrics,
+            tracer,
             slow,
             listener: OnceLock::new(),
             monitored_streams: OnceLock::new(),
@@ -254,6 +256,11 @@ impl Circulation {
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
         self.inner.tasks.spawn_on(RequestId::inherit(task), &self.inner.slow)
+    }
+
+    /// Runs work of a loan's life that no request waits for, in a trace of its own.
+    async fn traced<T>(&self, name: &'static str, work: impl Future<Output = T>) -> T {
+        Trace::run(self.inner.tracer.background(name), work).await
     }
 
     fn announce(&self, closed: Closed) {

@@ -24,6 +24,7 @@ mod lending;
 mod limits;
 mod login_services;
 mod origins;
+mod otlp;
 mod overrides;
 mod readers;
 mod reloadable;
@@ -99,6 +100,8 @@ pub struct Config {
     pub log: telemetry::Settings,
     /// The lines of requests, from `[access_log]`.
     pub(crate) access_log: AccessSettings,
+    /// The export of telemetry, from `[otlp]`; none if it is off.
+    pub otlp: Option<telemetry::OtlpSettings>,
 }
 
 /// A configuration without mistakes.
@@ -271,7 +274,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         admin.hosts.push(host);
     }
     let reader_tables = readers::readers(&mut root, stored);
-    let (origins, storages) = origins::origins(&mut root);
+    let (mut origins, storages) = origins::origins(&mut root);
     let catalog = routes::routes(&mut root, storages);
     let licences = service::licences(&mut root);
     let mut delivery = service::delivery(&mut root);
@@ -286,6 +289,9 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let metering = service::metering(&mut root);
     let monitor = alerts::alerts(&mut root);
     let reports = reports::reports(&mut root);
+    let otlp = otlp::otlp(&mut root);
+    let traces = otlp.as_ref().is_some_and(|otlp| otlp.traces);
+    origins.iter_mut().for_each(|origin| origin.traces = traces);
     root.finish();
     let lending = lending?;
     let (server, ledger) = (server?, ledger?);
@@ -316,5 +322,6 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         monitor,
         log,
         access_log,
+        otlp,
     })
 }

@@ -87,6 +87,7 @@ fn origin(table: &mut Table<'_>, name: Option<String>) -> Option<origin::Setting
         resumes,
         follow_symlinks,
         metadata_ttl,
+        traces: false,
     })
 }
 

@@ -72,6 +72,13 @@ fn known(text: &str) -> BTreeSet<(String, String)> {
     source.known().into_iter().map(|(table, key)| (table, key.to_owned())).collect()
 }
 
+/// Uncomments the tables of the export over OTLP.
+fn with_otlp(text: &str) -> String {
+    let (before, rest) = text.split_once("# [otlp]").unwrap();
+    let (otlp, after) = rest.split_once("\n\n").unwrap();
+    format!("{before}[otlp]{}\n\n{after}", otlp.replace("\n# ", "\n"))
+}
+
 #[test]
 fn reference_lists_exactly_the_known_keys() {
     let extra = REFERENCE
@@ -82,6 +89,7 @@ fn reference_lists_exactly_the_known_keys() {
         .replace("# roles = ", "roles = ")
         .replace("# [[alerts.webhooks]]\n# url", "[[alerts.webhooks]]\nurl")
         .replace("# secret = { file = \"certs/webhook", "secret = { file = \"certs/webhook");
+    let extra = with_otlp(&extra);
     let known: BTreeSet<_> = [REFERENCE, &extra].into_iter().flat_map(known).collect();
     let named = named(REFERENCE);
     let missing: Vec<_> = known.difference(&named).collect();
@@ -113,6 +121,13 @@ fn reference_defaults_match_the_program() {
     assert_eq!(format!("{:#?}", reference.config.log), format!("{:#?}", short.config.log));
     assert_eq!(format!("{:#?}", reference.config.origins), format!("{:#?}", short.config.origins));
     assert_eq!(format!("{:#?}", reference.config.catalog), format!("{:#?}", short.config.catalog));
+    let otlp = with_otlp(REFERENCE).replace("ca = \"certs/collector-ca.pem\"", "");
+    let mut all = load(&otlp).config.otlp.unwrap();
+    let url = "[otlp]\nendpoint = \"https://collector.example.no:4318\"\n\n[ledger]";
+    let least = load(&SHORT.replace("[ledger]", url)).config.otlp.unwrap();
+    assert_eq!((all.headers.len(), all.resource.len()), (1, 1));
+    (all.headers, all.resource) = (vec![], vec![]);
+    assert_eq!(format!("{all:#?}"), format!("{least:#?}"));
     let (one, other) = (reference.config.lending, short.config.lending);
     assert_eq!((one.concurrency, one.timeout), (other.concurrency, other.timeout));
     assert_eq!(

@@ -63,6 +63,19 @@ pub(super) fn number(least: u64, most: u64) -> impl FnOnce(&DeValue<'_>) -> Resu
     }
 }
 
+/// Reads a share, from 0 to 1. A variable of the environment has it as text.
+pub(super) fn fraction(value: &DeValue<'_>) -> Result<f64, String> {
+    const EXAMPLE: &str = "0.01";
+    let text = match value {
+        DeValue::Float(written) => written.as_str(),
+        DeValue::Integer(written) => written.as_str(),
+        DeValue::String(text) => text.as_ref(),
+        other => return Err(format!("this is {}. Write a share like {EXAMPLE}", kind(other))),
+    };
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("{text} is no share. Write a number from 0 to 1, like {EXAMPLE}"))
+}
+
 /// Reads a duration such as `"15s"`, which may be zero.
 pub(super) fn duration(value: &DeValue<'_>) -> Result<Duration, String> {
     const EXAMPLE: &str = "\"15s\", \"10m\" or \"400d\"";

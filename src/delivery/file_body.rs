@@ -15,7 +15,7 @@ use super::body_source::{BodySource, Received};
 use super::chunk::Chunk;
 use super::outgoing::{Outgoing, Suspension};
 use crate::connection_handle::{Abort, OutgoingBody};
-use crate::telemetry::RequestId;
+use crate::telemetry::{RequestId, Trace};
 
 /// Largest chunk that a suspended body keeps, in bytes.
 const MAX_KEPT_CHUNK: usize = 16 * 1024;
@@ -38,12 +38,15 @@ pub(super) struct FileBody {
     outgoing: Arc<Outgoing>,
     /// Whose log lines its polls write.
     request: Option<RequestId>,
+    /// Which trace they belong to.
+    trace: Option<Arc<Trace>>,
 }
 
 impl FileBody {
     /// Creates a body of the first `take` bytes of this source.
     pub(super) fn new(source: BodySource, take: Option<u64>, outgoing: Arc<Outgoing>) -> FileBody {
-        FileBody { source, left: take, outgoing, request: RequestId::current() }
+        let (request, trace) = (RequestId::current(), Trace::current());
+        FileBody { source, left: take, outgoing, request, trace }
     }
 
     pub(super) fn outgoing(&self) -> &Arc<Outgoing> {
@@ -55,14 +58,16 @@ impl FileBody {
         self.left
     }
 
-    /// Polls for the next chunk. Log lines get the id of the request.
+    /// Polls for the next chunk. Log lines get the id of the request, and requests to the origin
+    /// its trace.
     pub(super) fn poll_frame(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
-        match self.request {
-            Some(id) => id.within(|| self.poll_chunk(context)),
-            None => self.poll_chunk(context),
+        match (self.request, self.trace.clone()) {
+            (Some(id), None) => id.within(|| self.poll_chunk(context)),
+            (Some(id), Some(trace)) => trace.within(|| id.within(|| self.poll_chunk(context))),
+            (None, _) => self.poll_chunk(context),
         }
     }
 

@@ -17,7 +17,7 @@ use super::shared_task::{SharedTask, SharedTaskError, SharedTasks};
 use crate::circulation::{Circulation, LoanOutcome, LoanRequest};
 use crate::loan::LoanKey;
 use crate::problem::Problem;
-use crate::telemetry::{Metrics, RequestId};
+use crate::telemetry::{Metrics, RequestId, Tracer};
 
 /// Too many flights are running to start another one.
 pub(super) struct Overloaded;
@@ -47,6 +47,7 @@ pub(super) struct Flights {
     slow: Handle,
     running: SharedTasks<(LoanKey, Stage), LoanOutcome>,
     metrics: Metrics,
+    tracer: Tracer,
 }
 
 impl fmt::Debug for Flights {
@@ -62,12 +63,12 @@ impl Flights {
         decisions: Arc<Decisions>,
         slow: Handle,
         limit: usize,
-        metrics: Metrics,
+        (metrics, tracer): (Metrics, Tracer),
     ) -> Flights {
         metrics.flights_limit(limit);
         let gauge = metrics.clone();
         let running = SharedTasks::new(slow.clone(), limit, move |count| gauge.flights(count));
-        Flights { circulation, decisions, slow, running, metrics }
+        Flights { circulation, decisions, slow, running, metrics, tracer }
     }
 
     /// Waits for the flight of this reader and title, and starts it if there is none.
@@ -81,9 +82,9 @@ impl Flights {
     ) -> Result<LoanOutcome, Overloaded> {
         let work = |flight: Arc<Flight>| {
             let flights = self.clone();
-            RequestId::inherit(
-                async move { flights.run_flight(&flight, &loan_request, stage).await },
-            )
+            RequestId::inherit_with(self.tracer.current(), async move {
+                flights.run_flight(&flight, &loan_request, stage).await
+            })
         };
         match self.running.join((loan_request.key, stage), work).await {
             Ok(outcome) => Ok(outcome),
@@ -168,6 +169,6 @@ impl Flights {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Option<T> {
-        self.slow.spawn(RequestId::inherit(work)).await.ok()
+        self.slow.spawn(RequestId::inherit_with(self.tracer.current(), work)).await.ok()
     }
 }

@@ -115,7 +115,7 @@ pub struct Gate {
 impl Gate {
     /// Creates a gate over this circulation, and subscribes to the ends of loans.
     pub fn new(settings: &Settings, circulation: Circulation, handles: ProcessHandles) -> Gate {
-        let ProcessHandles { clock, metrics, slow } = handles;
+        let ProcessHandles { clock, metrics, tracer, slow } = handles;
         let decisions =
             Arc::new(Decisions::new(clock.clone(), circulation.feed_status(), settings.freshness));
         let running = end::Running { decisions: decisions.clone(), slow: slow.clone() };
@@ -123,7 +123,8 @@ impl Gate {
         let closing = decisions.clone();
         let runtime = slow.clone();
         circulation.on_closed(move |closed| end::closed(&closing, &closed, &runtime));
-        let flights = Flights::new(circulation, decisions.clone(), slow, settings.flights, metrics);
+        let flights =
+            Flights::new(circulation, decisions.clone(), slow, settings.flights, (metrics, tracer));
         Gate { decisions, flights, clock, settings: settings.clone() }
     }
 

@@ -82,6 +82,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::loan::{Borrower, Event, LibraryId, Loan, LoanId, Progress};
 use crate::reload::Current;
+use crate::telemetry::Span;
 
 pub use access_position::AccessPosition;
 pub use accesses::{Access, AccessFilter, AccessTarget, RecordedAccess};
@@ -242,8 +243,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; the loan must not be opened then.
     pub async fn mark_opened(&self, id: LoanId) -> Result<bool, LedgerError> {
-        Ok(self.queries_of_ours()?.is_opened(id).await?
-            || self.update_for_reader(Update::MarkOpened(id)).await? > 0)
+        let is_opened = {
+            let _span = self.span("is-opened");
+            self.queries_of_ours()?.is_opened(id).await?
+        };
+        Ok(is_opened || self.update_for_reader(Update::MarkOpened(id)).await? > 0)
     }
 
     /// Replaces the doubts about a library. They are durable when this returns.
@@ -355,10 +359,21 @@ impl Ledger {
         updated.unwrap_or_else(|| Err(no_response(deadline.unwrap_or_default())))
     }
 
+    /// Begins a span of the current trace for a read or a write, until it is dropped.
+    fn span(&self, operation: &'static str) -> Option<Box<Span>> {
+        let mut span = Span::begin("ledger")?;
+        let system = if self.file.is_some() { "sqlite" } else { "postgresql" };
+        span.set("db.system.name", system);
+        span.set("db.operation.name", operation);
+        Some(span)
+    }
+
     /// Sends a command to its executor and waits for the response.
     async fn run<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, LedgerError> {
         let (reply, response) = Reply::new();
-        self.lanes.send(command(reply)).await?;
+        let command = command(reply);
+        let _span = self.span(command.name());
+        self.lanes.send(command).await?;
         response.await.map_err(|_| LedgerError::Closed)?
     }
 }

@@ -16,6 +16,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
     pub async fn newest(&self, key: &LoanKey) -> Result<Option<Loan>, LedgerError> {
+        let _span = self.span("newest");
         self.queries_of_ours()?.newest(key).await
     }
 
@@ -24,6 +25,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn last_end(&self, key: &LoanKey) -> Result<Option<Timestamp>, LedgerError> {
+        let _span = self.span("last-end");
         self.queries.last_end(key).await
     }
 
@@ -32,6 +34,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read or the row is damaged.
     pub async fn loan(&self, id: LoanId) -> Result<Option<Loan>, LedgerError> {
+        let _span = self.span("loan");
         self.queries_of_ours()?.loan(id).await
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes};
 use http::header::{CONTENT_LENGTH, HOST, USER_AGENT};
-use http::{Method, Request, Response, Uri};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
@@ -20,6 +20,7 @@ use super::exchange::{Failure, Incoming};
 use super::socket::Server;
 use crate::buffer_budget::Buffers;
 use crate::lock::lock;
+use crate::telemetry::{TRACEPARENT, Trace, TraceParent};
 
 /// The User-Agent of the gate.
 pub(super) const OUR_NAME: &str = concat!("loangate/", env!("CARGO_PKG_VERSION"));
@@ -29,6 +30,8 @@ pub(super) const OUR_NAME: &str = concat!("loangate/", env!("CARGO_PKG_VERSION")
 pub(super) struct Connections {
     settings: ConnectSettings,
     pools: Arc<Mutex<HashMap<Server, Arc<Pool>>>>,
+    /// Whether requests name their trace.
+    traces: bool,
 }
 
 impl Connections {
@@ -51,8 +54,9 @@ impl Connections {
         // A request that waits too long for a connection must not look like a slow origin.
         let queue_timeout = settings.queue_timeout();
         let (buffers, limits) = (buffers.clone(), limits.clone());
+        let traces = settings.traces;
         let settings = ConnectSettings { tls, connect_timeout, queue_timeout, buffers, limits };
-        Ok(Connections { settings, pools: Arc::default() })
+        Ok(Connections { settings, pools: Arc::default(), traces })
     }
 
     /// Returns the pool of a server.
@@ -62,6 +66,14 @@ impl Connections {
             .entry(server)
             .or_insert_with_key(|server| Pool::new(server.clone(), self.settings.clone()))
             .clone()
+    }
+
+    /// Names the trace of a request for a file.
+    pub(super) fn name_trace(&self, fields: &mut HeaderMap) {
+        let parent = self.traces.then(Trace::outgoing).flatten();
+        if let Some(parent) = parent.and_then(TraceParent::value) {
+            fields.insert(TRACEPARENT, parent);
+        }
     }
 
     /// Sends a request unchanged. With `fresh`, it uses a new connection.

@@ -12,9 +12,9 @@ use super::address::hash;
 use super::breaker::{Breaker, Evidence};
 use super::exchange::Failure;
 use super::object_store::Repeated;
-use super::{Body, FileRequest, Origin, OriginError, USEFUL_BYTES, retry_after};
+use super::{Body, FileRequest, Origin, OriginError, USEFUL_BYTES, Where, retry_after};
 use crate::path::FilePath;
-use crate::telemetry::OriginOutcome;
+use crate::telemetry::{OriginOutcome, Span};
 
 /// Longest pause before a retry at the same address; jitter shortens it by up to half.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -177,6 +177,10 @@ impl Origin {
         };
         let began = Instant::now();
         let (origin, place_name) = (self.settings.name.as_str(), place.name());
+        let mut span = self.settings.traces.then(|| Span::begin("origin")).flatten();
+        if let Some(span) = &mut span {
+            self.describe(span, address, request);
+        }
         let attempted =
             tokio::time::timeout(self.settings.first_byte, place.send(path, request)).await;
         let failed = Err(OriginError::Failed { retry_after: None });
@@ -187,6 +191,9 @@ impl Origin {
                 (Ok(response), verdict, label)
             }
             Ok(Err(Failure::Busy)) => {
+                if let Some(span) = &mut span {
+                    span.fail(OriginOutcome::Busy.name());
+                }
                 self.counts.not_sent(OriginOutcome::Busy);
                 return (Err(OriginError::Busy), Verdict::Elsewhere);
             }
@@ -194,6 +201,9 @@ impl Origin {
             Ok(Err(failure)) => {
                 let why = failure.to_string();
                 tracing::warn!(origin, place = place_name, why, "an origin failed");
+                if let Some(span) = &mut span {
+                    span.fail(OriginOutcome::Failed.name());
+                }
                 let is_unreachable = matches!(failure, Failure::Unreachable(_));
                 let evidence =
                     if is_unreachable { Evidence::Address } else { Evidence::File(hash(path)) };
@@ -216,7 +226,20 @@ impl Origin {
             self.record_success(address, ended);
         }
         self.counts.request(label, ended.saturating_duration_since(began));
+        if let Some(span) = &mut span {
+            end_span(span, &outcome);
+        }
         (outcome, verdict)
+    }
+
+    /// Sets what a span shows of a request.
+    #[cold]
+    fn describe(&self, span: &mut Span, address: usize, request: &FileRequest) {
+        span.set("http.request.method", if request.head { "HEAD" } else { "GET" });
+        span.set("loangate.origin", self.settings.name.clone());
+        if let Some(Where::Http(url)) = self.settings.places.get(address) {
+            span.set("server.address", url.host_str().unwrap_or_default().to_owned());
+        }
     }
 }
 
@@ -230,6 +253,20 @@ fn judge(response: &Response<Body>) -> Verdict {
         && retry_after(response.headers()).is_none();
     let is_repeated = response.extensions().get::<Repeated>().is_some();
     if is_brief && !is_repeated { Verdict::Anywhere } else { Verdict::Elsewhere }
+}
+
+/// Sets the result of a request.
+#[cold]
+fn end_span(span: &mut Span, outcome: &Outcome) {
+    match outcome {
+        Ok(response) => {
+            span.set("http.response.status_code", response.status().as_u16());
+            if response.status().is_server_error() {
+                span.fail(OriginOutcome::ServerError.name());
+            }
+        }
+        Err(_) => span.fail(OriginOutcome::TimedOut.name()),
+    }
 }
 
 fn status_class(status: StatusCode) -> OriginOutcome {

@@ -15,6 +15,7 @@ use super::exchange::Failure;
 use super::file_request::FileRequest;
 use crate::buffer_budget::Buffers;
 use crate::path::FilePath;
+use crate::telemetry::Trace;
 
 #[derive(Debug)]
 pub(super) struct Http {
@@ -23,6 +24,8 @@ pub(super) struct Http {
     /// The end of the request line, and the header fields of every request.
     fields: Box<str>,
     pool: Arc<Pool>,
+    /// Whether requests name their trace.
+    traces: bool,
 }
 
 impl Http {
@@ -48,7 +51,8 @@ impl Http {
         );
         let connections = Connections::new(settings, url.scheme() == "https", buffers, limits)?;
         let pool = connections.to(server_of(&uri)?);
-        Ok(Http { base: base.into(), fields: fields.into(), pool })
+        let traces = settings.traces;
+        Ok(Http { base: base.into(), fields: fields.into(), pool, traces })
     }
 
     pub(super) async fn send(
@@ -76,6 +80,11 @@ impl Http {
         if let Some(tag) = &request.only_if {
             text.put_slice(b"if-range: ");
             text.put_slice(tag.as_bytes());
+            text.put_slice(b"\r\n");
+        }
+        if let Some(parent) = self.traces.then(Trace::outgoing).flatten() {
+            text.put_slice(b"traceparent: ");
+            text.put_slice(parent.text().as_bytes());
             text.put_slice(b"\r\n");
         }
         text.put_slice(b"\r\n");

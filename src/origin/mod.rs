@@ -83,6 +83,8 @@ pub struct Settings {
     pub follow_symlinks: bool,
     /// How long a file's metadata (size, type and validator) is cached.
     pub metadata_ttl: Duration,
+    /// Whether requests name their trace (W3C Trace Context).
+    pub traces: bool,
 }
 
 impl Settings {

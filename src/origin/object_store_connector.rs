@@ -84,6 +84,9 @@ impl HttpService for Connector {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (mut head, body) = request.into_parts();
         let slot = head.extensions.remove::<ResponseSlot>();
+        if slot.is_some() {
+            self.0.name_trace(&mut head.headers);
+        }
         let body = body.collect().await?.to_bytes();
         let fresh = slot.as_ref().is_some_and(|slot| slot.fresh);
         let fetched = self.0.send(Request::from_parts(head, body), fresh).await;

@@ -40,6 +40,8 @@ pub(super) struct ConnectionInfo {
     pub(super) client: Option<IpAddr>,
     /// The handle of the connection that the request arrived on.
     pub(super) connection: Connection,
+    /// Whether the client decides which of its requests are sampled.
+    pub(super) is_trusted: bool,
 }
 
 /// Serves one connection to its end. Both guards count it as open until then: the slot for this
@@ -103,7 +105,8 @@ async fn handshake(
     }
     let size = Size::new(&worker.services.buffers, tls_stream::MAX_SEALED);
     let tls = TlsStream::new(socket, session, connection.clone(), size, is_http2);
-    Ok((tls, ConnectionInfo { name, client, connection: connection.clone() }))
+    let is_trusted = client.is_some_and(|client| worker.services.tracer.trusts(client));
+    Ok((tls, ConnectionInfo { name, client, connection: connection.clone(), is_trusted }))
 }
 
 /// Reads the header of a load balancer, and counts the connection for the client that it names.

@@ -67,7 +67,10 @@ pub(super) async fn dispatch(
             response
         }
         None => {
-            let processed = id.poll_within(pin!(process(&mut context, body))).await;
+            let (headers, is_trusted) = (&request.headers, connection.is_trusted);
+            let trace = services.tracer.request(id, headers, is_trusted);
+            context.log.trace(trace.clone());
+            let processed = id.poll_within(trace, pin!(process(&mut context, body))).await;
             let mut response = context.response(id, processed);
             config.cors.add_response_fields(&request.headers, &mut response);
             response
@@ -81,6 +84,12 @@ pub(super) async fn dispatch(
 }
 
 impl Context<'_> {
+    /// Records that the request has reached a step, and begins a span of its trace.
+    fn enter(&mut self, step: Step, span: &'static str) {
+        self.seen.step = step;
+        self.log.enter(span);
+    }
+
     /// Counts the request, and turns a problem into its response.
     fn response(self, id: RequestId, processed: Result<Response<Body>, Problem>) -> Response<Body> {
         let (metrics, mut log) = (&self.services.metrics, self.log);
@@ -161,7 +170,7 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
         }
         Target::Loanable { titles, file, explicit } => {
             context.log.route(catalog.route_name(file.route)).isbn(titles.first());
-            context.seen.step = Step::Reader;
+            context.enter(Step::Reader, "reader");
             let (readers, token) = (&context.services.readers, token.as_deref());
             let (reader, is_expired) = match authenticate(readers, request, token) {
                 // Boxed: it is rare, and hyper copies the future of each request.
@@ -176,7 +185,7 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
             let continues = download_continuation::continues(&request.headers);
             let loan_request = gate_request(&reader, &titles, &path, explicit, continues)
                 .ok_or_else(outside_of_link)?;
-            context.seen.step = Step::Gate;
+            context.enter(Step::Gate, "gate");
             let admission = services.gate.admit(&loan_request).await;
             context.log.via(admission.via).isbn(admission.isbn);
             context.seen.asked = Some(Asked { key: reader.key(admission.isbn), issued });
@@ -188,7 +197,7 @@ async fn process(context: &mut Context<'_>, body: RequestBody) -> Result<Respons
             }
         }
     };
-    context.seen.step = Step::Delivery;
+    context.enter(Step::Delivery, "delivery");
     deliver(context, pass).await
 }
 
@@ -222,7 +231,7 @@ async fn process_loans(
     let (services, request) = (context.services, context.request);
     let (headers, method) = (&request.headers, &request.method);
     loans_api::check_method(endpoint, method)?;
-    context.seen.step = Step::Reader;
+    context.enter(Step::Reader, "reader");
     let (readers, query) = (&services.readers, request.uri.query());
     let mut reader = readers.authenticate(headers, query, link);
     if matches!(reader, Err(Problem::LoginUnavailable { .. })) {
@@ -235,7 +244,7 @@ async fn process_loans(
         context.log.isbn(isbn);
         context.seen.asked = Some(Asked { key: reader.key(isbn), issued: reader.issued });
     }
-    context.seen.step = Step::Gate;
+    context.enter(Step::Gate, "gate");
     let resources = (services, context.config);
     let response = loans_api::answer(resources, &reader, method, body, endpoint).await?;
     let mut log = context.log.clone();

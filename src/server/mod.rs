@@ -62,7 +62,7 @@ use crate::ledger::Ledger;
 use crate::reader::Readers;
 use crate::reload::Current;
 use crate::supervise::supervise;
-use crate::telemetry::{Metrics, Task};
+use crate::telemetry::{Metrics, Task, Tracer};
 
 pub(crate) use acme_challenge::challenge_file;
 pub(crate) use certificate_file::TlsError;
@@ -162,6 +162,8 @@ pub(crate) struct Services {
     pub recent: RecentRequests,
     /// The metrics of the process.
     pub metrics: Metrics,
+    /// Begins the traces of requests.
+    pub tracer: Tracer,
 }
 
 /// Why the server did not start.

@@ -8,8 +8,13 @@ pub(crate) mod access_log;
 mod log;
 mod log_limit;
 mod metrics;
+#[cfg(feature = "otlp")]
+mod otlp;
+mod otlp_settings;
 mod request_id;
 mod request_line;
+#[cfg_attr(not(feature = "otlp"), allow(dead_code))]
+mod trace;
 
 pub(crate) use log::apply;
 pub use log::{LogError, init};
@@ -19,10 +24,16 @@ pub use metrics::{
     FencedMember, FindingAction, FindingKind, FlushOutcome, Handshake, KeyFetch, LabelValues,
     LateBeginFinder, LendingCall, Limit, LoanEvent, MetricKind, Metrics, OrderOutcome,
     OriginMetrics, OriginOutcome, ProblemSeverity, Readings, ReloadOutcome, RequestOutcome,
-    RequestStorage, ResumeOutcome, Service, ServiceStatus, StreamEnd, Task, Via, definitions,
+    RequestStorage, ResumeOutcome, Service, ServiceStatus, Signal, SignalOutcome, StreamEnd, Task,
+    Via, definitions,
 };
+#[cfg(feature = "otlp")]
+pub(crate) use otlp::Otlp;
+pub use otlp_settings::OtlpSettings;
 pub use request_id::RequestId;
 pub use request_line::{RequestLine, logged_method};
+pub(crate) use trace::{Span, TRACEPARENT, Trace, TraceParent};
+pub use trace::{TraceId, Tracer};
 
 /// The keys of `[log]`.
 #[derive(Clone, Debug)]

@@ -9,9 +9,12 @@ use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 
 use http::HeaderValue;
 use uuid::Uuid;
+
+use super::Trace;
 
 thread_local! {
     static CURRENT: Cell<Option<RequestId>> = const { Cell::new(None) };
@@ -68,10 +71,17 @@ impl RequestId {
         work()
     }
 
-    /// Polls a future as work for this request. The future stays in place, since to move it would
-    /// copy it.
-    pub fn poll_within<F: Future>(self, mut work: Pin<&mut F>) -> impl Future<Output = F::Output> {
-        poll_fn(move |task| self.within(|| work.as_mut().poll(task)))
+    /// Polls a future as work for this request and its trace. The future stays in place, since to
+    /// move it would copy it.
+    pub(crate) fn poll_within<'w, F: Future>(
+        &'w self,
+        trace: Option<Arc<Trace>>,
+        mut work: Pin<&'w mut F>,
+    ) -> impl Future<Output = F::Output> + use<'w, F> {
+        poll_fn(move |task| match &trace {
+            None => self.within(|| work.as_mut().poll(task)),
+            Some(trace) => trace.within(|| self.within(|| work.as_mut().poll(task))),
+        })
     }
 
     /// Returns the request that the current task works for.
@@ -79,13 +89,22 @@ impl RequestId {
         CURRENT.get()
     }
 
-    /// Runs a future in another task as work for the request of the current task, if there is one.
+    /// Runs a future in another task as work for the request of the current task and its trace, as
+    /// far as there are any.
     pub fn inherit<F: Future>(work: F) -> impl Future<Output = F::Output> {
+        RequestId::inherit_with(Trace::current(), work)
+    }
+
+    /// As [`RequestId::inherit`], for this trace.
+    pub(crate) fn inherit_with<F: Future>(
+        trace: Option<Arc<Trace>>,
+        work: F,
+    ) -> impl Future<Output = F::Output> {
         let current = RequestId::current();
         async move {
             match current {
-                Some(id) => id.poll_within(pin!(work)).await,
-                None => work.await,
+                Some(id) => id.poll_within(trace, pin!(work)).await,
+                None => Trace::run(trace, work).await,
             }
         }
     }
@@ -120,7 +139,7 @@ mod tests {
             assert_eq!(tokio::spawn(inherited).await.unwrap(), Some(id));
             assert_eq!(tokio::spawn(async { RequestId::current() }).await.unwrap(), None);
         };
-        id.poll_within(pin!(work)).await;
+        id.poll_within(None, pin!(work)).await;
         assert_eq!(id.within(RequestId::current), Some(id));
         assert_eq!(RequestId::current(), None);
     }

@@ -5,12 +5,14 @@
 //! query. Method and range are logged only if they are valid: a client could put a token there.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, Version};
 
 use super::access_log::{self, AccessLine, micros};
-use super::{RequestId, StreamEnd, Via};
+use super::trace::{TraceEnd, TraceId};
+use super::{RequestId, StreamEnd, Trace, Via};
 use crate::clock::Clock;
 use crate::loan::Isbn;
 
@@ -36,6 +38,8 @@ pub struct RequestLine {
     status: u16,
     outcome: &'static str,
     range: Option<Box<str>>,
+    /// The trace of the request, which ends with the line.
+    trace: Option<Arc<Trace>>,
 }
 
 impl RequestLine {
@@ -60,6 +64,25 @@ impl RequestLine {
             status: 0,
             outcome: "ok",
             range: None,
+            trace: None,
+        }
+    }
+
+    /// Sets the trace of the request.
+    pub(crate) fn trace(&mut self, trace: Option<Arc<Trace>>) -> &mut RequestLine {
+        self.trace = trace;
+        self
+    }
+
+    /// Returns the trace of the request if it is sampled.
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.trace.as_ref().and_then(|trace| trace.sampled_id())
+    }
+
+    /// Begins a step of the request, for its trace.
+    pub(crate) fn enter(&self, step: &'static str) {
+        if let Some(trace) = &self.trace {
+            trace.enter(step);
         }
     }
 
@@ -70,7 +93,7 @@ impl RequestLine {
 
     /// Sets the configured pattern of the route.
     pub fn route(&mut self, pattern: &str) -> &mut RequestLine {
-        self.route = self.enabled.then(|| pattern.into());
+        self.route = (self.enabled || self.trace.is_some()).then(|| pattern.into());
         self
     }
 
@@ -88,6 +111,9 @@ impl RequestLine {
     /// Sets the source of the permission.
     pub fn via(&mut self, via: Via) -> &mut RequestLine {
         self.via = via;
+        if let Some(trace) = &self.trace {
+            trace.note("loangate.via", via.name());
+        }
         self
     }
 
@@ -109,6 +135,9 @@ impl RequestLine {
     /// Writes the line with the sent body bytes, the number of resumed origin bodies, how the body
     /// ended, and the time to the response head.
     pub fn finish(self, bytes: u64, resumes: u32, end: StreamEnd, head: Duration) {
+        if let Some(trace) = &self.trace {
+            trace.finish(self.trace_end(end));
+        }
         if !self.enabled {
             return;
         }
@@ -131,6 +160,44 @@ impl RequestLine {
             total: self.began.elapsed(),
         };
         access_log::write(line).into_iter().for_each(|line| log(&line));
+    }
+
+    /// Describes the request for its trace. The range, the title and the number of bytes are left
+    /// out: they would tell what somebody reads.
+    fn trace_end(&self, end: StreamEnd) -> TraceEnd {
+        let method = logged_method(&self.method);
+        // A pattern without a parameter may be the path of one title.
+        let route = self.route.as_deref().filter(|route| route.contains('{') || *route == "/loans");
+        let mut attributes = vec![
+            ("http.request.method", method.into()),
+            ("http.response.status_code", self.status.into()),
+            ("url.scheme", "https".into()),
+            ("network.protocol.version", version_number(self.version).into()),
+            ("loangate.via", self.via.name().into()),
+        ];
+        attributes.extend(route.map(|route| ("http.route", route.to_owned().into())));
+        let error = match (self.outcome, end) {
+            ("ok", StreamEnd::Complete) => None,
+            ("ok", end) => Some(end.name()),
+            (problem, _) => Some(problem),
+        };
+        TraceEnd {
+            name: Some(
+                route.map_or_else(|| method.to_owned(), |route| format!("{method} {route}")),
+            ),
+            attributes,
+            error,
+            is_failed: self.status >= 500 || end == StreamEnd::OriginFailed,
+        }
+    }
+}
+
+/// Returns the version of HTTP as OpenTelemetry writes it.
+fn version_number(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
     }
 }
 

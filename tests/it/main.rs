@@ -82,6 +82,8 @@ mod origin_amplification;
 mod origin_faults;
 mod origin_framing;
 mod origin_resume;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod outage;
 mod packages;
 mod path_tricks;

@@ -38,12 +38,21 @@ struct Front {
     sandbox: String,
     client: reqwest::Client,
     rewrite: Arc<Mutex<Rewrite>>,
+    calls: Arc<Mutex<Vec<ReceivedCall>>>,
+}
+
+/// A call that the gate has sent.
+#[derive(Clone, Debug)]
+pub(crate) struct ReceivedCall {
+    pub(crate) method: http::Method,
+    pub(crate) headers: HeaderMap,
 }
 
 /// A loopback server that forwards every call to the sandbox.
 pub(crate) struct Bokbasen {
     pub(crate) url: String,
     rewrite: Arc<Mutex<Rewrite>>,
+    calls: Arc<Mutex<Vec<ReceivedCall>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -55,10 +64,21 @@ impl Bokbasen {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let rewrite: Arc<Mutex<Rewrite>> = Arc::new(Mutex::new(Box::new(|_, answer| answer)));
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let front = Front { sandbox: sandbox.to_owned(), client, rewrite: rewrite.clone() };
+        let calls: Arc<Mutex<Vec<ReceivedCall>>> = Arc::default();
+        let front = Front {
+            sandbox: sandbox.to_owned(),
+            client,
+            rewrite: rewrite.clone(),
+            calls: calls.clone(),
+        };
         let router = Router::new().fallback(forward).with_state(front);
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Bokbasen { url, rewrite, task }
+        Bokbasen { url, rewrite, calls, task }
+    }
+
+    /// Returns the calls so far, logins apart.
+    pub(crate) fn calls(&self) -> Vec<ReceivedCall> {
+        self.calls.lock().unwrap().clone()
     }
 
     /// Rewrites all further responses to GET. The function gets the requested path and query.
@@ -78,6 +98,8 @@ async fn forward(State(front): State<Front>, request: Request) -> Response<Body>
     let path = parts.uri.path_and_query().unwrap().as_str().to_owned();
     let body: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let mut headers: HeaderMap = parts.headers;
+    let call = ReceivedCall { method: parts.method.clone(), headers: headers.clone() };
+    front.calls.lock().unwrap().push(call);
     headers.remove(http::header::HOST);
     headers.remove(http::header::CONTENT_LENGTH);
     let request = front.client.request(parts.method.clone(), format!("{}{path}", front.sandbox));

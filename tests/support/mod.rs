@@ -6,6 +6,8 @@ pub(crate) mod alerts;
 pub(crate) mod bokbasen;
 pub(crate) mod chromium;
 pub(crate) mod cluster;
+#[cfg(feature = "otlp")]
+pub(crate) mod collector;
 pub(crate) mod console;
 pub(crate) mod demo;
 pub(crate) mod devtools;

@@ -60,7 +60,8 @@ pub(super) async fn begin(circulation: &Circulation, mut work: Work, loan: Loan,
 
 /// Runs the next step of a due loan.
 pub(super) async fn advance(circulation: Circulation, mut work: Work) {
-    let next = step(&circulation, work.loan, &mut work.driver).await;
+    let step = step(&circulation, work.loan, &mut work.driver);
+    let next = circulation.traced("poll of a loan", step).await;
     work.finish(next);
 }
 

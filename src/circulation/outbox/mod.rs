@@ -127,7 +127,9 @@ impl Outbox {
                 let Some((arrival, loan)) = self.queues.of(lane).next.pop_front() else { continue };
                 self.queues.of(lane).in_flight += 1;
                 let (id, circulation) = (loan.id, circulation.clone());
-                let sender = self.sending.spawn(async move { send(&circulation, &loan).await });
+                let sender = self.sending.spawn(async move {
+                    circulation.traced("end of a loan", send(&circulation, &loan)).await
+                });
                 self.senders.insert(sender.id(), (id, arrival, lane));
             }
         }

@@ -59,7 +59,8 @@ impl Reporter {
                 }
                 let claimed = ledger.claim_report(&report, &lease).await;
                 let Some(attempt) = Reporter::changed(claimed)? else { continue };
-                match self.send(&report, &lease, &attempt).await {
+                let sending = self.send(&report, &lease, &attempt);
+                match self.circulation.traced("usage report", sending).await {
                     ReportOutcome::Recorded => *hold = Hold::default(),
                     ReportOutcome::NotRecorded(_, asked) => {
                         hold.extend(self.settings.interval, asked);

@@ -14,7 +14,7 @@ use crate::ledger::{self, AuditKey, Brake, Ledger};
 use crate::lending::{self, Auth, Bokbasen};
 use crate::loan::{Borrower, LoanKey};
 use crate::process_handles::ProcessHandles;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 
 const ISBN: &str = "9780306406157";
 
@@ -61,7 +61,12 @@ pub(in crate::circulation) async fn circulation(
         polls: 2,
     };
     let slow = tokio::runtime::Handle::current();
-    Circulation::new(settings, ledger, lending, ProcessHandles { clock, metrics, slow })
+    Circulation::new(
+        settings,
+        ledger,
+        lending,
+        ProcessHandles { clock, metrics, tracer: Tracer::default(), slow },
+    )
 }
 
 /// Adds a loan with this poll interval, with or without a waiting caller.

@@ -16,6 +16,7 @@ use crate::lending::call::Call;
 use crate::lending::outage_reason::OutageReason;
 use crate::lending::response::{ApiResponse, cause, read_body, retry_after};
 use crate::lending::wire::ErrorBody;
+use crate::telemetry::{Span, TRACEPARENT, Trace, TraceParent, logged_method};
 
 impl Transport {
     /// Sends a call, and returns the head of its response.
@@ -24,11 +25,19 @@ impl Transport {
         call: &Call,
         credential: http::HeaderValue,
     ) -> Result<reqwest::Response, CallError> {
+        let mut span = Span::begin("bokbasen");
+        if let Some(span) = &mut span {
+            self.describe(span, call);
+        }
         let client = if call.repeatable { &self.pooled } else { &self.unpooled };
         let mut request =
             client.request(call.method.clone(), self.url(call)).header(AUTHORIZATION, credential);
         if self.login.sends_date() {
             request = request.header(DATE, http_date(self.clock.now()));
+        }
+        // Neither `tracestate` nor `baggage` of a client is passed on.
+        if let Some(parent) = Trace::outgoing_of_current().and_then(TraceParent::value) {
+            request = request.header(TRACEPARENT, parent);
         }
         if let Some(body) = &call.body {
             request = request.header(CONTENT_TYPE, "application/json").body(match &call.guard {
@@ -45,6 +54,9 @@ impl Transport {
                 return CallError::NotSent(cause(error));
             }
             let trouble = OutageReason::of(&error);
+            if let Some(span) = &mut span {
+                span.fail(trouble.name());
+            }
             let is_connect = error.is_connect();
             let why = cause(error);
             self.health.failed(call.operation.name(), trouble, &why);
@@ -52,7 +64,20 @@ impl Transport {
             if is_connect { CallError::NotSent(why) } else { CallError::Unknown(why) }
         })?;
         self.skew.note(sent, response.headers());
+        if let Some(span) = &mut span {
+            span.set("http.response.status_code", response.status().as_u16());
+            if response.status().is_server_error() {
+                span.fail(OutageReason::ServerError.name());
+            }
+        }
         Ok(response)
+    }
+
+    /// Sets what a span shows of a call: neither its path nor its query, which name loans.
+    fn describe(&self, span: &mut Span, call: &Call) {
+        span.set("http.request.method", logged_method(&call.method));
+        span.set("server.address", self.base.host_str().unwrap_or_default().to_owned());
+        span.set("loangate.call", call.operation.name());
     }
 
     fn url(&self, call: &Call) -> Url {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::super::codes::{Code, Severity};
 use super::*;
 use crate::lock::lock;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const FAST: Timing = Timing {
@@ -158,7 +158,10 @@ fn start(receivers: &[&Receiver], timing: Timing) -> (Alerts, CancellationToken)
     let webhooks = receivers.iter().map(|receiver| receiver.webhook()).collect();
     let (alerts, stop) = (Alerts::with_timing(webhooks, timing), CancellationToken::new());
     let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
-    alerts.start(&ProcessHandles { clock, metrics, slow: Handle::current() }, &stop);
+    alerts.start(
+        &ProcessHandles { clock, metrics, tracer: Tracer::default(), slow: Handle::current() },
+        &stop,
+    );
     (alerts, stop)
 }
 

@@ -14,6 +14,7 @@ mod lending;
 mod loans;
 mod login_keys;
 mod origins;
+mod otlp;
 mod process;
 mod readings;
 mod requests;
@@ -35,13 +36,14 @@ pub use loans::{BrakeAction, BrakeLimit, LateBeginFinder, LoanEvent};
 pub use login_keys::KeyFetch;
 use metrics_exporter_prometheus::BuildError;
 pub use origins::{OriginMetrics, OriginOutcome, ResumeOutcome};
+pub use otlp::{Signal, SignalOutcome};
 pub use readings::{Calls, Durations, Readings};
 pub use requests::{RequestOutcome, StreamEnd, Via};
 pub use tasks::{OrderOutcome, ReloadOutcome, Task};
 pub use watch::{ProblemSeverity, Service, ServiceStatus};
 
 /// The definitions of all metrics, by subject.
-const SUBJECTS: [&[Definition]; 11] = [
+const SUBJECTS: [&[Definition]; 12] = [
     &requests::DEFINITIONS,
     &connections::DEFINITIONS,
     &login_keys::DEFINITIONS,
@@ -51,6 +53,7 @@ const SUBJECTS: [&[Definition]; 11] = [
     &origins::DEFINITIONS,
     &ledger::DEFINITIONS,
     &tasks::DEFINITIONS,
+    &otlp::DEFINITIONS,
     &watch::DEFINITIONS,
     &process::DEFINITIONS,
 ];

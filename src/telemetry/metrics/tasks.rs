@@ -94,6 +94,8 @@ label_enum! {
         Driver = "driver",
         /// Ends loans whose time is over.
         Expire = "expire",
+        /// Exports traces, metrics and logs over OTLP.
+        ExportTelemetry = "export-telemetry",
         /// Fetches the keys of login services.
         FetchLoginKeys = "fetch-login-keys",
         /// Writes the counts of delivered bytes.

@@ -1,0 +1,89 @@
+//! Reads `[otlp]`: which telemetry goes to an OpenTelemetry collector.
+
+use std::time::Duration;
+
+use http::HeaderName;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use toml::de::DeValue;
+
+use super::limits::proxy_network;
+use super::table::Table;
+use super::values::{self, boolean, fraction, list, nonzero_duration};
+use crate::loopback::is_loopback;
+use crate::telemetry::OtlpSettings;
+
+/// The fields that the request has already.
+const OWN_HEADERS: [HeaderName; 4] = [CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING];
+/// The longest attribute of the resource, in bytes.
+const MAX_ATTRIBUTE: usize = 1024;
+
+pub(super) fn otlp(root: &mut Table<'_>) -> Option<OtlpSettings> {
+    let mut table = root.table("otlp")?;
+    if !cfg!(feature = "otlp") {
+        let sentence = "this program was built without the feature otlp. Remove the table, or use \
+                        a program that was built with it";
+        table.mistake("endpoint", sentence);
+    }
+    let endpoint =
+        table.required("endpoint", "endpoint = \"https://collector.example.no:4318\"", values::url);
+    let mut headers = Vec::new();
+    for mut entry in table.tables("headers") {
+        let name = entry.required("name", "name = \"authorization\"", header_name);
+        let value = entry.secret("value", "value = { file = \"certs/collector.key\" }");
+        entry.finish();
+        headers.extend(name.zip(value));
+    }
+    let source = table.source();
+    let ca = table.optional("ca", |value| certificates(&source.path(&values::text(value)?)));
+    let resource = table.table("resource").map_or_else(Vec::new, |table| table.all(attribute));
+    let settings = OtlpSettings {
+        endpoint: endpoint?,
+        headers,
+        ca: ca.unwrap_or_default(),
+        timeout: table.or("timeout", Duration::from_secs(10), nonzero_duration),
+        traces: table.or("traces", true, boolean),
+        metrics: table.or("metrics", true, boolean),
+        logs: table.or("logs", false, boolean),
+        sample: table.or("sample", 0.01, fraction),
+        trust_parent: table.or("trust_parent", Vec::new(), list(proxy_network)),
+        interval: table.or("interval", Duration::from_secs(30), nonzero_duration),
+        resource,
+    };
+    if settings.endpoint.scheme() == "http" && !is_loopback(&settings.endpoint) {
+        match settings.headers.is_empty() {
+            true => table.warn("endpoint", "telemetry travels in the clear. Write https://"),
+            false => table.mistake(
+                "endpoint",
+                "the secret headers would be sent in the clear. Write https://",
+            ),
+        }
+    }
+    table.finish();
+    Some(settings)
+}
+
+fn header_name(value: &DeValue<'_>) -> Result<HeaderName, String> {
+    let text = values::text(value)?;
+    let name = HeaderName::try_from(text.as_str());
+    name.ok().filter(|name| !OWN_HEADERS.contains(name)).ok_or_else(|| {
+        format!("{text:?} is no header that can be added. Write one like \"authorization\"")
+    })
+}
+
+fn certificates(file: &std::path::Path) -> Result<Vec<reqwest::Certificate>, String> {
+    let shown = file.display();
+    let text = std::fs::read(file)
+        .map_err(|error| format!("the file {shown} cannot be read: {error}. Name another"))?;
+    match reqwest::Certificate::from_pem_bundle(&text) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(format!("the file {shown} has no certificate in PEM. Name another")),
+    }
+}
+
+fn attribute(value: &DeValue<'_>) -> Result<String, String> {
+    let text = values::text(value)?;
+    match text.len() {
+        ..=MAX_ATTRIBUTE => Ok(text),
+        _ => Err("the text is too long. Write at most 1024 bytes".to_owned()),
+    }
+}

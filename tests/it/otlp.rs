@@ -1,0 +1,318 @@
+//! Traces over OTLP, and W3C Trace Context to the origin and Bokbasen.
+
+use std::collections::BTreeSet;
+
+use http::{HeaderMap, StatusCode};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use serde_json::json;
+
+use crate::support::collector::{Collector, Manner, attribute};
+use crate::support::{BOOK, File, LIBRARY, Scene, Setting, metric};
+
+/// The other parts of the gate and a collector, with these keys in `[otlp]`.
+async fn stage(manner: Manner, keys: &str) -> (Scene, Collector) {
+    let collector = Collector::start(manner).await;
+    let scene = Scene::without_gate(Setting::default()).await;
+    let otlp = format!("[otlp]\nendpoint = \"{}\"\n{keys}\n\n[ledger]", collector.url);
+    scene.replace_in_config("[ledger]", &otlp);
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
+    (scene, collector)
+}
+
+/// Requests the book, and returns the id of the request as a trace id.
+async fn read_book(scene: &Scene, traceparent: Option<&str>) -> String {
+    let path = format!("/files/{BOOK}/book.epub");
+    let mut request = scene.get(&scene.http2(), &path, &scene.token("kari"));
+    if let Some(parent) = traceparent {
+        request = request.header("traceparent", parent).header("baggage", "reader=kari");
+        request = request.header("tracestate", "app=kari");
+    }
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let id = answer.headers()["x-request-id"].to_str().unwrap().replace('-', "");
+    assert_eq!(answer.bytes().await.unwrap().len(), 5000);
+    id
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns the header that names this span.
+fn parent_text(span: &Span) -> String {
+    format!("00-{}-{}-01", hex(&span.trace_id), hex(&span.span_id))
+}
+
+fn traceparent(headers: &HeaderMap) -> String {
+    assert!(!headers.contains_key("tracestate") && !headers.contains_key("baggage"));
+    headers["traceparent"].to_str().unwrap().to_owned()
+}
+
+/// Returns the `traceparent` of the last request for the book at the origin.
+fn at_origin(scene: &Scene) -> String {
+    let requests = scene.origin.requests();
+    let request = requests.iter().rev().find(|request| request.path.ends_with("book.epub"));
+    traceparent(&request.unwrap().headers)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_request_is_one_trace_of_all_steps() {
+    let (mut scene, collector) = stage(Manner::Accepts, "sample = 1.0").await;
+    let bokbasen = scene.rewritten().await;
+    scene.start_gate().await;
+    let id = read_book(&scene, None).await;
+    let name = "GET /files/{isbn}/{*file}";
+    scene.until("the trace", async || collector.named(name).len() == 1).await;
+    let server = &collector.named(name)[0];
+    assert_eq!((hex(&server.trace_id), server.kind), (id.clone(), SpanKind::Server as i32));
+    assert!(server.parent_span_id.is_empty());
+    let is_of_request = |span: &Span| span.trace_id == server.trace_id;
+    let spans: Vec<Span> = collector.spans().into_iter().filter(is_of_request).collect();
+    let only = |name: &str| -> &Span {
+        let named: Vec<&Span> = spans.iter().filter(|span| span.name == name).collect();
+        assert_eq!(named.len(), 1, "{name} in {spans:?}");
+        named[0]
+    };
+    for step in ["reader", "gate", "delivery"] {
+        assert_eq!(only(step).parent_span_id, server.span_id, "{step}");
+    }
+    let calls = spans.iter().filter(|span| matches!(span.name.as_str(), "ledger" | "bokbasen"));
+    let calls: Vec<&Span> = calls.collect();
+    assert!(calls.iter().all(|call| call.parent_span_id == only("gate").span_id), "{calls:?}");
+    let operations: BTreeSet<String> =
+        calls.iter().filter_map(|call| attribute(&call.attributes, "db.operation.name")).collect();
+    for operation in ["newest", "intended", "begun", "opened"] {
+        assert!(operations.contains(operation), "{operation} in {operations:?}");
+    }
+    assert_eq!(only("origin").parent_span_id, only("delivery").span_id);
+    let of_server = |name: &str| attribute(&server.attributes, name);
+    assert_eq!(of_server("http.request.method").unwrap(), "GET");
+    assert_eq!(of_server("http.route").unwrap(), "/files/{isbn}/{*file}");
+    assert_eq!(of_server("http.response.status_code").unwrap(), "200");
+    assert_eq!(of_server("loangate.via").unwrap(), "registered");
+    assert_eq!(of_server("error.type"), None);
+    assert!(spans.iter().all(|span| server.start_time_unix_nano <= span.start_time_unix_nano
+        && span.end_time_unix_nano <= server.end_time_unix_nano));
+    // What the other systems received names the span of their call.
+    assert_eq!(at_origin(&scene), parent_text(only("origin")));
+    let begin = calls
+        .iter()
+        .find(|call| attribute(&call.attributes, "loangate.call").as_deref() == Some("begin"));
+    let at_bokbasen: Vec<String> = bokbasen
+        .calls()
+        .iter()
+        .filter(|call| call.method == "POST")
+        .map(|call| traceparent(&call.headers))
+        .collect();
+    assert_eq!(at_bokbasen, [parent_text(begin.unwrap())]);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn end_of_a_loan_is_a_trace_of_its_own() {
+    let (mut scene, collector) = stage(Manner::Accepts, "sample = 1.0").await;
+    let bokbasen = scene.rewritten().await;
+    scene.start_gate().await;
+    read_book(&scene, None).await;
+    let before = bokbasen.calls().len();
+    let path = format!("/loans/{BOOK}");
+    let (status, _) = scene.call_api("DELETE", &path, &scene.token("kari"), "").await;
+    assert!(status.is_success(), "{status}");
+    scene.until("the end", async || !collector.named("end of a loan").is_empty()).await;
+    let end = &collector.named("end of a loan")[0];
+    assert!(end.parent_span_id.is_empty());
+    let calls = collector.named("bokbasen").into_iter();
+    let call = calls.filter(|call| call.trace_id == end.trace_id).next_back().unwrap();
+    assert_eq!(call.parent_span_id, end.span_id);
+    let sent = bokbasen.calls()[before..].last().map(|call| traceparent(&call.headers));
+    assert_eq!(sent, Some(parent_text(&call)));
+    let returned = &collector.named("DELETE /loans")[0];
+    assert_ne!(returned.trace_id, end.trace_id);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unsampled_requests_export_nothing_and_name_themselves() {
+    let (mut scene, collector) = stage(Manner::Accepts, "sample = 0\nmetrics = false").await;
+    let bokbasen = scene.rewritten().await;
+    scene.start_gate().await;
+    let forced = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let id = read_book(&scene, Some(forced)).await;
+    let (origin, begin) = (at_origin(&scene), bokbasen.calls());
+    let begin = begin.iter().find(|call| call.method == "POST").unwrap();
+    for sent in [origin, traceparent(&begin.headers)] {
+        assert!(sent.starts_with(&format!("00-{id}-")) && sent.ends_with("-00"), "{sent}");
+    }
+    scene.stop_gate().await;
+    assert!(collector.exports().is_empty(), "{:?}", collector.exports());
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parents_of_trusted_networks_are_followed_if_well_formed() {
+    let keys = "sample = 0\nmetrics = false\ntrust_parent = [\"127.0.0.0/8\"]";
+    let (mut scene, collector) = stage(Manner::Accepts, keys).await;
+    scene.start_gate().await;
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = |flags: &str| format!("00-{TRACE}-00f067aa0ba902b7-{flags}");
+    read_book(&scene, Some(&parent("01"))).await;
+    let name = "GET /files/{isbn}/{*file}";
+    scene.until("the trace", async || collector.named(name).len() == 1).await;
+    let server = &collector.named(name)[0];
+    assert_eq!(
+        (hex(&server.trace_id), hex(&server.parent_span_id)),
+        (TRACE.to_owned(), "00f067aa0ba902b7".to_owned())
+    );
+    assert!(at_origin(&scene).starts_with(&format!("00-{TRACE}-")));
+    let exported = collector.spans().len();
+    read_book(&scene, Some(&parent("00"))).await;
+    let sent = at_origin(&scene);
+    assert!(sent.starts_with(&format!("00-{TRACE}-")) && sent.ends_with("-00"), "{sent}");
+    let valid = parent("01");
+    let malformed = [
+        valid[1..].to_owned(),
+        valid[..54].to_owned(),
+        format!("{valid}-"),
+        format!("{valid}0"),
+        valid.to_uppercase(),
+        valid.replace('-', "_"),
+        valid.replace('-', ""),
+        format!("ff{}", &valid[2..]),
+        format!("zz{}", &valid[2..]),
+        format!("cc{}.", &valid[2..]),
+        valid.replace(TRACE, &"0".repeat(32)),
+        valid.replace("00f067aa0ba902b7", &"0".repeat(16)),
+        valid.replace("4bf92", "4bg92"),
+        valid.replace("00f06", "00x06"),
+        format!("{}0g", &valid[..53]),
+        format!("{valid},{valid}"),
+        format!("0{valid}"),
+        "01".to_owned(),
+        "-".repeat(55),
+        "kari".to_owned(),
+        "0".repeat(4000),
+    ];
+    for text in malformed {
+        let id = read_book(&scene, Some(&text)).await;
+        let sent = at_origin(&scene);
+        assert!(sent.starts_with(&format!("00-{id}-")) && sent.ends_with("-00"), "{text}: {sent}");
+    }
+    scene.stop_gate().await;
+    assert_eq!(collector.spans().len(), exported, "nothing else is sampled");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_collectors_harm_no_download() {
+    let manners = [
+        Manner::Hangs,
+        Manner::Answers(500),
+        Manner::Answers(404),
+        Manner::Redirects,
+        Manner::NeverEnds,
+        Manner::Closes,
+    ];
+    for manner in manners {
+        let (mut scene, collector) = stage(manner, "sample = 1.0\ntimeout = \"300ms\"").await;
+        scene.start_gate().await;
+        for _ in 0..20 {
+            read_book(&scene, None).await;
+        }
+        scene
+            .until("a failed export", async || {
+                metric(
+                    &scene.metrics().await,
+                    "loangate_otlp_items_total",
+                    "traces\",outcome=\"failed",
+                ) > 0.0
+            })
+            .await;
+        read_book(&scene, None).await;
+        let exported = metric(&scene.metrics().await, "loangate_otlp_items_total", "exported");
+        assert_eq!(exported, 0.0, "{manner:?}");
+        let stopped = tokio::time::Instant::now();
+        scene.stop_gate().await;
+        // The bound of the last export, and time for a busy machine.
+        assert!(stopped.elapsed().as_secs() < 20, "{manner:?}");
+        assert!(collector.exports().iter().all(|export| export.path.starts_with("/v1/")));
+        // Socket buffers, and what the gate reads: not what a fast sender could send in 300 ms.
+        assert!(collector.endless_bytes() < 32 << 20, "{}", collector.endless_bytes());
+        scene.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exported_telemetry_names_no_reader_and_no_title() {
+    let keys = "sample = 1.0\nlogs = true\ninterval = \"200ms\"";
+    let (mut scene, collector) = stage(Manner::Accepts, keys).await;
+    scene.start_gate().await;
+    read_book(&scene, None).await;
+    let token = scene.token("kari");
+    let client = scene.http1();
+    for path in [
+        format!("/files/{BOOK}/missing.epub?secret-query=1"),
+        format!("/files/9788299999999/other.epub?access_token={token}"),
+        "/no/such/place".to_owned(),
+        format!("/loans/{BOOK}"),
+    ] {
+        scene.get(&client, &path, &token).send().await.unwrap();
+    }
+    let link = scene.link(&["--isbn", BOOK]);
+    client.get(format!("{}/~{link}/files/{BOOK}/book.epub", scene.base)).send().await.unwrap();
+    scene
+        .fault(
+            &json!({ "call": "return", "times": 1, "effect": { "refuse": { "code": "NO_SUCH" } } }),
+        )
+        .await;
+    scene.call_api("DELETE", &format!("/loans/{BOOK}"), &token, "").await;
+    scene.until("the end", async || !collector.named("end of a loan").is_empty()).await;
+    let borrower = scene.books().await[0]["borrower"].as_str().unwrap().to_owned();
+    let loans = scene.ledger().await;
+    let lending_id = loans[0]["lending_id"].as_str().unwrap().to_owned();
+    scene.stop_gate().await;
+    let exports = collector.exports();
+    assert!(exports.iter().any(|export| export.path == "/v1/traces"));
+    let forbidden = [
+        "kari",
+        LIBRARY,
+        BOOK,
+        "9788299999999",
+        "book.epub",
+        "missing",
+        "other.epub",
+        "secret-query",
+        "such",
+        &borrower,
+        &lending_id,
+        &token,
+        &link,
+    ];
+    for export in exports {
+        let text = String::from_utf8_lossy(&export.body);
+        for word in forbidden {
+            assert!(!text.contains(word), "{} contains {word}: {text}", export.path);
+        }
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exports_carry_the_headers_and_attributes_of_the_configuration() {
+    let keys = "sample = 1.0\nresource = { \"deployment.environment.name\" = \"test\" }\n\
+                headers = [{ name = \"x-key\", value = { file = \"certs/admin.token\" } }]";
+    let (mut scene, collector) = stage(Manner::Accepts, keys).await;
+    scene.start_gate().await;
+    read_book(&scene, None).await;
+    scene.until("an export", async || !collector.spans().is_empty()).await;
+    let export = &collector.exports()[0];
+    assert_eq!(export.headers["x-key"].to_str().unwrap(), scene.admin_token());
+    assert_eq!(export.headers["content-type"], "application/x-protobuf");
+    let resource = collector.traces()[0].resource_spans[0].resource.clone().unwrap();
+    let attribute = |name: &str| attribute(&resource.attributes, name).unwrap();
+    assert_eq!(attribute("service.name"), "loangate");
+    assert_eq!(attribute("service.version"), env!("CARGO_PKG_VERSION"));
+    assert!(attribute("service.instance.id").contains(':'));
+    assert_eq!(attribute("deployment.environment.name"), "test");
+    scene.end().await;
+}
