@@ -7,7 +7,8 @@
 //! - `build` creates the parts and connects them; `run` starts and stops them.
 //! - `open_ledger` waits for a database that does not respond.
 //! - `descriptors` divides the file descriptors of the process among connections.
-//! - `background` runs the tasks that belong to no part, `export` that of telemetry, and `readiness` answers `/readyz`.
+//! - `background` runs the tasks that belong to no part, `export` that of telemetry, and
+//!   `readiness` answers `/readyz`.
 //! - `request_config` builds what requests need of the configuration.
 //! - `reload` validates new versions of all parts that can be reloaded, then applies them.
 

@@ -94,6 +94,9 @@ impl Context<'_> {
     fn response(self, id: RequestId, processed: Result<Response<Body>, Problem>) -> Response<Body> {
         let (metrics, mut log) = (&self.services.metrics, self.log);
         let (via, took) = (log.permitted_via(), log.began().elapsed());
+        if let Some(exemplar) = log.exemplar(took) {
+            metrics.exemplar(via, exemplar);
+        }
         self.services.recent.record(RecentRequest {
             id,
             began: log.began(),

@@ -36,6 +36,8 @@ pub fn init(settings: &Settings) -> Result<(), LogError> {
     };
     let (targets, filter) = reload::Layer::new(filter(level));
     let (lines, format) = reload::Layer::new(lines(settings.json, std::io::stderr));
+    #[cfg(feature = "otlp")]
+    let lines = lines.and_then(super::otlp::LogExport);
     if tracing_subscriber::registry().with(lines.with_filter(targets)).try_init().is_ok() {
         let _ = IN_USE.set(InUse { filter, format });
     }

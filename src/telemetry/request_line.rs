@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use http::{HeaderValue, Method, Version};
 
 use super::access_log::{self, AccessLine, micros};
+use super::metrics::Exemplar;
 use super::trace::{TraceEnd, TraceId};
 use super::{RequestId, StreamEnd, Trace, Via};
 use crate::clock::Clock;
 use crate::loan::Isbn;
 
 /// The target of request lines, for filters.
-const TARGET: &str = "loangate::request";
+pub(super) const TARGET: &str = "loangate::request";
 /// The maximum logged length of a Range field, in bytes.
 const MAX_RANGE_LENGTH: usize = 64;
 /// Replaces a value that is not logged.
@@ -77,6 +78,11 @@ impl RequestLine {
     /// Returns the trace of the request if it is sampled.
     pub fn trace_id(&self) -> Option<TraceId> {
         self.trace.as_ref().and_then(|trace| trace.sampled_id())
+    }
+
+    /// Returns the request as an exemplar of this time; none if it is not sampled.
+    pub(crate) fn exemplar(&self, took: Duration) -> Option<Exemplar> {
+        self.trace.as_ref().and_then(|trace| trace.exemplar(took))
     }
 
     /// Begins a step of the request, for its trace.

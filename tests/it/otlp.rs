@@ -1,8 +1,11 @@
-//! Traces over OTLP, and W3C Trace Context to the origin and Bokbasen.
+//! Traces, metrics and log lines over OTLP, and W3C Trace Context to the origin and Bokbasen.
 
 use std::collections::BTreeSet;
 
 use http::{HeaderMap, StatusCode};
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde_json::json;
@@ -251,9 +254,9 @@ async fn exported_telemetry_names_no_reader_and_no_title() {
     let token = scene.token("kari");
     let client = scene.http1();
     for path in [
-        format!("/files/{BOOK}/missing.epub?secret-query=1"),
+        format!("/files/{BOOK}/mislaid.epub?secret-query=1"),
         format!("/files/9788299999999/other.epub?access_token={token}"),
-        "/no/such/place".to_owned(),
+        "/no/zzplace/xyzzy".to_owned(),
         format!("/loans/{BOOK}"),
     ] {
         scene.get(&client, &path, &token).send().await.unwrap();
@@ -279,10 +282,10 @@ async fn exported_telemetry_names_no_reader_and_no_title() {
         BOOK,
         "9788299999999",
         "book.epub",
-        "missing",
+        "mislaid",
         "other.epub",
         "secret-query",
-        "such",
+        "xyzzy",
         &borrower,
         &lending_id,
         &token,
@@ -292,6 +295,79 @@ async fn exported_telemetry_names_no_reader_and_no_title() {
         let text = String::from_utf8_lossy(&export.body);
         for word in forbidden {
             assert!(!text.contains(word), "{} contains {word}: {text}", export.path);
+        }
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_are_those_of_the_listener_with_exemplars() {
+    let (mut scene, collector) = stage(Manner::Accepts, "sample = 1.0").await;
+    scene.start_gate().await;
+    let id = read_book(&scene, None).await;
+    let text = scene.metrics().await;
+    let counters = |text: &str| -> BTreeSet<String> {
+        let counters = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let names = counters.filter_map(|line| line.split(' ').next());
+        names.filter(|name| name.starts_with("loangate_")).map(str::to_owned).collect()
+    };
+    // The last report is sent when the gate stops.
+    scene.stop_gate().await;
+    let reports = collector.metrics();
+    let report = reports.last().unwrap();
+    let names: BTreeSet<String> = report.iter().map(|metric| metric.name.clone()).collect();
+    assert!(counters(&text).is_subset(&names), "{text} {names:?}");
+    let named = |name: &str| report.iter().find(|metric| metric.name == name).unwrap();
+    let Some(Data::Sum(requests)) = &named("loangate_requests_total").data else { panic!() };
+    let ok = requests.data_points.iter().find(|point| {
+        attribute(&point.attributes, "outcome").as_deref() == Some("ok")
+            && attribute(&point.attributes, "via").as_deref() == Some("registered")
+    });
+    assert_eq!(ok.unwrap().value, Some(number_data_point::Value::AsInt(1)));
+    assert!(requests.is_monotonic);
+    let Some(Data::Histogram(head)) = &named("loangate_head_seconds").data else { panic!() };
+    let exemplars = head.data_points.iter().flat_map(|point| &point.exemplars);
+    let traces: Vec<String> = exemplars.map(|exemplar| hex(&exemplar.trace_id)).collect();
+    assert_eq!(traces, [id]);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_lines_are_those_of_the_text_log_except_requests() {
+    let (mut scene, collector) = stage(Manner::Accepts, "sample = 1.0\nlogs = true").await;
+    let mut gate = scene.spawn_gate().await;
+    scene.origin.put(&format!("{BOOK}/broken.epub"), File { silent: true, ..File::of(1) });
+    scene.replace_in_config("[[origins]]", "[[origins]]\nfirst_byte = \"200ms\"");
+    scene.admin_post("/api/v1/reload", &json!({})).await;
+    let path = format!("/files/{BOOK}/broken.epub");
+    let request = scene.get(&scene.http1(), &path, &scene.token("kari"));
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::GATEWAY_TIMEOUT);
+    let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let with_message = |message: &'static str| {
+        let is_of = move |line: &LogRecord| format!("{:?}", line.body).contains(message);
+        collector.logs().into_iter().find(is_of)
+    };
+    let late = "an origin did not answer in time";
+    scene.until("the line", async || with_message(late).is_some()).await;
+    let name = "GET /files/{isbn}/{*file}";
+    scene.until("the trace", async || !collector.named(name).is_empty()).await;
+    let line = with_message(late).unwrap();
+    assert_eq!((hex(&line.trace_id), line.severity_text.as_str()), (id.replace('-', ""), "WARN"));
+    assert_eq!(attribute(&line.attributes, "loangate.request"), Some(id));
+    let origin = collector.named("origin").into_iter().next().unwrap();
+    assert_eq!(line.span_id, origin.span_id);
+    assert_eq!(attribute(&origin.attributes, "error.type").as_deref(), Some("timed_out"));
+    let failed = &collector.named(name)[0];
+    assert_eq!(attribute(&failed.attributes, "error.type").as_deref(), Some("origin-timeout"));
+    gate.terminate();
+    gate.exit().await;
+    assert!(with_message("the configuration was reloaded").is_some());
+    let all = collector.exports().into_iter().filter(|export| export.path == "/v1/logs");
+    for export in all {
+        let text = String::from_utf8_lossy(&export.body).into_owned();
+        for word in ["kari", BOOK, "broken.epub", "loangate::request"] {
+            assert!(!text.contains(word), "{word}: {text}");
         }
     }
     scene.end().await;

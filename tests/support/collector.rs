@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector on loopback: it records what arrives by OTLP over HTTP, or is hostile.
+//! An OpenTelemetry collector on loopback: it records what arrives over OTLP/HTTP, or is hostile.
 
 use std::convert::Infallible;
 use std::pin::Pin;

@@ -38,6 +38,7 @@ use metrics_exporter_prometheus::BuildError;
 pub use origins::{OriginMetrics, OriginOutcome, ResumeOutcome};
 pub use otlp::{Signal, SignalOutcome};
 pub use readings::{Calls, Durations, Readings};
+pub(crate) use requests::Exemplar;
 pub use requests::{RequestOutcome, StreamEnd, Via};
 pub use tasks::{OrderOutcome, ReloadOutcome, Task};
 pub use watch::{ProblemSeverity, Service, ServiceStatus};

@@ -1,12 +1,14 @@
 //! Metrics of readers' requests and of the bodies that answer them.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, SharedString, Unit};
 
 use super::Metrics;
-use super::family::{CounterPer, Definition, Family, Registry};
+use super::family::{CounterPer, DURATION_BUCKETS, Definition, Family, Registry};
 use super::label::{Label, LabelEnum, LabelValues, label_enum};
+use crate::lock::lock;
 use crate::problem::ProblemType;
 
 pub(super) const REQUESTS: Family<(RequestOutcome, Via)> = Family::counter(
@@ -107,6 +109,20 @@ impl Label for RequestOutcome {
     }
 }
 
+/// A sampled request, as an example of the values in one bucket of [`HEAD`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Exemplar {
+    /// The time to its response head, in seconds.
+    pub(crate) seconds: f64,
+    /// When the head was ready, in nanoseconds since the epoch.
+    pub(crate) time: u64,
+    pub(crate) trace: u128,
+    pub(crate) span: u64,
+}
+
+/// The newest exemplar of each bucket, by the index of [`Via`]. Only sampled requests lock it.
+type Exemplars = Mutex<[[Option<Exemplar>; DURATION_BUCKETS.len() + 1]; Via::ALL.len()]>;
+
 /// The handles that a request on the hot path uses.
 pub(super) struct Handles {
     /// By the index of [`Via`], so that a request finds both by one look.
@@ -114,6 +130,7 @@ pub(super) struct Handles {
     delivered: Counter,
     streams: Gauge,
     closed: CounterPer<StreamEnd>,
+    exemplars: Exemplars,
 }
 
 /// The handles of the requests with one source of permission.
@@ -130,6 +147,7 @@ impl Handles {
             delivered: registry.counter(&DELIVERED, ()),
             streams: registry.gauge(&STREAMS, ()),
             closed: CounterPer::new(|end| registry.counter(&STREAMS_CLOSED, end)),
+            exemplars: Mutex::default(),
         }
     }
 }
@@ -158,6 +176,25 @@ impl Metrics {
     /// Counts lines of the access log that are lost.
     pub(in crate::telemetry) fn access_lines_lost(&self, lines: u64) {
         self.inner.registry.counter(&ACCESS_LINES_LOST, ()).increment(lines);
+    }
+
+    /// Records a sampled request as the exemplar of its bucket.
+    pub(crate) fn exemplar(&self, via: Via, exemplar: Exemplar) {
+        let bucket = DURATION_BUCKETS.partition_point(|bound| *bound < exemplar.seconds);
+        let mut exemplars = lock(&self.inner.requests.exemplars);
+        let slot = exemplars.get_mut(via.index()).and_then(|buckets| buckets.get_mut(bucket));
+        if let Some(slot) = slot {
+            *slot = Some(exemplar);
+        }
+    }
+
+    /// Takes the exemplars of the requests since the last call.
+    pub(crate) fn take_exemplars(&self) -> Vec<(Via, Exemplar)> {
+        let exemplars = std::mem::take(&mut *lock(&self.inner.requests.exemplars));
+        let of_vias = Via::ALL.into_iter().zip(exemplars);
+        of_vias
+            .flat_map(|(via, buckets)| buckets.into_iter().flatten().map(move |one| (via, one)))
+            .collect()
     }
 
     /// Counts body bytes sent to a reader.

@@ -9,16 +9,20 @@
 
 mod batches;
 mod collector;
+mod logs;
+mod metrics;
 mod spans;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value as AnyKind;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{self, Receiver};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::trace::FinishedSpan;
@@ -26,6 +30,9 @@ use super::{Metrics, OtlpSettings, Signal, Tracer};
 use crate::clock::Clock;
 use batches::Batches;
 use collector::Collector;
+pub(super) use logs::LogExport;
+use logs::{Exporting, LogLine, LogQueue};
+use metrics::Snapshot;
 
 /// The most spans, and the most log lines, that wait for the exporter.
 const QUEUE: usize = 2048;
@@ -40,6 +47,9 @@ pub(crate) struct OtlpError(String);
 pub(crate) struct Otlp {
     settings: OtlpSettings,
     metrics: Metrics,
+    clock: Clock,
+    /// When counting began, in nanoseconds since the epoch.
+    start: u64,
     spans: Receiver<FinishedSpan>,
 }
 
@@ -50,7 +60,15 @@ pub(crate) struct Export(Arc<Inner>);
 struct Inner {
     collector: Collector,
     resource: Resource,
+    metrics: Metrics,
+    clock: Clock,
+    start: u64,
+    /// The time between two exports of metrics; none if they are off.
+    interval: Option<Duration>,
     spans: Mutex<Receiver<FinishedSpan>>,
+    lines: Mutex<Receiver<LogLine>>,
+    /// None if log lines are off.
+    _exporting: Option<Exporting>,
 }
 
 impl fmt::Debug for Export {
@@ -66,11 +84,12 @@ impl Otlp {
         let tracer = match settings.traces {
             true => {
                 let trusted = settings.trust_parent.clone();
-                Tracer::new(settings.sample, trusted, sender, clock, metrics.clone())
+                Tracer::new(settings.sample, trusted, sender, clock.clone(), metrics.clone())
             }
             false => Tracer::default(),
         };
-        (Otlp { settings: settings.clone(), metrics: metrics.clone(), spans }, tracer)
+        let (start, metrics) = (nanos(&clock), metrics.clone());
+        (Otlp { settings: settings.clone(), metrics, clock, start, spans }, tracer)
     }
 
     /// Creates the client of the collector. `instance` is the name of this gate.
@@ -78,17 +97,58 @@ impl Otlp {
     /// # Errors
     /// [`OtlpError`] if the client cannot be created.
     pub(crate) fn connect(self, instance: &str) -> Result<Export, OtlpError> {
-        let Otlp { settings, metrics, spans } = self;
-        let collector = Collector::new(&settings, metrics).map_err(OtlpError)?;
-        let (resource, spans) = (resource(&settings, instance), Mutex::new(spans));
-        Ok(Export(Arc::new(Inner { collector, resource, spans })))
+        let Otlp { settings, metrics, clock, start, spans } = self;
+        let (sender, lines) = mpsc::channel(QUEUE);
+        let queue = LogQueue { lines: sender, clock: clock.clone(), metrics: metrics.clone() };
+        Ok(Export(Arc::new(Inner {
+            collector: Collector::new(&settings, metrics.clone()).map_err(OtlpError)?,
+            resource: resource(&settings, instance),
+            metrics,
+            clock,
+            start,
+            interval: settings.metrics.then_some(settings.interval),
+            spans: Mutex::new(spans),
+            lines: Mutex::new(lines),
+            _exporting: settings.logs.then(|| Exporting::to(queue)),
+        })))
     }
 }
 
 impl Export {
     /// Exports until the process stops, and then what still waits.
     pub(crate) async fn run(self, stopping: CancellationToken) {
-        self.export_spans(&stopping).await;
+        // Each on its own: one signal does not wait for the export of another.
+        tokio::join!(
+            self.export_spans(&stopping),
+            self.export_lines(&stopping),
+            self.export_metrics(&stopping),
+        );
+    }
+
+    async fn export_lines(&self, stopping: &CancellationToken) {
+        let Inner { collector, resource, lines, .. } = &*self.0;
+        let mut lines = lines.lock().await;
+        let mut batches = Batches::new(&mut lines, stopping);
+        while let Some(batch) = batches.next().await {
+            let count = batch.len() as u64;
+            let message = logs::request(resource, batch);
+            collector.export(Signal::Logs, count, &message).await;
+        }
+    }
+
+    /// Exports all metrics at each interval, and once more when the process stops.
+    async fn export_metrics(&self, stopping: &CancellationToken) {
+        let Inner { collector, resource, metrics, clock, start, interval, .. } = &*self.0;
+        let Some(interval) = interval else { return stopping.cancelled().await };
+        while !stopping.is_cancelled() {
+            let _ = timeout(*interval, stopping.cancelled()).await;
+            let text = metrics.render();
+            let exemplars = metrics.take_exemplars();
+            let (start, time, exemplars) = (*start, nanos(clock), exemplars.as_slice());
+            let snapshot = Snapshot { text: &text, start, time, exemplars };
+            let message = metrics::request(resource, &snapshot);
+            collector.export(Signal::Metrics, 1, &message).await;
+        }
     }
 
     async fn export_spans(&self, stopping: &CancellationToken) {
@@ -101,6 +161,11 @@ impl Export {
             collector.export(Signal::Traces, count, &message).await;
         }
     }
+}
+
+/// Returns the time in nanoseconds since the epoch.
+fn nanos(clock: &Clock) -> u64 {
+    u64::try_from(clock.now().as_nanosecond()).unwrap_or(0)
 }
 
 /// Returns the attributes of this gate.

@@ -19,7 +19,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) use parent::{TRACEPARENT, TraceParent};
 use span::Recorded;
@@ -28,6 +28,7 @@ use tracer::Shared;
 pub use tracer::Tracer;
 
 use super::RequestId;
+use super::metrics::Exemplar;
 use crate::lock::lock;
 
 /// The most spans of one trace: a download may resume a thousand times.
@@ -94,6 +95,16 @@ impl Trace {
     /// Returns the id of the trace if it is sampled.
     pub(crate) fn sampled_id(&self) -> Option<TraceId> {
         self.is_sampled.then_some(TraceId(self.id))
+    }
+
+    /// Returns the trace as an exemplar of the time until now; none if it is not sampled.
+    pub(super) fn exemplar(&self, took: Duration) -> Option<Exemplar> {
+        self.is_sampled.then(|| Exemplar {
+            seconds: took.as_secs_f64(),
+            time: self.shared.now(),
+            trace: self.id,
+            span: self.span,
+        })
     }
 
     /// Returns the trace that the current task works for.
