@@ -14,7 +14,7 @@ pub(super) struct PendingExport;
 
 /// No export.
 #[derive(Debug, Default)]
-pub(super) struct Export;
+pub(super) struct Export(());
 
 impl PendingExport {
     pub(super) fn new(_: &Config, _: &Clock, _: &Metrics) -> (Self, Tracer) {
@@ -22,7 +22,7 @@ impl PendingExport {
     }
 
     pub(super) fn start(self, _: &ConnectedParts, _: SocketAddr) -> Result<Export, StartError> {
-        Ok(Export)
+        Ok(Export::default())
     }
 }
 

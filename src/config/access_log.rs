@@ -3,7 +3,7 @@
 use toml::de::DeValue;
 
 use super::table::Table;
-use super::values::{self, kind, list, one_of};
+use super::values::{self, fraction, list, one_of};
 use crate::telemetry::access_log::{AccessField, AccessFilter, AccessOutput, AccessSettings};
 
 /// Reads the table.
@@ -38,7 +38,7 @@ pub(super) fn access_log(root: &mut Table<'_>) -> AccessSettings {
     let is_text = table.or("format", false, one_of(&[("json", false), ("text", true)]));
     let fields = table.or("fields", AccessField::usual(), fields);
     let classes = table.or("statuses", [true; 5], classes);
-    let sample = table.or("sample", 1.0, share);
+    let sample = table.or("sample", 1.0, fraction);
     if fields.contains(&AccessField::Client) && fields.contains(&AccessField::Isbn) {
         let sentence = "with isbn and client, the log says what a household reads. Leave one out, \
                         or keep the log for a short time";
@@ -68,16 +68,4 @@ fn classes(value: &DeValue<'_>) -> Result<[bool; 5], String> {
         return Err("the list is empty. Name a class, or write to = \"off\"".to_owned());
     }
     Ok([0, 1, 2, 3, 4].map(|class| listed.contains(&class)))
-}
-
-/// Reads a number from 0 to 1.
-fn share(value: &DeValue<'_>) -> Result<f64, String> {
-    let number: Option<f64> = match value {
-        DeValue::Float(number) => number.as_str().parse().ok(),
-        DeValue::Integer(number) => number.as_str().parse().ok(),
-        other => return Err(format!("this is {}. Write a number from 0 to 1", kind(other))),
-    };
-    number
-        .filter(|number| (0.0..=1.0).contains(number))
-        .ok_or_else(|| "it is out of bounds. Write a number from 0 to 1".to_owned())
 }

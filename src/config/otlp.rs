@@ -36,21 +36,15 @@ pub(super) fn otlp(root: &mut Table<'_>) -> Option<OtlpSettings> {
     let source = table.source();
     let ca = table.optional("ca", |value| certificates(&source.path(&values::text(value)?)));
     let resource = table.table("resource").map_or_else(Vec::new, |table| table.all(attribute));
-    let settings = OtlpSettings {
-        endpoint: endpoint?,
-        headers,
-        ca: ca.unwrap_or_default(),
-        timeout: table.or("timeout", Duration::from_secs(10), nonzero_duration),
-        traces: table.or("traces", true, boolean),
-        metrics: table.or("metrics", true, boolean),
-        logs: table.or("logs", false, boolean),
-        sample: table.or("sample", 0.01, fraction),
-        trust_parent: table.or("trust_parent", Vec::new(), list(proxy_network)),
-        interval: table.or("interval", Duration::from_secs(30), nonzero_duration),
-        resource,
-    };
-    if settings.endpoint.scheme() == "http" && !is_loopback(&settings.endpoint) {
-        match settings.headers.is_empty() {
+    let timeout = table.or("timeout", Duration::from_secs(10), nonzero_duration);
+    let traces = table.or("traces", true, boolean);
+    let metrics = table.or("metrics", true, boolean);
+    let logs = table.or("logs", false, boolean);
+    let sample = table.or("sample", 0.01, fraction);
+    let trust_parent = table.or("trust_parent", Vec::new(), list(proxy_network));
+    let interval = table.or("interval", Duration::from_secs(30), nonzero_duration);
+    if endpoint.as_ref().is_some_and(|url| url.scheme() == "http" && !is_loopback(url)) {
+        match headers.is_empty() {
             true => table.warn("endpoint", "telemetry travels in the clear. Write https://"),
             false => table.mistake(
                 "endpoint",
@@ -59,7 +53,19 @@ pub(super) fn otlp(root: &mut Table<'_>) -> Option<OtlpSettings> {
         }
     }
     table.finish();
-    Some(settings)
+    Some(OtlpSettings {
+        endpoint: endpoint?,
+        headers,
+        ca: ca.unwrap_or_default(),
+        timeout,
+        traces,
+        metrics,
+        logs,
+        sample,
+        trust_parent,
+        interval,
+        resource,
+    })
 }
 
 fn header_name(value: &DeValue<'_>) -> Result<HeaderName, String> {

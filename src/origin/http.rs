@@ -17,6 +17,9 @@ use crate::buffer_budget::Buffers;
 use crate::path::FilePath;
 use crate::telemetry::Trace;
 
+/// The length of the field that names the trace, in bytes.
+const TRACE_FIELD: usize = 70;
+
 #[derive(Debug)]
 pub(super) struct Http {
     /// Path prefix of every file; ends with a slash.
@@ -67,7 +70,8 @@ impl Http {
 
     fn request(&self, path: &FilePath, request: &FileRequest) -> Vec<u8> {
         let length = self.base.len() + path.as_str().len() + self.fields.len();
-        let mut text = Vec::with_capacity(length + 160);
+        let further = if self.traces { 160 + TRACE_FIELD } else { 160 };
+        let mut text = Vec::with_capacity(length + further);
         text.put_slice(if request.head { b"HEAD " } else { b"GET " });
         text.put_slice(self.base.as_bytes());
         text.put_slice(path.as_str().as_bytes());
@@ -84,7 +88,7 @@ impl Http {
         }
         if let Some(parent) = self.traces.then(Trace::outgoing).flatten() {
             text.put_slice(b"traceparent: ");
-            text.put_slice(parent.text().as_bytes());
+            text.put_slice(&parent.text());
             text.put_slice(b"\r\n");
         }
         text.put_slice(b"\r\n");

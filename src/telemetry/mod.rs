@@ -1,4 +1,4 @@
-//! Logs, metrics and request lines for operators.
+//! Logs, metrics, traces and request lines for operators.
 //!
 //! Every module except the vocabulary in [`crate::loan`] may call it. It depends only on the
 //! vocabulary. Dependencies never log below info, at any configured level, because HTTP libraries

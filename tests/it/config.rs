@@ -963,7 +963,7 @@ const CASES: &[Case] = &[
              \"syslog\", or a path with a slash, such as \"./access.log\"",
             "38: access_log.statuses: \"6xx\" is not known. Write \"1xx\" or \"2xx\" or \"3xx\" or \
              \"4xx\" or \"5xx\"",
-            "39: access_log.sample: it is out of bounds. Write a number from 0 to 1",
+            "39: access_log.sample: 2 is no share. Write a number from 0 to 1, like 0.01",
         ],
     ),
     (
@@ -982,6 +982,54 @@ const CASES: &[Case] = &[
         "[access_log]\nto = \"none/access.log\"\n\n[ledger]",
         &["37: access_log.to: cannot open none/access.log for the access log: No such file or \
              directory (os error 2)"],
+    ),
+    #[cfg(feature = "otlp")]
+    (
+        "an export without an endpoint",
+        "[ledger]",
+        "[otlp]\nsampel = 0.1\n\n[ledger]",
+        &[
+            "36: otlp.endpoint: it is missing. Write endpoint = \
+             \"https://collector.example.no:4318\"",
+            "37: otlp.sampel: there is no such key. Write sample",
+        ],
+    ),
+    #[cfg(feature = "otlp")]
+    (
+        "an export with wrong values",
+        "[ledger]",
+        "[otlp]\nendpoint = \"https://collector.example.no\"\nca = \"certs/jwks.json\"\n\
+         sample = 1.5\nlogs = \"yes\"\ntrust_parent = [\"0.0.0.0/0\"]\ninterval = \"0s\"\n\
+         resource = { a = 1 }\n\
+         headers = [{ name = \"content-type\", value = { file = \"certs/admin.token\" } }]\n\n\
+         [ledger]",
+        &[
+            "38: otlp.ca: the file certs/jwks.json has no certificate in PEM. Name another",
+            "39: otlp.sample: 1.5 is no share. Write a number from 0 to 1, like 0.01",
+            "40: otlp.logs: this is a string. Write true or false, without quotes",
+            "41: otlp.trust_parent: 0.0.0.0/0 has every address, so each client could claim to be \
+             another. Write the networks of the proxies",
+            "42: otlp.interval: it must be longer than zero. Write a duration like \"15s\"",
+            "43: otlp.resource.a: this is a number. Write a string like \"…\"",
+            "44: otlp.headers[0].name: \"content-type\" is no header that can be added. Write \
+             one like \"authorization\"",
+        ],
+    ),
+    #[cfg(feature = "otlp")]
+    (
+        "an export of secrets in the clear",
+        "[ledger]",
+        "[otlp]\nendpoint = \"http://collector.example.no\"\n\
+         headers = [{ name = \"x-key\", value = { file = \"certs/admin.token\" } }]\n\n[ledger]",
+        &["37: otlp.endpoint: the secret headers would be sent in the clear. Write https://"],
+    ),
+    #[cfg(not(feature = "otlp"))]
+    (
+        "an export by a program without it",
+        "[ledger]",
+        "[otlp]\nendpoint = \"http://127.0.0.1:4318\"\n\n[ledger]",
+        &["37: otlp.endpoint: this program was built without the feature otlp. Remove the table, \
+             or use a program that was built with it"],
     ),
 ];
 

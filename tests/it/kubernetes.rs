@@ -67,7 +67,7 @@ fn pods_are_confined_and_have_time_to_drain() {
     let config = of_kind(&manifests, "ConfigMap")["data"]["loangate.toml"].as_str().unwrap();
     let config: toml::Table = config.parse().unwrap();
     let pod = &of_kind(&manifests, "Deployment")["spec"]["template"]["spec"];
-    let drain = seconds(&config, "drain_delay") + seconds(&config, "drain") + 50;
+    let drain = seconds(&config, "drain_delay") + seconds(&config, "drain") + 52;
     assert_eq!(pod["terminationGracePeriodSeconds"], drain);
     // Readiness must fail before connections are refused.
     let gate = &pod["containers"][0];

@@ -113,6 +113,29 @@ async fn first_request_is_one_trace_of_all_steps() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resumed_body_stays_in_its_trace() {
+    let (mut scene, collector) = stage(Manner::Accepts, "sample = 1.0").await;
+    let file = File { abort_after: Some(200_000), ..File::of(300_000) };
+    scene.origin.put(&format!("{BOOK}/broken.epub"), file);
+    scene.start_gate().await;
+    let path = format!("/files/{BOOK}/broken.epub");
+    let request = scene.get(&scene.http2(), &path, &scene.token("kari"));
+    let answer = request.send().await.unwrap();
+    let id = answer.headers()["x-request-id"].to_str().unwrap().replace('-', "");
+    assert_eq!(answer.bytes().await.unwrap().len(), 300_000);
+    let name = "GET /files/{isbn}/{*file}";
+    scene.until("the trace", async || collector.named(name).len() == 1).await;
+    let calls = collector.named("origin");
+    assert_eq!(calls.len(), 2, "{calls:?}");
+    assert!(calls.iter().all(|call| hex(&call.trace_id) == id));
+    let requests = scene.origin.requests().into_iter();
+    let requests = requests.filter(|request| request.path.ends_with("broken.epub"));
+    let sent: Vec<String> = requests.map(|request| traceparent(&request.headers)).collect();
+    assert_eq!(sent, [parent_text(&calls[0]), parent_text(&calls[1])]);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn end_of_a_loan_is_a_trace_of_its_own() {
     let (mut scene, collector) = stage(Manner::Accepts, "sample = 1.0").await;
     let bokbasen = scene.rewritten().await;
@@ -125,8 +148,8 @@ async fn end_of_a_loan_is_a_trace_of_its_own() {
     scene.until("the end", async || !collector.named("end of a loan").is_empty()).await;
     let end = &collector.named("end of a loan")[0];
     assert!(end.parent_span_id.is_empty());
-    let calls = collector.named("bokbasen").into_iter();
-    let call = calls.filter(|call| call.trace_id == end.trace_id).next_back().unwrap();
+    let mut calls = collector.named("bokbasen").into_iter();
+    let call = calls.rfind(|call| call.trace_id == end.trace_id).unwrap();
     assert_eq!(call.parent_span_id, end.span_id);
     let sent = bokbasen.calls()[before..].last().map(|call| traceparent(&call.headers));
     assert_eq!(sent, Some(parent_text(&call)));

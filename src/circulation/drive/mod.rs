@@ -60,7 +60,7 @@ pub(super) async fn begin(circulation: &Circulation, mut work: Work, loan: Loan,
 
 /// Runs the next step of a due loan.
 pub(super) async fn advance(circulation: Circulation, mut work: Work) {
-    let step = step(&circulation, work.loan, &mut work.driver);
+    let step = Box::pin(step(&circulation, work.loan, &mut work.driver));
     let next = circulation.traced("poll of a loan", step).await;
     work.finish(next);
 }

@@ -110,6 +110,7 @@ impl Label for RequestOutcome {
 }
 
 /// A sampled request, as an example of the values in one bucket of [`HEAD`].
+#[cfg_attr(not(feature = "otlp"), allow(dead_code))]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exemplar {
     /// The time to its response head, in seconds.
@@ -189,6 +190,7 @@ impl Metrics {
     }
 
     /// Takes the exemplars of the requests since the last call.
+    #[cfg_attr(not(feature = "otlp"), allow(dead_code))]
     pub(crate) fn take_exemplars(&self) -> Vec<(Via, Exemplar)> {
         let exemplars = std::mem::take(&mut *lock(&self.inner.requests.exemplars));
         let of_vias = Via::ALL.into_iter().zip(exemplars);

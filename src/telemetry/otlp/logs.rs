@@ -73,12 +73,12 @@ pub(in crate::telemetry) struct LogExport;
 
 impl<S: Subscriber> Layer<S> for LogExport {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let queue = QUEUE.load();
-        let Some(queue) = &*queue else { return };
         let metadata = event.metadata();
         if metadata.target() == REQUEST_LINES {
             return;
         }
+        let queue = QUEUE.load();
+        let Some(queue) = &*queue else { return };
         let mut fields = Fields::default();
         event.record(&mut fields);
         let line = LogLine {

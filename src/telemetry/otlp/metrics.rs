@@ -129,7 +129,7 @@ impl Snapshot<'_> {
             let sum = sums.iter().find(|sum| sum.labels == count.labels)?;
             let own = buckets.iter().filter_map(|bucket| {
                 let (bound, labels) = bucket.labels.split_last()?;
-                (*labels == count.labels).then(|| Some((bound.1.as_str(), bucket.value)))?
+                (*labels == count.labels).then_some((bound.1.as_str(), bucket.value))
             });
             let (mut bucket_counts, mut explicit_bounds, mut below) = (Vec::new(), Vec::new(), 0);
             for (bound, value) in own {

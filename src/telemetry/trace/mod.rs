@@ -23,7 +23,9 @@ use std::time::{Duration, Instant};
 
 pub(crate) use parent::{TRACEPARENT, TraceParent};
 use span::Recorded;
-pub(crate) use span::{Attributes, FinishedSpan, Span, SpanKind, Value};
+#[cfg(feature = "otlp")]
+pub(crate) use span::Value;
+pub(crate) use span::{Attributes, FinishedSpan, Span, SpanKind};
 use tracer::Shared;
 pub use tracer::Tracer;
 

@@ -55,14 +55,29 @@ impl TraceParent {
         })
     }
 
-    /// Returns the value of the header.
-    pub(crate) fn text(self) -> String {
-        format!("00-{:032x}-{:016x}-{:02x}", self.trace, self.span, u8::from(self.is_sampled))
+    /// Returns the value of the header. Allocates nothing: a request to a storage has one also if
+    /// it is not sampled.
+    pub(crate) fn text(self) -> [u8; LENGTH] {
+        let mut text = [b'-'; LENGTH];
+        put_hex(&mut text, 0, 2, 0);
+        put_hex(&mut text, 3, 32, self.trace);
+        put_hex(&mut text, 36, 16, u128::from(self.span));
+        put_hex(&mut text, 53, 2, u128::from(self.is_sampled));
+        text
     }
 
     /// Returns the value of the header for a client that takes headers.
     pub(crate) fn value(self) -> Option<HeaderValue> {
-        HeaderValue::try_from(self.text()).ok()
+        HeaderValue::from_bytes(&self.text()).ok()
+    }
+}
+
+/// Writes a number as this many hexadecimal digits.
+fn put_hex(text: &mut [u8; LENGTH], at: usize, length: usize, mut number: u128) {
+    for byte in text.iter_mut().skip(at).take(length).rev() {
+        let digit = (number & 0xf) as u8;
+        *byte = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
+        number >>= 4;
     }
 }
 
@@ -97,7 +112,8 @@ mod tests {
         let parent = parsed(&[VALID]).unwrap();
         assert_eq!(parent.trace, 0x4bf92f3577b34da6a3ce929d0e0e4736);
         assert_eq!((parent.span, parent.is_sampled), (0x00f067aa0ba902b7, true));
-        assert_eq!(parent.text(), VALID);
+        assert_eq!(parent.text(), VALID.as_bytes());
+        assert_eq!(parent.value().unwrap(), VALID);
         for (flags, is_sampled) in [("00", false), ("02", false), ("03", true), ("ff", true)] {
             let text = format!("{}{flags}", &VALID[..53]);
             assert_eq!(parsed(&[&text]).unwrap().is_sampled, is_sampled, "{text}");
