@@ -63,6 +63,8 @@ struct ReloadableParts {
     lending: Bokbasen,
     reporting: Option<Reporting>,
     metrics: Metrics,
+    /// Whether requests to origins name their trace, which a reload does not change.
+    traces: bool,
 }
 
 /// Versions of the parts that are valid, but not in use.
@@ -95,6 +97,7 @@ impl Reloader {
             lending: parts.lending.clone(),
             reporting: parts.reporting.clone(),
             metrics: parts.handles.metrics.clone(),
+            traces: parts.handles.tracer.is_on(),
         };
         let (requested, has_failed) = (Notify::new(), AtomicBool::new(false));
         Reloader(Arc::new(Inner { file, started, in_use, parts, requested, has_failed }))
@@ -204,6 +207,8 @@ impl Inner {
                             privacy.retention first";
             return Err(vec![loaded.mistake(file, MAX_LIFETIME, sentence.to_owned())]);
         }
+        let traces = self.parts.traces;
+        loaded.config.origins.iter_mut().for_each(|origin| origin.traces = traces);
         descriptors::fit_limits(&mut loaded.config);
         let new = self.parts.validate(file, &loaded)?;
         Ok((loaded, new))

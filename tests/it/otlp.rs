@@ -8,7 +8,7 @@ use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::collector::{Collector, Manner, attribute};
 use crate::support::{BOOK, File, LIBRARY, Scene, Setting, metric};
@@ -413,5 +413,49 @@ async fn exports_carry_the_headers_and_attributes_of_the_configuration() {
     assert_eq!(attribute("service.version"), env!("CARGO_PKG_VERSION"));
     assert!(attribute("service.instance.id").contains(':'));
     assert_eq!(attribute("deployment.environment.name"), "test");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn collector_must_have_a_certificate_of_the_named_authority() {
+    for is_trusted in [true, false] {
+        let mut scene = Scene::without_gate(Setting::default()).await;
+        scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
+        let collector = Collector::start_tls(scene.dir.path()).await;
+        let ca = if is_trusted { "ca = \"certs/ca.pem\"" } else { "" };
+        let url = &collector.url;
+        let otlp = format!("[otlp]\nendpoint = \"{url}\"\nsample = 1\n{ca}\n\n[ledger]");
+        scene.replace_in_config("[ledger]", &otlp);
+        scene.start_gate().await;
+        read_book(&scene, None).await;
+        let outcome = if is_trusted { "exported" } else { "failed" };
+        let labels = format!("traces\",outcome=\"{outcome}");
+        scene
+            .until("the export", async || {
+                metric(&scene.metrics().await, "loangate_otlp_items_total", &labels) > 0.0
+            })
+            .await;
+        assert_eq!(!collector.exports().is_empty(), is_trusted);
+        scene.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reload_begins_no_export_and_names_no_trace() {
+    let collector = Collector::start(Manner::Accepts).await;
+    let mut scene = Scene::start().await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(5000));
+    let otlp = format!("[otlp]\nendpoint = \"{}\"\nsample = 1\n\n[ledger]", collector.url);
+    scene.replace_in_config("[ledger]", &otlp);
+    let reloaded: Value =
+        scene.admin_post("/api/v1/reload", &json!({})).await.json().await.unwrap();
+    let waits = reloaded["needs_restart"].as_array().unwrap().iter();
+    let waits: Vec<&str> = waits.map(|changed| changed["key"].as_str().unwrap()).collect();
+    assert_eq!(waits, ["otlp.endpoint", "otlp.sample"], "{reloaded}");
+    read_book(&scene, None).await;
+    let requests = scene.origin.requests();
+    assert!(requests.iter().all(|request| !request.headers.contains_key("traceparent")));
+    scene.stop_gate().await;
+    assert!(collector.exports().is_empty());
     scene.end().await;
 }

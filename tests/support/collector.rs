@@ -1,6 +1,7 @@
 //! An OpenTelemetry collector on loopback: it records what arrives over OTLP/HTTP, or is hostile.
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -23,7 +24,12 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// What the collector does with a request.
@@ -69,12 +75,35 @@ pub(crate) struct Collector {
 
 impl Collector {
     pub(crate) async fn start(manner: Manner) -> Collector {
+        Collector::with(manner, None).await
+    }
+
+    /// Starts a collector with the certificate of `localhost` that `loangate init` made here.
+    pub(crate) async fn start_tls(directory: &Path) -> Collector {
+        let certificates = CertificateDer::pem_file_iter(directory.join("certs/server.pem"));
+        let chain = certificates.unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(directory.join("certs/server.key")).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        Collector::with(Manner::Accepts, Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn with(manner: Manner, tls: Option<TlsAcceptor>) -> Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let port = listener.local_addr().unwrap().port();
+        let url = match &tls {
+            Some(_) => format!("https://localhost:{port}"),
+            None => format!("http://127.0.0.1:{port}"),
+        };
         let manner = Mutex::new(manner);
         let state = State { manner, exports: Mutex::default(), endless: AtomicU64::default() };
         let collector = Collector { url, state: Arc::new(state), stop: CancellationToken::new() };
-        tokio::spawn(accept(listener, collector.state.clone(), collector.stop.clone()));
+        tokio::spawn(accept(listener, tls, collector.state.clone(), collector.stop.clone()));
         collector
     }
 
@@ -141,19 +170,37 @@ pub(crate) fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    state: Arc<State>,
+    stop: CancellationToken,
+) {
     while let Some(Ok((socket, _))) = stop.run_until_cancelled(listener.accept()).await {
         if *state.manner.lock().unwrap() == Manner::Closes {
             continue;
         }
-        let (state, stop) = (state.clone(), stop.clone());
+        let (state, stop, tls) = (state.clone(), stop.clone(), tls.clone());
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(state.clone(), request));
-            let served = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(socket), service);
-            let _ = stop.run_until_cancelled(served).await;
+            let served = async {
+                match tls {
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(socket).await {
+                            serve(stream, state).await;
+                        }
+                    }
+                    None => serve(socket, state).await,
+                }
+            };
+            stop.run_until_cancelled(served).await;
         });
     }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<State>) {
+    let service = service_fn(|request| answer(state.clone(), request));
+    let served = hyper::server::conn::http1::Builder::new();
+    let _ = served.serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn answer(

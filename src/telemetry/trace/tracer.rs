@@ -67,6 +67,11 @@ impl Tracer {
         Tracer(Some(Arc::new(Shared { threshold, trusted, spans, clock, metrics })))
     }
 
+    /// Returns whether there are traces.
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Returns whether a client at this address decides which of its requests are sampled.
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
         let trusted = self.0.as_ref().map_or(&[][..], |shared| &shared.trusted);
