@@ -11,6 +11,7 @@
 //! decides when one is closed, and `frame_budget` counts the frames of an HTTP/2 client.
 
 mod acme_challenge;
+mod authentication;
 mod certificate_file;
 mod certificate_watch;
 mod connection;

@@ -19,7 +19,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use jiff::Timestamp;
 
-use super::dispatch::{self, authenticate, gate_request};
+use super::authentication::authenticate;
+use super::dispatch::{self, gate_request};
 use super::request_checks::{check_authority, check_shape};
 use super::request_config::RequestConfig;
 use super::{Services, download_continuation, loans_api};
