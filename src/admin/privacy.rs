@@ -79,6 +79,9 @@ pub(super) struct Erasure {
     erased: u64,
     /// The loans that still do, the newest first; 1000 at most.
     left: Vec<Left>,
+    /// Whether the log of SQLite still has what was erased, since it is in use. The gate empties it
+    /// within minutes.
+    log_has_traces: bool,
 }
 
 /// A loan that cannot be erased yet.
@@ -146,14 +149,15 @@ pub(super) async fn erase(
     let by = Accessor { why: Some(reason.as_str().into()), ..by };
     // The trail does not name the person: it would keep what is erased.
     app.record_access(&by, "erase-borrower", Some(library), None).await?;
-    let guarded = app.parts.readers.max_lifetime() + MARGIN;
+    let guarded = app.parts.readers.longest_lifetime() + MARGIN;
     let before = clock::before(app.parts.clock.now(), guarded);
     let erasing = app.parts.circulation.erase_borrower(library, borrower, before);
     let erased = erasing.await.map_err(ledger_error)?;
+    let emptied = app.parts.ledger.empty_log().await.map_err(ledger_error)?;
     let filter = of_person(library, borrower, MAX_LEFT);
     let left = app.parts.ledger.page(&filter).await.map_err(ledger_error)?;
     let left = left.iter().map(|loan| Left::of(loan, guarded)).collect();
-    Ok(Json(Erasure { erased, left }))
+    Ok(Json(Erasure { erased, left, log_has_traces: !emptied }))
 }
 
 impl Left {

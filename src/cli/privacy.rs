@@ -95,6 +95,9 @@ async fn erase(gate: &GateArgs, person: Person, reason: &str) -> Result<(), CliE
     } else {
         let erased = erasure.get("erased").and_then(Value::as_u64).unwrap_or_default();
         say(&format!("erased the person from {erased} loans"))?;
+        if erasure.get("log_has_traces").and_then(Value::as_bool) == Some(true) {
+            say("the log of the ledger is emptied within minutes")?;
+        }
         for loan in left {
             say(&left_line(loan))?;
         }

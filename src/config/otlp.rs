@@ -12,6 +12,9 @@ use super::values::{self, boolean, fraction, list, nonzero_duration};
 use crate::loopback::is_loopback;
 use crate::telemetry::OtlpSettings;
 
+/// The shortest time between two exports of metrics, each of which renders all of them.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The fields that the request has already.
 const OWN_HEADERS: [HeaderName; 4] = [CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING];
 /// The longest attribute of the resource, in bytes.
@@ -43,6 +46,9 @@ pub(super) fn otlp(root: &mut Table<'_>) -> Option<OtlpSettings> {
     let sample = table.or("sample", 0.01, fraction);
     let trust_parent = table.or("trust_parent", Vec::new(), list(proxy_network));
     let interval = table.or("interval", Duration::from_secs(30), nonzero_duration);
+    if interval < MIN_INTERVAL {
+        table.mistake("interval", "it is shorter than 1 s. Write one like \"30s\"");
+    }
     if endpoint.as_ref().is_some_and(|url| url.scheme() == "http" && !is_loopback(url)) {
         match headers.is_empty() {
             true => table.warn("endpoint", "telemetry travels in the clear. Write https://"),

@@ -33,6 +33,15 @@ pub enum LedgerError {
         /// The head file, which stores the newest link of the audit trail.
         head_file: PathBuf,
     },
+    /// A restore was interrupted while the files changed their names.
+    #[error(
+        "a restore of the ledger {file} was interrupted, so its files may not belong together; run \
+         `loangate ledger restore` again"
+    )]
+    HalfRestored {
+        /// The path of the ledger's file.
+        file: PathBuf,
+    },
     /// An operator reconciles a ledger that shows no loss.
     #[error(
         "the ledger has the step that its head file names, so it shows no loss; if it was restored \

@@ -50,6 +50,7 @@ use self::refusal::{LinkFault, Refusal};
 use self::token_cache::{Verified, VerifiedTokens};
 use crate::clock::{self, Clock};
 use crate::loan::{Borrower, LibraryId};
+use crate::lock::lock;
 use crate::problem::Problem;
 
 pub(crate) use self::credential_times::is_issued_ahead;
@@ -67,8 +68,8 @@ pub struct Readers {
     pseudonyms: Pseudonyms,
     clock_evidence: ClockEvidence,
     keys: ArcSwap<Keys>,
-    /// Held while `keys` is replaced.
-    changing: Mutex<()>,
+    /// Held while `keys` is replaced. The longest `max_lifetime` since the start.
+    changing: Mutex<Duration>,
     /// Wakes the task that fetches keys, after a reload.
     reloaded: Notify,
 }
@@ -92,7 +93,7 @@ impl Readers {
             pseudonyms: Pseudonyms::new(&settings.pseudonym_key)?,
             clock_evidence: ClockEvidence::new(),
             keys: ArcSwap::from_pointee(Keys::read(settings.clone(), None)?),
-            changing: Mutex::default(),
+            changing: Mutex::new(settings.max_lifetime),
             reloaded: Notify::new(),
             clock,
         })
@@ -216,6 +217,12 @@ impl Readers {
     /// Returns the longest lifetime of a token or a link.
     pub fn max_lifetime(&self) -> Duration {
         self.keys.load().settings.max_lifetime
+    }
+
+    /// Returns the longest life of a credential that this process has accepted, also before a
+    /// reload.
+    pub fn longest_lifetime(&self) -> Duration {
+        *lock(&self.changing)
     }
 
     /// Returns a one-way fingerprint of the pseudonym key, for the ledger.

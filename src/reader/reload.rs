@@ -50,7 +50,8 @@ impl Reload for Readers {
 
     fn apply(&self, keys: Keys) {
         {
-            let _changing = lock(&self.changing);
+            let mut longest = lock(&self.changing);
+            *longest = longest.max(keys.settings.max_lifetime);
             self.keys.store(Arc::new(keys));
         }
         self.reloaded.notify_one();

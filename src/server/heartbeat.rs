@@ -17,24 +17,38 @@ use super::placement::Workers;
 pub(crate) struct Heartbeat {
     workers: Workers,
     drain: CancellationToken,
-    /// Each check leaves a task with a worker that does not respond, so they are made in turn.
-    turn: Arc<Mutex<()>>,
+    /// When the last check ended well. Each check leaves a task with a worker that does not
+    /// respond, so they are made in turn, and those who have waited for one share its result.
+    last: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Heartbeat {
     /// `drain` is cancelled when the workers begin to end.
     pub(super) fn new(workers: Workers, drain: CancellationToken) -> Heartbeat {
-        Heartbeat { workers, drain, turn: Arc::default() }
+        Heartbeat { workers, drain, last: Arc::default() }
+    }
+
+    /// Returns one that shares no checks with this, so that it does not wait for theirs.
+    pub(super) fn separate(&self) -> Heartbeat {
+        Heartbeat::new(self.workers.clone(), self.drain.clone())
     }
 
     /// Returns whether every worker runs a task within this time. A gate that drains is not
     /// checked, since its workers end one by one.
     pub(crate) async fn is_alive_within(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+        let began = Instant::now();
+        let deadline = began + limit;
         let respond = async {
-            let _turn = self.turn.lock().await;
+            let mut last = self.last.lock().await;
+            if last.is_some_and(|ended| ended > began) {
+                return true;
+            }
             // Those whose time is over have a turn, too, before they find that it is.
-            Instant::now() < deadline && self.workers.respond().await
+            let responds = Instant::now() < deadline && self.workers.respond().await;
+            if responds {
+                *last = Some(Instant::now());
+            }
+            responds
         };
         let responds = self.drain.run_until_cancelled(timeout_at(deadline, respond));
         responds.await.is_none_or(|within| within == Ok(true)) || self.drain.is_cancelled()
@@ -61,6 +75,26 @@ mod tests {
         drain.cancel();
         assert!(heartbeat.is_alive_within(LIMIT).await);
         never_run.shutdown_background();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn crowd_of_checks_shares_the_result_of_slow_workers() {
+        const ROUND: Duration = Duration::from_millis(500);
+        let slow = Builder::new_current_thread().build().unwrap();
+        let (workers, _inboxes) = Workers::new(vec![slow.handle().clone()]);
+        let heartbeat = Heartbeat::new(workers, CancellationToken::new());
+        let checks = (0..100).map(|_| heartbeat.is_alive_within(LIMIT));
+        let rounds = async {
+            for _ in 0..3 {
+                tokio::time::sleep(ROUND).await;
+                std::thread::scope(|scope| {
+                    scope.spawn(|| slow.block_on(tokio::task::yield_now()));
+                });
+            }
+        };
+        let (alive, ()) = tokio::join!(futures_util::future::join_all(checks), rounds);
+        assert!(alive.iter().all(|is_alive| *is_alive));
+        slow.shutdown_background();
     }
 
     #[tokio::test(start_paused = true)]

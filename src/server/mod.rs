@@ -281,9 +281,9 @@ pub(crate) fn start(
 }
 
 impl Running {
-    /// Shows whether the workers respond.
+    /// Shows whether the workers respond. Each call returns one that waits for no other.
     pub(crate) fn heartbeat(&self) -> Heartbeat {
-        self.heartbeat.clone()
+        self.heartbeat.separate()
     }
 
     /// Stops accepting, waits for requests in flight, then aborts the remaining connections.

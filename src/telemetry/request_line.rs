@@ -150,6 +150,7 @@ impl RequestLine {
         let line = AccessLine {
             time: Clock::system().now(),
             id: self.id,
+            trace: self.trace_id(),
             client: self.client,
             method: logged_method(&self.method),
             version: self.version,
@@ -172,8 +173,9 @@ impl RequestLine {
     /// out: they would tell what somebody reads.
     fn trace_end(&self, end: StreamEnd) -> TraceEnd {
         let method = logged_method(&self.method);
-        // A pattern without a parameter may be the path of one title.
-        let route = self.route.as_deref().filter(|route| route.contains('{') || *route == "/loans");
+        // A pattern without the parameter of a title may be made for one title.
+        let is_of_all = |route: &&str| route.contains("{isbn}") || *route == "/loans";
+        let route = self.route.as_deref().filter(is_of_all);
         let mut attributes = vec![
             ("http.request.method", method.into()),
             ("http.response.status_code", self.status.into()),
@@ -212,6 +214,7 @@ fn log(line: &AccessLine) {
     tracing::info!(
         target: TARGET,
         id = %line.id,
+        trace_id = line.trace.map(tracing::field::display),
         method = line.method,
         version = ?line.version,
         route = line.route.as_deref(),

@@ -270,7 +270,7 @@ async fn hostile_collectors_harm_no_download() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exported_telemetry_names_no_reader_and_no_title() {
-    let keys = "sample = 1.0\nlogs = true\ninterval = \"200ms\"";
+    let keys = "sample = 1.0\nlogs = true\ninterval = \"1s\"";
     let (mut scene, collector) = stage(Manner::Accepts, keys).await;
     scene.start_gate().await;
     read_book(&scene, None).await;

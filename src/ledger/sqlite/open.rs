@@ -12,6 +12,7 @@ use super::connection::{SqliteStore, WriteHandle, write_options};
 use super::process::{OpeningLock, Process};
 use super::queries::Queries;
 use super::reconcile::reconcile_without_head;
+use super::restore::require_whole_restore;
 use super::{chain, copy_marks};
 use crate::clock::Clock;
 use crate::ledger::LedgerError;
@@ -97,9 +98,12 @@ pub(super) async fn prepare(
 ) -> Result<(OpeningLock, SqliteConnection), LedgerError> {
     let unusable = |source| LedgerError::File { file: file.to_owned(), source };
     let failed = |source| LedgerError::Database { file: file.to_owned(), source };
+    require_whole_restore(file)?;
     create_file(file).map_err(unusable)?;
     // Held until the schema is current: SQLite and sqlx do not serialize two first starts.
     let opening = OpeningLock::acquire(file).await.map_err(unusable)?;
+    // Again: a restore may have held the lock.
+    require_whole_restore(file)?;
     let options = write_options(file);
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(failed)?;
     migrate(&mut connection, &MIGRATIONS).await.map_err(|error| match error {

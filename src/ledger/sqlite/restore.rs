@@ -4,8 +4,9 @@
 //! Bokbasen's listing does not say who has a loan. So the restored ledger is paused: it begins no
 //! loan until a person has compared it with Bokbasen and resumes lending.
 //!
-//! All is prepared in a copy beside the ledger, which then takes its name. A crash leaves the
-//! ledger of before, or the restored one with the head file of before, which no gate opens.
+//! All is prepared in a copy beside the ledger, which then takes its name. While the files change
+//! their names, a mark keeps gates from opening any of them. A crash leaves the ledger of before,
+//! or the mark, and then the command is repeated.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -20,6 +21,7 @@ use sqlx::{ConnectOptions, Connection};
 use super::connection::write_options;
 use super::process::{OpeningLock, Process};
 use super::{copy_marks, pauses, reconcile_file};
+use crate::crash::{self, Edge};
 use crate::ledger::audit::head_file;
 use crate::ledger::membership::Membership;
 use crate::ledger::pauses::{PauseChange, PauseOrigin};
@@ -196,8 +198,14 @@ async fn finish(restoring: &Path, pause: &PauseOrigin) -> Result<Option<i64>, sq
     pauses::set(&mut connection, &PauseChange::of_all(value)).await?;
     let newest = sqlx::query_scalar("SELECT max(at) FROM history").fetch_one(&mut connection).await;
     // The log is gone then, so the file is all that has to be moved.
-    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await?;
+    let emptied = sqlx::query_scalar::<_, i64>("PRAGMA wal_checkpoint(TRUNCATE)");
+    let is_busy = emptied.fetch_one(&mut connection).await? != 0;
     connection.close().await?;
+    let left = fs::metadata(beside(restoring, LOG)).map_or(0, |log| log.len());
+    if is_busy || left > 0 {
+        let error = "the write-ahead log of the copy is in use; repeat the command";
+        return Err(sqlx::Error::Io(io::Error::other(error)));
+    }
     newest
 }
 
@@ -209,15 +217,28 @@ fn swap(ledger: &Path, restoring: &Path, now: Timestamp) -> Result<Option<PathBu
     };
     let head = |file: &Path| head_file::path(file);
     let replaced = beside(ledger, &now.strftime(".replaced-%Y%m%dT%H%M%SZ").to_string());
-    let had_one = keep(ledger, &replaced).map_err(failed("keep", ledger))?;
-    keep(&head(ledger), &head(&replaced)).map_err(failed("keep", &head(ledger)))?;
-    // A log of the old file would be applied to the new one. Until that has its name, the head file
-    // shows that the old one lacks the steps of its log.
+    let mark = mark(ledger);
+    let kept = keep(ledger, &replaced).and_then(|had_one| {
+        keep(&head(ledger), &head(&replaced))?;
+        File::create(&mark)?.sync_all()?;
+        sync(ledger)?;
+        Ok(had_one)
+    });
+    if kept.is_err() {
+        // A second name of a database in use would be opened with another log.
+        for name in [&replaced, &head(&replaced), &mark] {
+            let _ = fs::remove_file(name);
+        }
+    }
+    let had_one = kept.map_err(failed("keep", ledger))?;
+    crash::point("restore", "log", Edge::Before);
+    // A log of the old file would be applied to the new one.
     let log = beside(ledger, LOG);
     ignore_missing(fs::rename(&log, beside(&replaced, LOG))).map_err(failed("rename", &log))?;
     let index = beside(ledger, INDEX);
     ignore_missing(fs::remove_file(&index)).map_err(failed("remove", &index))?;
     sync(ledger).map_err(failed("write the directory of", ledger))?;
+    crash::point("restore", "file", Edge::Before);
     fs::rename(restoring, ledger).map_err(failed("rename", restoring))?;
     sync(ledger).map_err(failed("write the directory of", ledger))?;
     // A ledger without steps has no head file.
@@ -229,7 +250,23 @@ fn swap(ledger: &Path, restoring: &Path, now: Timestamp) -> Result<Option<PathBu
     };
     renamed.map_err(failed("replace", &head(ledger)))?;
     sync(ledger).map_err(failed("write the directory of", ledger))?;
+    crash::point("restore", "mark", Edge::Before);
+    ignore_missing(fs::remove_file(&mark)).map_err(failed("remove", &mark))?;
+    sync(ledger).map_err(failed("write the directory of", ledger))?;
     Ok(had_one.then_some(replaced))
+}
+
+/// The file that is there while the files of a ledger change their names.
+fn mark(ledger: &Path) -> PathBuf {
+    beside(ledger, ".swapping")
+}
+
+/// Returns an error if a restore of this ledger was interrupted.
+pub(super) fn require_whole_restore(ledger: &Path) -> Result<(), LedgerError> {
+    match mark(ledger).try_exists() {
+        Ok(false) => Ok(()),
+        Ok(true) | Err(_) => Err(LedgerError::HalfRestored { file: ledger.to_owned() }),
+    }
 }
 
 /// Gives a file a second name. Returns whether there is such a file.
@@ -278,7 +315,9 @@ mod tests {
     use super::super::backup;
     use super::*;
     use crate::clock::Clock;
-    use crate::ledger::test_support::{KEY, accepted, audit_key, by, end, intend, key, open};
+    use crate::ledger::test_support::{
+        KEY, accepted, audit_key, by, end, intend, key, open, try_open,
+    };
     use crate::ledger::{Event, Intended};
     use crate::loan::{EndReason, LoanId};
 
@@ -373,6 +412,21 @@ mod tests {
         let name = replaced.file_name().unwrap().to_str().unwrap().to_owned();
         let head = format!("{name}.head");
         assert_eq!(two.names(), ["backup", "loans.db", "loans.db.head", &name, &head]);
+    }
+
+    #[tokio::test]
+    async fn interrupted_restore_keeps_gates_away_until_it_is_repeated() {
+        let two = Two::new().await;
+        // As a crash leaves it between the names: the log is gone, and there is no head file.
+        fs::write(mark(&two.ledger()), b"").unwrap();
+        fs::remove_file(beside(&two.ledger(), LOG)).unwrap();
+        fs::remove_file(head_file::path(&two.ledger())).unwrap();
+        let opened = try_open(&two.ledger(), &KEY).await;
+        assert!(matches!(opened, Err(LedgerError::HalfRestored { .. })), "{opened:?}");
+        restored(&two.ledger(), &two.backup()).await.unwrap();
+        let ledger = open(&two.ledger()).await;
+        assert!(matches!(intend(&ledger, 3).await, Intended::Paused));
+        ledger.close().await;
     }
 
     #[tokio::test]

@@ -7,6 +7,8 @@ pub(crate) enum AccessField {
     Time,
     /// The id that the reader receives as `X-Request-Id`.
     Id,
+    /// The id of the trace; none if it is not sampled.
+    TraceId,
     /// The address of the client.
     Client,
     /// The method.
@@ -39,9 +41,10 @@ pub(crate) enum AccessField {
 
 impl AccessField {
     /// Every field with its name, in the order of a line.
-    pub(crate) const ALL: [(&'static str, AccessField); 16] = [
+    pub(crate) const ALL: [(&'static str, AccessField); 17] = [
         ("time", AccessField::Time),
         ("id", AccessField::Id),
+        ("trace_id", AccessField::TraceId),
         ("client", AccessField::Client),
         ("method", AccessField::Method),
         ("version", AccessField::Version),

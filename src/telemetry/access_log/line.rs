@@ -11,7 +11,7 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::AccessField;
 use crate::loan::Isbn;
-use crate::telemetry::{RequestId, StreamEnd, Via};
+use crate::telemetry::{RequestId, StreamEnd, TraceId, Via};
 
 /// What is known of a request whose response has ended. Nothing in it is a secret: no borrower, no
 /// token, no path and no query.
@@ -19,6 +19,7 @@ use crate::telemetry::{RequestId, StreamEnd, Via};
 pub(in crate::telemetry) struct AccessLine {
     pub(in crate::telemetry) time: Timestamp,
     pub(in crate::telemetry) id: RequestId,
+    pub(in crate::telemetry) trace: Option<TraceId>,
     pub(in crate::telemetry) client: Option<IpAddr>,
     pub(in crate::telemetry) method: &'static str,
     pub(in crate::telemetry) version: Version,
@@ -75,6 +76,7 @@ impl AccessLine {
         Some(match field {
             AccessField::Time => Value::Made(format!("{:.3}", self.time)),
             AccessField::Id => Value::Made(self.id.to_string()),
+            AccessField::TraceId => Value::Made(self.trace?.to_string()),
             AccessField::Client => Value::Made(self.client?.to_canonical().to_string()),
             AccessField::Method => Value::Text(self.method),
             AccessField::Version => Value::Made(format!("{:?}", self.version)),
@@ -122,6 +124,7 @@ pub(super) mod tests {
         AccessLine {
             time: "2026-11-28T05:06:07.0089Z".parse().unwrap(),
             id: RequestId::parse("6f2c3b54-6d2a-4b66-9d0c-0a6f3f0c1b2d").unwrap(),
+            trace: None,
             client: Some("::ffff:192.0.2.7".parse().unwrap()),
             method: "GET",
             version: Version::HTTP_2,

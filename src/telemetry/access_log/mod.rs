@@ -12,16 +12,16 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
 pub(crate) use field::AccessField;
 pub(super) use line::{AccessLine, micros};
 use output::Output;
-use writer::{Item, Writer};
+use writer::{GATHER, Writer};
 
 use super::Metrics;
 
@@ -96,10 +96,19 @@ static IN_USE: ArcSwapOption<InUse> = ArcSwapOption::const_empty();
 struct InUse {
     settings: AccessSettings,
     /// None if the lines go to the process's log, or nowhere.
-    queue: Option<SyncSender<Item>>,
+    queue: Option<Queue>,
     /// Requests the writer to open its output again.
     reopen: Arc<AtomicBool>,
     metrics: Metrics,
+}
+
+/// The lines of a writer.
+#[derive(Debug)]
+struct Queue {
+    lines: SyncSender<AccessLine>,
+    /// How many lines were pushed, and how many of them the writer is done with.
+    pushed: AtomicU64,
+    done: Arc<AtomicU64>,
 }
 
 /// An access log that can be written, before it is in use.
@@ -120,12 +129,13 @@ pub(crate) fn open(
     let reopen = Arc::new(AtomicBool::new(false));
     let queue = match Output::open(&settings.output)? {
         Some(output) => {
-            let (queue, items) = sync_channel(QUEUE);
+            let (lines, waiting) = sync_channel(QUEUE);
             let writer = Writer::new(output, settings, reopen.clone(), metrics.clone());
+            let done = writer.done();
             writer
-                .start(items)
+                .start(waiting)
                 .map_err(|source| AccessLogError { place: "a thread".to_owned(), source })?;
-            Some(queue)
+            Some(Queue { lines, pushed: AtomicU64::new(0), done })
         }
         None => None,
     };
@@ -168,9 +178,23 @@ pub(crate) fn check(output: &AccessOutput) -> Result<(), AccessLogError> {
 pub(crate) fn flush(limit: Duration) {
     let in_use = IN_USE.load();
     let Some(queue) = in_use.as_ref().and_then(|in_use| in_use.queue.as_ref()) else { return };
-    let (written, wait) = sync_channel(1);
-    if queue.try_send(Item::Flush(written)).is_ok() {
-        let _ = wait.recv_timeout(limit);
+    let left = queue.flush(limit);
+    if left > 0 {
+        tracing::warn!(left, "lines of the access log were not written before the end");
+    }
+}
+
+impl Queue {
+    /// Returns the number of lines that are not written within this time.
+    fn flush(&self, limit: Duration) -> u64 {
+        let (pushed, until) = (self.pushed.load(Ordering::Acquire), Instant::now() + limit);
+        loop {
+            let left = pushed.saturating_sub(self.done.load(Ordering::Acquire));
+            if left == 0 || Instant::now() >= until {
+                return left;
+            }
+            std::thread::park_timeout(GATHER);
+        }
     }
 }
 
@@ -193,8 +217,10 @@ pub(super) fn write(line: AccessLine) -> Option<AccessLine> {
     let Some(queue) = &in_use.queue else {
         return (in_use.settings.output == AccessOutput::Log).then_some(line);
     };
-    match queue.try_send(Item::Line(line)) {
-        Ok(()) => {}
+    match queue.lines.try_send(line) {
+        Ok(()) => {
+            queue.pushed.fetch_add(1, Ordering::Release);
+        }
         Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
             in_use.metrics.access_lines_lost(1);
         }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,10 +56,7 @@ impl Output {
     }
 
     pub(super) fn syslog(path: &Path) -> io::Result<Output> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_write_timeout(Some(SYSLOG_TIMEOUT))?;
-        socket.connect(path)?;
-        Ok(Output::Syslog { path: path.to_owned(), socket })
+        Ok(Output::Syslog { path: path.to_owned(), socket: connect(path)? })
     }
 
     /// Opens the same output again: the file that has its name now.
@@ -80,15 +77,38 @@ impl Output {
                 out.write_all(lines).and_then(|()| out.flush())
             }
             Output::File { file, .. } => file.write_all(lines),
-            Output::Syslog { socket, .. } => {
+            Output::Syslog { socket, path } => {
                 let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
                 for line in lines {
-                    send(socket, line)?;
+                    if send(socket, line).is_err() {
+                        // A daemon that was started again has a new socket.
+                        *socket = connect(path)?;
+                        send(socket, line)?;
+                    }
                 }
                 Ok(())
             }
         }
     }
+
+    /// Returns whether the output has a line without its end.
+    pub(super) fn ends_within_a_line(&self) -> io::Result<bool> {
+        let Output::File { file, path } = self else { return Ok(false) };
+        let metadata = file.metadata()?;
+        if !metadata.is_file() || metadata.len() == 0 {
+            return Ok(false);
+        }
+        let mut last = [0];
+        File::open(path)?.read_exact_at(&mut last, metadata.len() - 1)?;
+        Ok(last != *b"\n")
+    }
+}
+
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(SYSLOG_TIMEOUT))?;
+    socket.connect(path)?;
+    Ok(socket)
 }
 
 /// Sends a line in the form of syslog(3). The daemon adds the time.

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use super::output::Output;
@@ -11,19 +11,13 @@ use super::{AccessField, AccessLine, AccessSettings};
 use crate::telemetry::{LogLimit, Metrics};
 
 /// The lines of one write.
-const BATCH: usize = 256;
+const BATCH: u64 = 256;
+/// How long lines gather before they are written, so that not each wakes the thread.
+pub(super) const GATHER: Duration = Duration::from_millis(10);
 /// How long an output that has failed is left alone.
 const PAUSE: Duration = Duration::from_secs(1);
 
 static FAILURES: LogLimit = LogLimit::per_minute();
-
-/// What is in the queue.
-#[derive(Debug)]
-pub(super) enum Item {
-    Line(AccessLine),
-    /// Is told when all lines before it are written.
-    Flush(SyncSender<()>),
-}
 
 /// Writes lines until all senders are gone.
 #[derive(Debug)]
@@ -33,6 +27,8 @@ pub(super) struct Writer {
     fields: Vec<AccessField>,
     reopen: Arc<AtomicBool>,
     metrics: Metrics,
+    /// The lines that were written or are lost.
+    done: Arc<AtomicU64>,
     /// When the output failed, if it was not written since.
     failed: Option<Instant>,
 }
@@ -45,40 +41,41 @@ impl Writer {
         metrics: Metrics,
     ) -> Writer {
         let (is_text, fields) = (settings.is_text, settings.fields.clone());
-        Writer { output, is_text, fields, reopen, metrics, failed: None }
+        Writer { output, is_text, fields, reopen, metrics, done: Arc::default(), failed: None }
+    }
+
+    /// Counts the lines that were written or are lost.
+    pub(super) fn done(&self) -> Arc<AtomicU64> {
+        self.done.clone()
     }
 
     /// Starts the thread.
-    pub(super) fn start(self, items: Receiver<Item>) -> io::Result<()> {
+    pub(super) fn start(self, lines: Receiver<AccessLine>) -> io::Result<()> {
         let thread = std::thread::Builder::new().name("access-log".to_owned());
-        thread.spawn(move || self.run(&items)).map(|_| ())
+        thread.spawn(move || self.run(&lines)).map(|_| ())
     }
 
-    fn run(mut self, items: &Receiver<Item>) {
+    fn run(mut self, lines: &Receiver<AccessLine>) {
         let mut text = Vec::new();
-        while let Ok(first) = items.recv() {
-            let (mut lines, mut flushed) = (0, Vec::new());
+        while let Ok(first) = lines.recv() {
+            let mut count = 1;
             text.clear();
-            for item in std::iter::once(first).chain(items.try_iter()).take(BATCH) {
-                match item {
-                    Item::Line(line) => {
-                        line.append(&self.fields, self.is_text, &mut text);
-                        lines += 1;
-                    }
-                    Item::Flush(written) => flushed.push(written),
-                }
+            first.append(&self.fields, self.is_text, &mut text);
+            while count < BATCH
+                && let Ok(line) = lines.try_recv()
+            {
+                line.append(&self.fields, self.is_text, &mut text);
+                count += 1;
             }
-            self.write(&text, lines);
-            for written in flushed {
-                let _ = written.try_send(());
+            self.write(&text, count);
+            self.done.fetch_add(count, Ordering::Release);
+            if count < BATCH {
+                std::thread::park_timeout(GATHER);
             }
         }
     }
 
     fn write(&mut self, text: &[u8], lines: u64) {
-        if lines == 0 {
-            return;
-        }
         if self.failed.is_some_and(|failed| failed.elapsed() < PAUSE) {
             return self.metrics.access_lines_lost(lines);
         }
@@ -104,10 +101,19 @@ impl Writer {
         if self.failed.is_some() {
             self.output.open_again()?;
             // The last write may have ended within a line.
-            self.output.write(b"\n")?;
+            if self.output.ends_within_a_line()? {
+                self.output.write(b"\n")?;
+            }
         } else if is_asked && let Err(error) = self.output.open_again() {
-            // The file that was moved away takes the lines, so that none is lost.
-            tracing::error!(%error, "the access log cannot be opened again; check its directory");
+            // The file that was moved away takes the lines until then, so that none is lost.
+            self.reopen.store(true, Ordering::Release);
+            if let Some(left_out) = FAILURES.permit("open") {
+                tracing::error!(
+                    %error,
+                    left_out,
+                    "the access log cannot be opened again; check its directory"
+                );
+            }
         }
         self.output.write(text)
     }
@@ -119,6 +125,7 @@ mod tests {
     use std::path::Path;
     use std::sync::mpsc::sync_channel;
 
+    use super::super::Queue;
     use super::super::line::tests::line;
     use super::*;
 
@@ -130,13 +137,15 @@ mod tests {
 
     /// Starts a writer, and returns what adds this many lines and waits until they are written.
     fn started(writer: Writer) -> impl Fn(usize) {
-        let (queue, items) = sync_channel(1000);
-        writer.start(items).unwrap();
-        move |lines| {
-            (0..lines).for_each(|_| queue.send(Item::Line(line())).unwrap());
-            let (written, wait) = sync_channel(1);
-            queue.send(Item::Flush(written)).unwrap();
-            wait.recv_timeout(Duration::from_secs(60)).unwrap();
+        let (lines, waiting) = sync_channel(1000);
+        let queue = Queue { lines, pushed: AtomicU64::new(0), done: writer.done() };
+        writer.start(waiting).unwrap();
+        move |count| {
+            for _ in 0..count {
+                queue.lines.send(line()).unwrap();
+                queue.pushed.fetch_add(1, Ordering::Release);
+            }
+            assert_eq!(queue.flush(Duration::from_secs(60)), 0);
         }
     }
 
@@ -149,6 +158,41 @@ mod tests {
             write(700);
             let text = std::fs::read_to_string(&file).unwrap();
             assert_eq!(text, "status=206 bytes=1000\n".repeat(700 * round));
+        }
+    }
+
+    #[test]
+    fn full_queue_is_flushed_too_and_a_stalled_output_for_the_limit_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("log");
+        let (lines, waiting) = sync_channel(3);
+        let writer = writer(Output::file(&file).unwrap());
+        let queue = Queue { lines, pushed: AtomicU64::new(0), done: writer.done() };
+        for _ in 0..3 {
+            queue.lines.try_send(line()).unwrap();
+            queue.pushed.fetch_add(1, Ordering::Release);
+        }
+        assert!(queue.lines.try_send(line()).is_err());
+        assert_eq!(queue.flush(Duration::from_millis(1)), 3);
+        writer.start(waiting).unwrap();
+        assert_eq!(queue.flush(Duration::from_secs(60)), 0);
+        assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 3);
+    }
+
+    #[test]
+    fn restarted_daemon_loses_no_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        let mut writer = writer(Output::syslog(&path).unwrap());
+        drop(daemon);
+        std::fs::remove_file(&path).unwrap();
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        writer.write(b"a\nb\n", 2);
+        for line in ["a", "b"] {
+            let mut datagram = [0; 200];
+            let length = daemon.recv(&mut datagram).unwrap();
+            assert!(datagram[..length].ends_with(line.as_bytes()));
         }
     }
 
@@ -204,5 +248,9 @@ mod tests {
         writer.failed = Instant::now().checked_sub(PAUSE);
         writer.write(b"status=200\n", 1);
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "status=2\nstatus=200\n");
+        // No empty line where the last one is whole.
+        writer.failed = Instant::now().checked_sub(PAUSE);
+        writer.write(b"status=201\n", 1);
+        assert!(std::fs::read_to_string(&file).unwrap().ends_with("0\nstatus=201\n"));
     }
 }
