@@ -52,16 +52,20 @@ impl CertificateWatch {
             return Seen::Same;
         }
         match self.certificates.load_again() {
-            Ok(are_others) => {
+            Ok((are_others, None)) => {
                 (self.handled, self.reported) = (now, None);
                 if are_others { Seen::Renewed } else { Seen::Same }
             }
-            Err(error) => {
-                let why = error.to_string();
-                let is_known = self.reported.replace(why.clone()).as_ref() == Some(&why);
-                if is_known { Seen::Same } else { Seen::Unusable(why) }
-            }
+            // The next look reports the one that cannot be used.
+            Ok((true, Some(_))) => Seen::Renewed,
+            Ok((false, Some(why))) => self.unusable(why),
+            Err(error) => self.unusable(error.to_string()),
         }
+    }
+
+    fn unusable(&mut self, why: String) -> Seen {
+        let is_known = self.reported.replace(why.clone()).as_ref() == Some(&why);
+        if is_known { Seen::Same } else { Seen::Unusable(why) }
     }
 }
 

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
@@ -71,15 +73,9 @@ impl Files {
         std::iter::once(&self.default).chain(&self.extra).chain(&self.admin)
     }
 
-    /// Loads the certificates. An ordered one that is absent leaves the default as it is.
-    fn load(&self, in_use: &InUse) -> Result<InUse, TlsError> {
-        let default = self.load_default(in_use)?;
-        Ok(InUse { default, extra: self.load_extra()?, admin: self.load_admin()? })
-    }
-
-    /// Loads the certificates as [`Files::load`] does. An ordered one that is damaged leaves the
-    /// default as it is, too, since it is ordered again. Also returns what is wrong with it.
-    fn load_or_await(&self, in_use: &InUse) -> Result<(InUse, Option<String>), TlsError> {
+    /// Loads the certificates. An ordered one that is absent or damaged leaves the default as it is,
+    /// since it is ordered again. Also returns what is wrong with it.
+    fn load(&self, in_use: &InUse) -> Result<(InUse, Option<String>), TlsError> {
         let (default, unusable) = match self.load_default(in_use) {
             Err(error) if self.ordered.is_some() => {
                 (in_use.default.clone(), Some(error.to_string()))
@@ -118,7 +114,7 @@ impl Certificates {
     /// [`TlsError`], for the first certificate that cannot be used.
     pub(crate) fn load(settings: &Settings, clock: Clock) -> Result<Certificates, TlsError> {
         let files = Files::of(settings);
-        let (loaded, unusable) = files.load_or_await(&InUse::default())?;
+        let (loaded, unusable) = files.load(&InUse::default())?;
         let resolver = Arc::new(Resolver { names: ArcSwap::from_pointee(loaded) });
         let tickets = Arc::new(Tickets::new(&settings.ticket_keys, clock)?);
         let tls = Current::new(tls_of(settings, &resolver, &tickets)?);
@@ -158,17 +154,21 @@ impl Certificates {
     }
 
     /// Loads the certificates again from their files, for new connections. Returns whether they are
-    /// other ones.
+    /// other ones, and why an ordered one stays as it was.
     ///
     /// # Errors
     /// [`TlsError`], for the first that cannot be used. The old ones stay.
-    pub(super) fn load_again(&self) -> Result<bool, TlsError> {
+    pub(super) fn load_again(&self) -> Result<(bool, Option<String>), TlsError> {
         let in_use = self.resolver.names.load_full();
         let loaded = self.files.get().load(&in_use);
-        *lock(&self.unusable) = loaded.as_ref().err().map(ToString::to_string);
-        let loaded = Arc::new(loaded?);
-        self.resolver.names.store(loaded.clone());
-        Ok(in_use.chains() != loaded.chains())
+        *lock(&self.unusable) = match &loaded {
+            Ok((_, unusable)) => unusable.clone(),
+            Err(error) => Some(error.to_string()),
+        };
+        let (loaded, unusable) = loaded?;
+        let are_others = in_use.chains() != loaded.chains();
+        self.resolver.names.store(Arc::new(loaded));
+        Ok((are_others, unusable))
     }
 
     /// Returns why newer files are not in use, if that is so.
@@ -246,7 +246,7 @@ impl Reload for Certificates {
         let settings = &Settings { admin: self.admin.clone(), ..settings.clone() };
         let files = Files::of(settings);
         let in_use = self.resolver.names.load_full();
-        let loaded = files.load_or_await(&in_use).map_err(|error| vec![error])?;
+        let loaded = files.load(&in_use).map_err(|error| vec![error])?;
         let (certificates, unusable) = loaded;
         let ticket_keys = self.tickets.derive(&settings.ticket_keys);
         let ticket_keys = ticket_keys.map_err(|error| vec![error.into()])?;
@@ -271,7 +271,9 @@ fn tls_of(
 ) -> Result<Tls, TlsError> {
     let config = settings.tls.server_config(resolver.clone(), tickets.clone())?;
     let clients = settings.admin.client_ca.as_deref().map(client_verifier).transpose()?;
-    let of_admin = Arc::new(AdminResolver(resolver.clone()));
+    let may_be_absent = settings.ordered.is_some() && settings.admin.certificate.is_none();
+    let temporary = may_be_absent.then(self_signed).transpose()?;
+    let of_admin = Arc::new(AdminResolver { certificates: resolver.clone(), temporary });
     let admin = settings.tls.admin_config(of_admin, clients)?;
     let challenges = settings.ordered.clone().map(Challenges::new);
     Ok(Tls { config: Arc::new(config), admin: Arc::new(admin), challenges })
@@ -316,13 +318,29 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
+/// Creates a certificate for probes, which do not verify it.
+fn self_signed() -> Result<Arc<CertifiedKey>, TlsError> {
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+    let signed = signed.map_err(|error| rustls::Error::General(error.to_string()))?;
+    let key = PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der());
+    let chain = vec![signed.cert.der().clone()];
+    let certified = CertifiedKey::from_der(chain, key.into(), &aws_lc_rs::default_provider())?;
+    Ok(Arc::new(certified))
+}
+
 /// Selects the certificate of the admin listener: its own, or else as for readers.
 #[derive(Debug)]
-struct AdminResolver(Arc<Resolver>);
+struct AdminResolver {
+    certificates: Arc<Resolver>,
+    /// What probes get until the first certificate is issued.
+    temporary: Option<Arc<CertifiedKey>>,
+}
 
 impl ResolvesServerCert for AdminResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let own = self.0.names.load().admin.as_ref().map(|loaded| loaded.certified.clone());
-        own.or_else(|| self.0.resolve(hello))
+        let in_use = self.certificates.names.load();
+        let own = in_use.admin.as_ref().map(|loaded| loaded.certified.clone());
+        let found = own.or_else(|| self.certificates.resolve(hello));
+        found.or_else(|| self.temporary.clone())
     }
 }
