@@ -46,9 +46,6 @@ pub(super) fn start(parts: &ConnectedParts, stopping: &CancellationToken) {
     let (watched, counted, stop) = (parts.certificates.clone(), metrics.clone(), stopping.clone());
     let reload = move || reload_certificates(watched.clone(), counted.clone(), stop.clone());
     slow.spawn(supervise(Task::ReloadCertificates, metrics.clone(), stopping.clone(), reload));
-    let (orders, stop) = (parts.orders.clone(), stopping.clone());
-    let order = move || orders.clone().run(stop.clone());
-    slow.spawn(supervise(Task::OrderCertificates, metrics.clone(), stopping.clone(), order));
     let (readers, counted, stop) = (parts.readers.clone(), metrics.clone(), stopping.clone());
     let fetch = move || {
         let (readers, metrics, stop) = (readers.clone(), counted.clone(), stop.clone());
@@ -60,6 +57,14 @@ pub(super) fn start(parts: &ConnectedParts, stopping: &CancellationToken) {
         }
     };
     slow.spawn(supervise(Task::FetchLoginKeys, metrics.clone(), stopping.clone(), fetch));
+}
+
+/// Starts the orders of certificates. The authority connects to this gate, so it has the sockets.
+pub(super) fn start_orders(parts: &ConnectedParts, stopping: &CancellationToken) {
+    let ProcessHandles { metrics, slow, .. } = &parts.handles;
+    let (orders, stop) = (parts.orders.clone(), stopping.clone());
+    let order = move || orders.clone().run(stop.clone());
+    slow.spawn(supervise(Task::OrderCertificates, metrics.clone(), stopping.clone(), order));
 }
 
 /// Starts the task that reloads the configuration.

@@ -40,6 +40,12 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long requests of operators may continue after another gate has taken over.
 const ADMIN_DRAIN: Duration = Duration::from_secs(5);
 
+/// Why a gate without a certificate takes over from no other.
+const NO_CERTIFICATE: &str = "There is no certificate of [tls.acme] yet, and the running gate serves \
+                              on. Reload that gate with this configuration, and start this one when \
+                              the certificate was issued. To start without one, stop that gate \
+                              first.";
+
 /// A running gate.
 #[derive(Debug)]
 pub struct Running {
@@ -146,7 +152,9 @@ async fn serve(
     let monitor = parts.monitor(config, address);
     monitor.start(&stopping);
     require_login_keys(&parts.readers, listeners).await?;
+    require_certificate(parts.certificates.awaits_first(), listeners)?;
     listeners.ready().await?;
+    background::start_orders(&parts, &stopping);
     // By then the service manager of a predecessor is known.
     let manager = listeners.service_manager();
     let ProcessHandles { slow, metrics, .. } = &parts.handles;
@@ -209,6 +217,15 @@ async fn require_login_keys(
         )
     };
     Err(StartError::all(missing.into_iter().map(sentence)))
+}
+
+/// Refuses to take over from a gate that serves while this one has no certificate: it would end the
+/// connections of readers until the authority has issued one.
+fn require_certificate(awaits_first: bool, listeners: &Listeners) -> Result<(), StartError> {
+    match awaits_first && listeners.has_predecessor() {
+        false => Ok(()),
+        true => Err(StartError::all([NO_CERTIFICATE.to_owned()])),
+    }
 }
 
 impl Running {
