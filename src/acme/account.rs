@@ -1,8 +1,9 @@
 //! The account with the certificate authority. Its key is stored before the account is created, so
-//! a crash leaves no account whose key is lost.
+//! a crash leaves no account whose key is lost. The library creates the key of an account that is
+//! bound to an external one together with that account, so only that key is stored afterwards.
 
-use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
-use instant_acme::{Account, ExternalAccountKey, Key, NewAccount};
+use data_encoding::BASE64URL_NOPAD;
+use instant_acme::{Account, Error, ExternalAccountKey, Key, NewAccount};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use secrecy::ExposeSecret;
@@ -12,8 +13,10 @@ use super::data_directory::DataDirectory;
 use super::order::OrderFailure;
 use super::{ExternalAccount, Settings};
 
-/// The bytes of a digest that tell authorities apart.
-const NAME_LEN: usize = 8;
+/// The type of the problem that there is no account with a key (RFC 8555 §6.7).
+const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
+/// More bytes than a file with a key has.
+const KEY_SIZE: usize = 4096;
 
 /// Opens the account, and creates it if it does not exist.
 pub(super) async fn open(
@@ -27,31 +30,44 @@ pub(super) async fn open(
         let directory = directory.clone();
         move |data| stored_key(data, &directory)
     });
-    let (account, _) = match (&settings.external_account, stored.await?) {
-        (None, Some(key)) => builder.create_from_key(key, directory).await?,
+    let account = match (&settings.external_account, stored.await?) {
+        (None, Some(key)) => builder.create_from_key(key, directory).await?.0,
         (None, None) => {
             let key = create_key(data, &directory).await?;
-            builder.create_from_key(key, directory).await?
+            builder.create_from_key(key, directory).await?.0
         }
         // The authority has bound it when it was created, and may accept the binding once only.
-        (Some(_), Some(key)) => builder.from_key(key, directory).await?,
-        (Some(external), None) => {
-            let new = NewAccount {
-                contact: &[],
-                terms_of_service_agreed: true,
-                only_return_existing: false,
-            };
-            let bound = external_key(external)?;
-            let created = builder.create(&new, directory.clone(), Some(&bound)).await?;
-            // The library creates the key and the account together.
-            store_key(data, &directory, created.1.private_key()).await?;
-            created
-        }
+        (Some(external), Some(key)) => match builder.from_key(key, directory.clone()).await {
+            Err(Error::Api(problem)) if problem.r#type.as_deref() == Some(NO_ACCOUNT) => {
+                create_bound(external, data, client, directory).await?
+            }
+            opened => opened?.0,
+        },
+        (Some(external), None) => create_bound(external, data, client, directory).await?,
     };
     if !settings.contact.is_empty() {
         let contact: Vec<&str> = settings.contact.iter().map(String::as_str).collect();
         account.update_contacts(&contact).await?;
     }
+    Ok(account)
+}
+
+/// Creates an account that is bound to an external one, and stores its key.
+async fn create_bound(
+    external: &ExternalAccount,
+    data: &DataDirectory,
+    client: &Client,
+    directory: String,
+) -> Result<Account, OrderFailure> {
+    let bound = external_key(external)?;
+    let name = file_of(&directory);
+    let proof = move |data: &DataDirectory| data.prove_writable(&data.file(&name), KEY_SIZE);
+    data.off_runtime(proof).await?;
+    let new =
+        NewAccount { contact: &[], terms_of_service_agreed: true, only_return_existing: false };
+    let builder = Account::builder_with_http(Box::new(client.clone()));
+    let (account, credentials) = builder.create(&new, directory.clone(), Some(&bound)).await?;
+    store_key(data, &directory, credentials.private_key()).await?;
     Ok(account)
 }
 
@@ -65,9 +81,7 @@ fn external_key(external: &ExternalAccount) -> Result<ExternalAccountKey, OrderF
 
 /// Returns the name of the file with the key for an authority.
 fn file_of(directory: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, directory.as_bytes());
-    let name = digest.as_ref().get(..NAME_LEN).unwrap_or_default();
-    format!("account-{}.key", HEXLOWER.encode(name))
+    format!("account-{}.key", super::short_digest(directory))
 }
 
 /// Reads the key; none if there is none yet.

@@ -91,11 +91,6 @@ impl DataDirectory {
         self.0.join(name)
     }
 
-    /// Returns the file of the certificate.
-    pub(super) fn certificate(&self) -> PathBuf {
-        Settings::certificate_file(&self.0)
-    }
-
     /// Returns the directory of the challenges.
     pub(super) fn challenges(&self) -> PathBuf {
         Settings::challenges(&self.0)
@@ -151,9 +146,7 @@ impl DataDirectory {
         bytes: &[u8],
         check: impl FnOnce(&Path) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(TEMPORARY);
-        let temporary = PathBuf::from(temporary);
+        let temporary = temporary(path);
         let written = create(&temporary, bytes);
         let checked = written.map_err(|source| failed(&temporary, "written", source).into());
         let replaced = checked.and_then(|()| check(&temporary)).and_then(|()| {
@@ -165,18 +158,44 @@ impl DataDirectory {
         replaced
     }
 
-    /// Removes the answers to all challenges.
+    /// Proves that a file of this many bytes could be written.
+    pub(super) fn prove_writable(&self, path: &Path, size: usize) -> Result<(), DataError> {
+        let temporary = temporary(path);
+        let written = create(&temporary, &vec![0; size]);
+        let removed = fs::remove_file(&temporary);
+        written.and(removed).map_err(|source| failed(&temporary, "written", source))
+    }
+
+    /// Removes the answers to all challenges, and leaves what is none.
     pub(super) fn remove_challenges(&self) -> Result<(), DataError> {
         let directory = self.challenges();
-        let removed = fs::read_dir(&directory).and_then(|entries| {
-            entries.into_iter().try_for_each(|entry| fs::remove_file(entry?.path()))
-        });
-        removed.map_err(|source| failed(&directory, "emptied", source))
+        let failed = |source| failed(&directory, "emptied", source);
+        let mut removed = Ok(());
+        for entry in fs::read_dir(&directory).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let is_challenge = name.strip_suffix(TEMPORARY).unwrap_or(&name).ends_with(".pem");
+            if !is_challenge || !path.is_file() {
+                continue;
+            }
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => removed = Err(failed(error)),
+                _ => {}
+            }
+        }
+        removed
     }
 }
 
 fn failed(path: &Path, action: &'static str, source: io::Error) -> DataError {
     DataError::Failed { path: path.to_owned(), action, source }
+}
+
+/// Returns where a file is until it is complete.
+fn temporary(path: &Path) -> PathBuf {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(TEMPORARY);
+    temporary.into()
 }
 
 /// Creates a file that only its user can read, and waits until it is on the disk.
@@ -231,6 +250,31 @@ mod tests {
         assert!(refused.is_err());
         assert_eq!(data.read(&path).unwrap().unwrap(), b"new");
         assert!(!data.file("x.new").exists());
+    }
+
+    #[test]
+    fn only_challenges_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDirectory::open(&directory.path().join("acme")).unwrap();
+        let challenges = data.challenges();
+        for name in ["a.pem", "b.pem.new", "notes.txt"] {
+            fs::write(challenges.join(name), "").unwrap();
+        }
+        fs::create_dir(challenges.join("c.pem")).unwrap();
+        data.remove_challenges().unwrap();
+        let left = fs::read_dir(&challenges).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut left: Vec<_> = left.collect();
+        left.sort();
+        assert_eq!(left, ["c.pem", "notes.txt"]);
+    }
+
+    #[test]
+    fn place_that_cannot_be_written_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDirectory::open(&directory.path().join("acme")).unwrap();
+        data.prove_writable(&data.file("x"), 1000).unwrap();
+        assert_eq!(fs::read_dir(data.file("")).unwrap().count(), 1, "nothing is left behind");
+        data.prove_writable(&data.file("absent/x"), 1000).unwrap_err();
     }
 
     #[test]

@@ -24,20 +24,21 @@ mod stored;
 
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use data_encoding::HEXLOWER;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 pub(crate) use client::check_directory;
 use data_directory::DataDirectory;
 pub(crate) use orders::Orders;
 
-/// The file of the certificate, with its chain and its key.
-const CERTIFICATE: &str = "certificate.pem";
+/// The bytes of a digest that tell files apart.
+const NAME_LEN: usize = 8;
 /// The directory with the answers to challenges.
 const CHALLENGES: &str = "challenges";
 
 /// The keys of `[tls.acme]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The directory URL of the certificate authority.
     pub directory: Url,
@@ -63,10 +64,18 @@ pub struct ExternalAccount {
     pub hmac_key: SecretString,
 }
 
+impl PartialEq for ExternalAccount {
+    fn eq(&self, other: &ExternalAccount) -> bool {
+        self.key_id == other.key_id
+            && self.hmac_key.expose_secret() == other.hmac_key.expose_secret()
+    }
+}
+
 impl Settings {
-    /// Returns the file of the certificate in a data directory.
-    pub fn certificate_file(data: &Path) -> PathBuf {
-        data.join(CERTIFICATE)
+    /// Returns the file of the certificate, with its chain and its key. Gates that order other
+    /// certificates may share the data directory, so its name differs from theirs.
+    pub fn certificate_file(&self) -> PathBuf {
+        self.data.join(format!("certificate-{}.pem", short_digest(&self.ordered())))
     }
 
     /// Returns the directory of challenges in a data directory.
@@ -97,6 +106,14 @@ impl Settings {
 
     /// Returns what is ordered: a change of it is another order.
     fn ordered(&self) -> String {
-        format!("{} {}", self.directory, self.names.join(" "))
+        let mut names = self.names.clone();
+        names.sort();
+        format!("{} {}", self.directory, names.join(" "))
     }
+}
+
+/// Returns a part of a name of a file that tells texts apart.
+fn short_digest(text: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    HEXLOWER.encode(digest.as_ref().get(..NAME_LEN).unwrap_or_default())
 }

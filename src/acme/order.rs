@@ -84,10 +84,18 @@ pub(super) async fn obtain(
     client: &Client,
 ) -> Result<Issued, OrderFailure> {
     // Those of an order that did not end.
-    data.off_runtime(|data| Ok::<_, OrderFailure>(data.remove_challenges()?)).await?;
+    remove_challenges(data).await;
     let ordered = timeout(DEADLINE, run(settings, data, client)).await;
-    data.off_runtime(|data| Ok::<_, OrderFailure>(data.remove_challenges()?)).await?;
+    remove_challenges(data).await;
     ordered.unwrap_or_else(|_| Err(OrderFailure::new("the order took more than ten minutes")))
+}
+
+/// Removes the answers to challenges. One that stays answers nobody but an authority, and the next
+/// order of its name replaces it, so it prevents no order.
+async fn remove_challenges(data: &DataDirectory) {
+    if let Err(error) = data.off_runtime(DataDirectory::remove_challenges).await {
+        tracing::warn!(%error, "cannot remove the answers to challenges");
+    }
 }
 
 async fn run(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
@@ -84,14 +84,21 @@ impl Orders {
     pub(crate) async fn run(self, stopping: CancellationToken) {
         let work = async {
             loop {
-                let settings = self.0.settings.get();
-                if let Some(settings) = &*settings {
-                    self.0.check(settings).await;
-                }
+                // Other settings end an order in flight, too.
                 let changed = self.0.changed.notified();
-                match &*settings {
-                    Some(_) => drop(timeout(CHECK_INTERVAL, changed).await),
-                    None => changed.await,
+                let settings = self.0.settings.get();
+                let Some(settings) = &*settings else {
+                    self.0.report(None);
+                    changed.await;
+                    continue;
+                };
+                let work = async {
+                    self.0.check(settings).await;
+                    sleep(CHECK_INTERVAL).await;
+                };
+                tokio::select! {
+                    () = changed => {}
+                    () = work => {}
                 }
             }
         };
@@ -115,9 +122,12 @@ impl Reload for Orders {
     }
 
     fn apply(&self, settings: Option<Settings>) {
+        let is_same = *self.0.settings.get() == settings;
         self.0.settings.replace(settings);
-        *lock(&self.0.failure) = None;
-        self.0.changed.notify_one();
+        if !is_same {
+            self.0.report(None);
+            self.0.changed.notify_one();
+        }
     }
 }
 
@@ -196,22 +206,35 @@ impl Inner {
     ) {
         let (names, authority) = (settings.names.join(", "), settings.authority());
         tracing::info!(names, authority, reason = reason.phrase(), "ordering a certificate");
+        let ordering = settings.ordered();
         let client = Client::new(settings, self.clock.clone());
         let retry_after = client.as_ref().ok().cloned();
         let ordered = async {
             let issued = obtain(settings, data, &client?).await?;
             let (settings, now) = (settings.clone(), self.clock.now());
-            data.off_runtime(move |data| stored::store(data, &settings, &issued, now)).await
+            attempts.issued(&ordering, now);
+            let recorded = attempts.clone();
+            let store = move |data: &DataDirectory| {
+                // If it cannot be recorded, the certificate may still be stored.
+                let recorded = recorded.write(data);
+                let stored = stored::store(data, &settings, &issued, now);
+                stored.inspect_err(|_| {
+                    if let Err(error) = recorded {
+                        tracing::error!(%error, "cannot record that a certificate was issued");
+                    }
+                })
+            };
+            data.off_runtime(store).await
         };
         let (ordered, now) = (ordered.await, self.clock.now());
         match &ordered {
-            Ok(_) => attempts.succeeded(),
+            Ok(_) => attempts.succeeded(&ordering),
             Err(failure) => {
                 let asked = retry_after.and_then(|client| client.retry_after());
-                attempts.failed(failure.why().to_owned(), asked, now);
+                attempts.failed(&ordering, failure.why().to_owned(), asked, now);
             }
         }
-        let next = attempts.next(&settings.ordered(), now);
+        let next = attempts.next(&ordering, now);
         let recorded = data.off_runtime(move |data| attempts.write(data)).await;
         if let Err(error) = recorded {
             tracing::error!(%error, "cannot record how an order ended");
@@ -268,7 +291,9 @@ fn look(
         Ok(reason) => reason,
         Err(found) => return Ok(found),
     };
-    attempts.begin(settings.ordered(), now);
+    // An authority issues only a few with the same names in a week, so none may be lost.
+    data.prove_writable(&settings.certificate_file(), stored::MAX_SIZE)?;
+    attempts.begin(&settings.ordered(), now);
     attempts.write(data)?;
     Ok(Found::Turn(reason, right, attempts))
 }

@@ -62,7 +62,10 @@ impl RenewalInfo {
         let known = known.filter(|known| of.as_ref() == Some(&known.of));
         of.is_some()
             && now >= clock::after(from, MIN_AGE)
-            && known.is_none_or(|known| now >= known.next)
+            // A clock that was ahead may have set a time far away.
+            && known.is_none_or(|known| {
+                now >= known.next || known.next > clock::after(now, MAX_INTERVAL)
+            })
     }
 
     /// Asks the authority about a certificate. Returns what is known then.
@@ -158,6 +161,8 @@ mod tests {
         assert!(!RenewalInfo::is_due(Some(&known), &own, at(29)));
         assert!(RenewalInfo::is_due(Some(&known), &own, at(30)));
         assert!(RenewalInfo::is_due(Some(&known), &other, at(29)));
+        let ahead = RenewalInfo { next: at(1000), ..known.clone() };
+        assert!(RenewalInfo::is_due(Some(&ahead), &own, at(29)), "of a clock that was ahead");
         // A certificate has its own time within the window.
         let times = [0, 100, 255].map(|share| known.time(&own, share));
         assert_eq!(times, [at(100), at(200), at(355)].map(Some));

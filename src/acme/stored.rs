@@ -1,7 +1,6 @@
 //! The stored certificate: whether it must be replaced, and whether a new one may replace it.
 //!
-//! The certificate, its chain and its key are one file, so they always belong together. Its first
-//! line names the authority.
+//! The certificate, its chain and its key are one file, so they always belong together.
 
 use std::path::Path;
 
@@ -18,10 +17,10 @@ use super::renewal_info::RenewalInfo;
 use crate::clock;
 use crate::server::{Candidate, Certificate, Certificates, TlsError};
 
-/// What begins the first line. PEM allows any text outside of its sections (RFC 7468 §2).
-const AUTHORITY: &str = "Authority: ";
 /// The most certificates of a chain.
 const MAX_CHAIN: usize = 10;
+/// More bytes than the file of a certificate with its chain has.
+pub(super) const MAX_SIZE: usize = 64 * 1024;
 /// The columns of a line in PEM.
 const COLUMNS: usize = 64;
 
@@ -30,7 +29,6 @@ const COLUMNS: usize = 64;
 pub(super) enum Reason {
     Absent,
     Damaged,
-    OtherAuthority,
     OtherNames,
     Due,
     Wanted,
@@ -42,7 +40,6 @@ impl Reason {
         match self {
             Reason::Absent => "there is no certificate yet",
             Reason::Damaged => "the stored certificate cannot be used",
-            Reason::OtherAuthority => "the stored certificate is from another authority",
             Reason::OtherNames => "the stored certificate has other names",
             Reason::Due => "less than a third of the certificate's lifetime is left",
             Reason::Wanted => "the authority wants the certificate to be renewed",
@@ -57,14 +54,13 @@ pub(super) fn assess(
     info: Option<&RenewalInfo>,
     now: Timestamp,
 ) -> Result<Result<Candidate, Reason>, DataError> {
-    let path = data.certificate();
-    let Some(text) = data.read(&path)? else { return Ok(Err(Reason::Absent)) };
+    let path = settings.certificate_file();
+    if data.read(&path)?.is_none() {
+        return Ok(Err(Reason::Absent));
+    }
     let Ok(stored) = load(&path) else { return Ok(Err(Reason::Damaged)) };
-    let first_line = format!("{AUTHORITY}{}\n", settings.directory);
     let wanted = info.and_then(|info| info.time(&stored, share(&stored)));
-    let reason = if !text.starts_with(first_line.as_bytes()) {
-        Some(Reason::OtherAuthority)
-    } else if !settings.names.iter().all(|name| stored.covers(name)) {
+    let reason = if !settings.names.iter().all(|name| stored.covers(name)) {
         Some(Reason::OtherNames)
     } else if now >= renewal(&stored) {
         Some(Reason::Due)
@@ -107,10 +103,10 @@ pub(super) fn store(
         Ok(chain) if (1..=MAX_CHAIN).contains(&chain.len()) => chain,
         _ => return Err(OrderFailure::new("it issued something that is no certificate in PEM")),
     };
-    let mut text = format!("{AUTHORITY}{}\n{}", settings.directory, issued.key);
+    let mut text = issued.key.clone();
     chain.iter().for_each(|certificate| text.push_str(&pem("CERTIFICATE", certificate)));
     let mut until = now;
-    data.write_if(&data.certificate(), text.as_bytes(), |path| {
+    data.write_if(&settings.certificate_file(), text.as_bytes(), |path| {
         let certificate = load(path).map_err(|error| {
             OrderFailure::new(match error {
                 TlsError::OtherKey { .. } => "it issued a certificate for another key".to_owned(),
@@ -206,13 +202,17 @@ mod tests {
         }
         assert!(due.iter().all(|days| (57..=60).contains(days)), "{due:?}");
         assert!(due.iter().any(|days| *days != due[0]), "all at once: {due:?}");
-        let less = settings_of(DIRECTORY, &names[..1]);
-        assert_eq!(reason(&less, from), None, "it has the name, and another one");
+        // Gates that order other certificates do not touch this one.
         let more = settings_of(DIRECTORY, &["a.example.no", "c.example.no"]);
-        assert_eq!(reason(&more, from), Some(Reason::OtherNames));
         let other = settings_of("https://other.example.no/directory", &names);
-        assert_eq!(reason(&other, from), Some(Reason::OtherAuthority));
-        std::fs::write(data.certificate(), "nothing").unwrap();
+        assert_eq!([&more, &other].map(|it| reason(it, from)), [Some(Reason::Absent); 2]);
+        store(&data, &more, &issue(&["a.example.no", "c.example.no"]), from).unwrap();
+        assert_eq!(reason(&own, from), None);
+        let same = settings_of(DIRECTORY, &["b.example.no", "a.example.no"]);
+        assert_eq!(reason(&same, from), None, "the order of the names does not matter");
+        std::fs::copy(more.certificate_file(), own.certificate_file()).unwrap();
+        assert_eq!(reason(&own, from), Some(Reason::OtherNames));
+        std::fs::write(own.certificate_file(), "nothing").unwrap();
         assert_eq!(reason(&own, from), Some(Reason::Damaged));
     }
 
@@ -224,7 +224,7 @@ mod tests {
         let (now, late): (Timestamp, Timestamp) =
             ("2026-01-02T00:00:00Z".parse().unwrap(), "2026-03-20T00:00:00Z".parse().unwrap());
         store(&data, &own, &issue(&["a.example.no"]), now).unwrap();
-        let before = std::fs::read(data.certificate()).unwrap();
+        let before = std::fs::read(own.certificate_file()).unwrap();
         let refused =
             |issued: Issued, now| store(&data, &own, &issued, now).unwrap_err().into_why();
         let other = Issued {
@@ -234,7 +234,7 @@ mod tests {
         assert!(refused(other, now).contains("another key"));
         assert!(refused(issue(&["b.example.no"]), now).contains("without the name"));
         assert!(refused(issue(&["a.example.no"]), late).contains("due for renewal already"));
-        assert_eq!(std::fs::read(data.certificate()).unwrap(), before);
+        assert_eq!(std::fs::read(own.certificate_file()).unwrap(), before);
         let files = std::fs::read_dir(data.file("")).unwrap().count();
         assert_eq!(files, 2, "the certificate, and the directory of challenges");
     }

@@ -16,8 +16,9 @@ use crate::{acme, server};
 
 /// The most names of an ordered certificate: authorities allow no more.
 const MAX_NAMES: usize = 100;
-/// The longest name and the longest label of it, in bytes (RFC 1035 §2.3.4).
-const MAX_NAME: usize = 253;
+/// The longest name, in bytes. DNS allows 253, but the name is also that of a file.
+const MAX_NAME: usize = 240;
+/// The longest label of a name, in bytes (RFC 1035 §2.3.4).
 const MAX_LABEL: usize = 63;
 /// The directory of an ordered certificate, beside the ledger.
 const DATA: &str = "acme";
@@ -86,7 +87,7 @@ fn certificate(table: &mut Table<'_>) -> Option<server::Certificate> {
 
 /// Returns the file of the ordered certificate, which also has its key.
 fn ordered_files(settings: &acme::Settings) -> server::Certificate {
-    let file = acme::Settings::certificate_file(&settings.data);
+    let file = settings.certificate_file();
     server::Certificate { certificate: file.clone(), key: file }
 }
 
@@ -169,6 +170,11 @@ fn directory_url(value: &DeValue<'_>) -> Result<Url, String> {
                 .to_owned(),
         );
     }
+    if url.fragment().is_some() {
+        return Err(
+            "the directory URL of an authority has no part after \"#\". Remove it".to_owned()
+        );
+    }
     Ok(url)
 }
 
@@ -195,6 +201,9 @@ fn dns_name(value: &DeValue<'_>) -> Result<String, String> {
             "{name:?} is a wildcard, which no authority validates by a connection. Write each name"
         ));
     }
+    if name.len() > MAX_NAME {
+        return Err(format!("a name has {MAX_NAME} bytes at most, this has {}", name.len()));
+    }
     let is_letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let is_label = |label: &str| {
         (1..=MAX_LABEL).contains(&label.len())
@@ -202,7 +211,7 @@ fn dns_name(value: &DeValue<'_>) -> Result<String, String> {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let is_name = name.len() <= MAX_NAME && name.split('.').all(is_label);
+    let is_name = name.split('.').all(is_label);
     match is_name && name.parse::<IpAddr>().is_err() {
         true => Ok(name),
         false => Err(format!(

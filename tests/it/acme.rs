@@ -459,7 +459,9 @@ async fn hostile_answers_leave_the_certificate_in_use() {
         assert_eq!(status, StatusCode::OK);
         assert!(detail.contains(expected), "{fault:?}: {detail}");
         assert_eq!(stage.certificate().await.as_ref(), Some(&first), "{fault:?}");
-        let temporary = files(&stage.data()).into_iter().find(|file| file.ends_with(".new"));
+        let temporary = files(&stage.data())
+            .into_iter()
+            .find(|file| file.extension().is_some_and(|it| it == "new"));
         assert_eq!(temporary, None, "{fault:?}");
     }
     stage.authority.behave(Script::default());
@@ -515,7 +517,10 @@ async fn account_is_bound_to_an_external_one() {
 async fn damaged_files_are_replaced_and_shared_ones_refused() {
     let mut stage = Stage::started().await;
     stage.scene.stop_gate().await;
-    fs::write(stage.data().join("certificate.pem"), "nothing").unwrap();
+    let is_certificate =
+        |file: &PathBuf| file.file_name().unwrap().to_str().unwrap().starts_with("certificate-");
+    let certificate = files(&stage.data()).into_iter().find(is_certificate).unwrap();
+    fs::write(certificate, "nothing").unwrap();
     stage.scene.start_gate().await;
     stage.authority.leads("localhost", stage.scene.address());
     stage.scene.until("a certificate", async || stage.certificate().await.is_some()).await;
