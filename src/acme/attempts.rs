@@ -18,8 +18,8 @@ const WAITS: [u64; 7] = [2, 10, 20, 40, 80, 160, 360];
 /// The most orders within [`PERIOD`], whatever becomes of them.
 const MAX_ORDERS: usize = 5;
 const PERIOD: Duration = Duration::from_secs(3600);
-/// The longest wait, also if the authority would have it longer. It is also that after a certificate
-/// was issued but not stored: authorities issue only a few with the same names in a week.
+/// The longest wait, also if the authority would have it longer. It is that after a certificate
+/// was issued but not stored, too: authorities issue only a few with the same names in a week.
 const MAX_WAIT: Duration = Duration::from_secs(86_400);
 /// The most certificates whose last order is remembered.
 const MAX_CERTIFICATES: usize = 16;

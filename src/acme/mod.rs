@@ -4,7 +4,8 @@
 //! share. `server` loads it from there as any other certificate, and answers the challenges that
 //! are in that directory. A certificate in use stays in use, whatever an order does.
 //!
-//! - `orders` decides when to order; one gate of those that share the directory does at a time.
+//! - `orders` keeps the certificate up to date.
+//! - `turn` decides when to order; one gate of those that share the directory does at a time.
 //! - `order` runs one order, from the account to the certificate.
 //! - `account` finds or creates the account.
 //! - `client` sends its requests: bounded in size and time, and only to the authority.
@@ -21,6 +22,7 @@ mod order;
 mod orders;
 mod renewal_info;
 mod stored;
+mod turn;
 
 use std::path::{Path, PathBuf};
 

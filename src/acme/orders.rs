@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
 use super::attempts::Attempts;
 use super::client::Client;
-use super::data_directory::{DataDirectory, OrderLock};
+use super::data_directory::DataDirectory;
 use super::order::{OrderFailure, obtain};
 use super::renewal_info::RenewalInfo;
 use super::stored::{self, Reason};
+use super::turn::{Found, look};
 use crate::clock::Clock;
 use crate::lock::lock;
 use crate::reload::{Current, Reload};
@@ -26,6 +27,9 @@ use crate::telemetry::{LogLimit, Metrics, OrderOutcome};
 
 /// How often the stored certificate is looked at.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long another gate may order without a report. An order takes ten minutes at most.
+const MAX_ELSEWHERE: Duration = Duration::from_secs(900);
 
 /// Limits the log of a data directory that cannot be used to one line a minute.
 static DATA_LOG: LogLimit = LogLimit::per_minute();
@@ -43,20 +47,10 @@ struct Inner {
     failure: Mutex<Option<String>>,
     /// When the authority wants the stored certificate to be renewed.
     info: Mutex<Option<RenewalInfo>>,
+    /// Since when another gate orders.
+    elsewhere: Mutex<Option<Instant>>,
     clock: Clock,
     metrics: Metrics,
-}
-
-/// What a look at the data directory has found.
-enum Found {
-    /// The stored certificate is good.
-    Good(Candidate),
-    /// A certificate must be ordered, but not before this time.
-    Later(Timestamp, Option<String>),
-    /// Another gate orders.
-    Elsewhere,
-    /// This gate has the right to order, and has recorded that it begins.
-    Turn(Reason, OrderLock, Attempts),
 }
 
 impl Orders {
@@ -71,8 +65,9 @@ impl Orders {
     ) -> Result<Orders, OrdersError> {
         let settings = prepare(settings, &clock)?;
         let (settings, changed) = (Current::new(settings), Notify::new());
-        let (failure, info) = (Mutex::default(), Mutex::default());
-        Ok(Orders(Arc::new(Inner { settings, changed, failure, info, clock, metrics })))
+        let (failure, info, elsewhere) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let inner = Inner { settings, changed, failure, info, elsewhere, clock, metrics };
+        Ok(Orders(Arc::new(inner)))
     }
 
     /// Returns why the last order has failed, as a sentence; none if none has.
@@ -161,12 +156,15 @@ impl Inner {
                 return self.report(Some(format!("No certificate can be ordered: {why}.")));
             }
         };
+        if !matches!(found, Found::Elsewhere) {
+            *lock(&self.elsewhere) = None;
+        }
         match found {
             Found::Good(certificate) => {
                 self.report(None);
                 self.ask_when_to_renew(settings, &certificate, now).await;
             }
-            Found::Elsewhere => {}
+            Found::Elsewhere => self.report_elsewhere(settings),
             Found::Later(next, why) => {
                 self.report(why.map(|why| sentence(settings, &why, next)));
             }
@@ -190,6 +188,18 @@ impl Inner {
         let Ok(client) = Client::new(settings, self.clock.clone()) else { return };
         let info = RenewalInfo::ask(known, certificate, &client, now).await;
         *lock(&self.info) = info;
+    }
+
+    /// Reports that another gate orders, if that takes longer than an order can take.
+    fn report_elsewhere(&self, settings: &Settings) {
+        let since = *lock(&self.elsewhere).get_or_insert_with(Instant::now);
+        if since.elapsed() > MAX_ELSEWHERE {
+            let data = settings.data.display();
+            self.report(Some(format!(
+                "No certificate can be ordered: another process has locked {data} for more than \
+                 15 minutes. End it if it hangs."
+            )));
+        }
     }
 
     fn report(&self, failure: Option<String>) {
@@ -262,38 +272,4 @@ fn sentence(settings: &Settings, why: &str, next: Timestamp) -> String {
     format!(
         "The last order of a certificate from {authority} has failed: {why}. The next is at {next}."
     )
-}
-
-/// Looks at the stored certificate. Takes the right to order one, if it is due.
-fn look(
-    data: &DataDirectory,
-    settings: &Settings,
-    info: Option<&RenewalInfo>,
-    now: Timestamp,
-) -> Result<Found, OrderFailure> {
-    let due = |attempts: &Attempts| -> Result<Result<Reason, Found>, OrderFailure> {
-        let reason = match stored::assess(data, settings, info, now)? {
-            Ok(certificate) => return Ok(Err(Found::Good(certificate))),
-            Err(reason) => reason,
-        };
-        let ordered = settings.ordered();
-        let next = attempts.next(&ordered, now);
-        let why = attempts.failure(&ordered).map(str::to_owned);
-        Ok(if next > now { Err(Found::Later(next, why)) } else { Ok(reason) })
-    };
-    if let Err(found) = due(&Attempts::read(data)?)? {
-        return Ok(found);
-    }
-    let Some(right) = data.lock()? else { return Ok(Found::Elsewhere) };
-    // Another gate may have ordered until now.
-    let mut attempts = Attempts::read(data)?;
-    let reason = match due(&attempts)? {
-        Ok(reason) => reason,
-        Err(found) => return Ok(found),
-    };
-    // An authority issues only a few with the same names in a week, so none may be lost.
-    data.prove_writable(&settings.certificate_file(), stored::MAX_SIZE)?;
-    attempts.begin(&settings.ordered(), now);
-    attempts.write(data)?;
-    Ok(Found::Turn(reason, right, attempts))
 }

@@ -41,10 +41,10 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 const ADMIN_DRAIN: Duration = Duration::from_secs(5);
 
 /// Why a gate without a certificate takes over from no other.
-const NO_CERTIFICATE: &str = "There is no certificate of [tls.acme] yet, and the running gate serves \
-                              on. Reload that gate with this configuration, and start this one when \
-                              the certificate was issued. To start without one, stop that gate \
-                              first.";
+const NO_CERTIFICATE: &str = "There is no certificate of [tls.acme] yet, and the running gate \
+                              serves on. Reload that gate with this configuration, and start \
+                              this one when the certificate was issued. To start without one, \
+                              stop that gate first.";
 
 /// A running gate.
 #[derive(Debug)]

@@ -57,6 +57,11 @@ pub(super) fn tls(root: &mut Table<'_>, ledger: Option<&StoreSettings>) -> Optio
     };
     let ticket_keys = table.keys("ticket_keys");
     let choice = choice(&mut table);
+    if is_ordered && choice.is_possible() && !choice.is_possible_for_ecdsa() {
+        let sentence = "[tls.acme] orders certificates with ECDSA keys, and none of them is for \
+                        these. Add \"TLS_AES_256_GCM_SHA384\"";
+        table.mistake("cipher_suites", sentence);
+    }
     let mut extra = Vec::new();
     for mut table in table.tables("extra") {
         extra.extend(certificate(&mut table));
@@ -168,11 +173,6 @@ fn directory_url(value: &DeValue<'_>) -> Result<Url, String> {
             "ACME needs HTTPS. Write the directory URL of the authority, which starts with \
                     https://"
                 .to_owned(),
-        );
-    }
-    if url.fragment().is_some() {
-        return Err(
-            "the directory URL of an authority has no part after \"#\". Remove it".to_owned()
         );
     }
     Ok(url)

@@ -73,8 +73,8 @@ impl Files {
         std::iter::once(&self.default).chain(&self.extra).chain(&self.admin)
     }
 
-    /// Loads the certificates. An ordered one that is absent or damaged leaves the default as it is,
-    /// since it is ordered again. Also returns what is wrong with it.
+    /// Loads the certificates. An ordered one that is absent or damaged leaves the default as it
+    /// is, since it is ordered again. Also returns what is wrong with it.
     fn load(&self, in_use: &InUse) -> Result<(InUse, Option<String>), TlsError> {
         let (default, unusable) = match self.load_default(in_use) {
             Err(error) if self.ordered.is_some() => {

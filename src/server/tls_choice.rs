@@ -8,7 +8,9 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
-use rustls::{CipherSuite, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{
+    CipherSuite, ServerConfig, SignatureAlgorithm, SupportedCipherSuite, SupportedProtocolVersion,
+};
 
 static ONLY_TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
@@ -52,6 +54,16 @@ impl TlsChoice {
     pub(crate) fn is_possible(&self) -> bool {
         let versions = self.versions();
         self.suites().iter().any(|suite| versions.contains(&suite.version()))
+    }
+
+    /// Whether there is such a suite for a certificate with an ECDSA key. Those of TLS 1.3 are for
+    /// every key.
+    pub(crate) fn is_possible_for_ecdsa(&self) -> bool {
+        let versions = self.versions();
+        self.suites().iter().any(|suite| {
+            versions.contains(&suite.version())
+                && suite.usable_for_signature_algorithm(SignatureAlgorithm::ECDSA)
+        })
     }
 
     /// Returns the configuration of a server.

@@ -364,6 +364,27 @@ async fn successor_serves_the_certificate_and_orders_the_next() {
     scene.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gate_without_a_certificate_takes_over_from_none() {
+    let scene = Scene::without_gate(Setting::default()).await;
+    let authority = AcmeServer::start(scene.dir.path(), &Clock::system()).await;
+    let first = free_ports(2);
+    let (public, admin) = (format!("127.0.0.1:{first}"), format!("127.0.0.1:{}", first + 1));
+    scene.replace_in_config("public = \"127.0.0.1:0\"", &format!("public = \"{public}\""));
+    scene.replace_in_config("admin = \"127.0.0.1:0\"", &format!("admin = \"{admin}\""));
+    let old = Process::serve(&scene.config_file()).await;
+    let address = public.parse().unwrap();
+    let before = presented(address, "localhost", HTTP).await;
+    assert!(before.is_some());
+    scene.replace_in_config(FILES, &keys(&authority, "\"localhost\"", ""));
+    let status = Process::serve_until_death(&scene.config_file(), "none").await;
+    assert!(!status.success());
+    assert_eq!(presented(address, "localhost", HTTP).await, before, "the old gate serves");
+    assert_eq!(authority.orders(), 0, "the gate without the sockets orders nothing");
+    drop(old);
+    scene.end().await;
+}
+
 #[tokio::test]
 async fn gate_answers_the_challenge_of_another_one_with_its_directory() {
     let mut stage = Stage::new("").await;
@@ -510,6 +531,76 @@ async fn account_is_bound_to_an_external_one() {
     stage.clock.advance(DAY * 61);
     stage.until_other_than(&first).await;
     assert_eq!((stage.authority.orders(), stage.authority.accounts()), (2, 1));
+    stage.scene.end().await;
+}
+
+#[tokio::test]
+async fn account_that_the_authority_does_not_know_is_bound_again() {
+    let more = format!(", eab_key_id = \"{EXTERNAL_ID}\", eab_hmac_key = \"{EXTERNAL_KEY}\"");
+    let mut stage = Stage::new(&more).await;
+    stage.scene.make_config_private();
+    stage.authority.behave(Script { needs_external_account: true, ..Script::default() });
+    stage.scene.start_gate().await;
+    stage.authority.leads("localhost", stage.scene.address());
+    stage.scene.until("a certificate", async || stage.certificate().await.is_some()).await;
+    let first = stage.certificate().await.unwrap();
+    let is_key = |file: &PathBuf| file.extension().is_some_and(|it| it == "key");
+    let key = files(&stage.data()).into_iter().find(is_key).unwrap();
+    fs::write(key, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    stage.clock.advance(DAY * 61);
+    stage.until_other_than(&first).await;
+    assert_eq!((stage.authority.orders(), stage.authority.accounts()), (2, 2));
+    stage.scene.end().await;
+}
+
+#[tokio::test]
+async fn admin_listener_with_tls_is_reached_before_the_first_certificate() {
+    let mut stage = Stage::new("").await;
+    stage.scene.replace_in_config("[admin]\n", "[admin]\ntls = true\n");
+    stage.scene.start_gate().await;
+    let address = stage.scene.admin.trim_start_matches("https://").parse().unwrap();
+    assert!(presented(address, "localhost", HTTP).await.is_some(), "probes do not verify it");
+    assert_eq!(stage.certificate().await, None);
+    stage.scene.stop_gate().await;
+    stage.scene.stop_sandbox().await;
+}
+
+#[tokio::test]
+async fn reload_without_acme_ends_an_order_in_flight() {
+    let mut stage = Stage::new("").await;
+    stage.scene.start_gate().await;
+    // The authority waits until it knows where the name leads.
+    stage.scene.until("an order", async || stage.authority.orders() == 1).await;
+    let text = fs::read_to_string(stage.scene.config_file()).unwrap();
+    let ordered = text.lines().find(|line| line.starts_with("acme = ")).unwrap();
+    stage.scene.replace_in_config(&format!("{ordered}\n"), FILES);
+    let reloaded = stage.scene.admin_post("/api/v1/reload", &Value::Null).await;
+    assert_eq!(reloaded.status(), StatusCode::OK);
+    let lock = fs::File::open(stage.data().join("lock")).unwrap();
+    stage.scene.until("the end of the order", async || lock.try_lock().is_ok()).await;
+    let (status, detail) = stage.ready().await;
+    assert!(status == StatusCode::OK && !detail.contains("order"), "{detail}");
+    stage.scene.end().await;
+}
+
+#[tokio::test]
+async fn gates_that_share_a_directory_keep_the_certificates_of_their_names() {
+    let mut stage = Stage::started().await;
+    let first = stage.certificate().await.unwrap();
+    let setting = Setting { clock: stage.clock.clone(), ..Setting::default() };
+    let mut other = Scene::without_gate(setting).await;
+    let data = format!(", data = \"{}\"", stage.data().display());
+    other.replace_in_config(FILES, &keys(&stage.authority, "\"files.example.no\"", &data));
+    other.start_gate().await;
+    stage.authority.leads("files.example.no", other.address());
+    let of_other = async || presented(other.address(), "files.example.no", HTTP).await;
+    stage.scene.until("the other certificate", async || of_other().await.is_some()).await;
+    assert_ne!(of_other().await.unwrap().to_vec(), first);
+    stage.scene.stop_gate().await;
+    stage.scene.start_gate().await;
+    assert_eq!(stage.certificate().await.unwrap(), first);
+    assert_eq!(stage.authority.orders(), 2);
+    other.end().await;
     stage.scene.end().await;
 }
 

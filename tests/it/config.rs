@@ -366,6 +366,29 @@ const CASES: &[Case] = &[
              \"files.example.no\", and letters such as ø in the form xn--…"],
     ),
     (
+        "a directory with a fragment, and suites that no ordered key is for",
+        "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"\n",
+        "cipher_suites = [\"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\"]\n\
+         acme = { directory = \"https://ca.example.no/d#x\", terms_agreed = true, names = [\
+         \"a.example.no\"] }\n",
+        &[
+            "8: tls.cipher_suites: [tls.acme] orders certificates with ECDSA keys, and none of \
+             them is for these. Add \"TLS_AES_256_GCM_SHA384\"",
+            "9: tls.acme.directory: this URL cannot have a query or a fragment. Remove everything \
+             from ? or # on",
+        ],
+    ),
+    (
+        "a name that no file can have",
+        "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"\n",
+        "acme = { directory = \"https://ca.example.no/d\", terms_agreed = true, names = [\
+         \"a.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.\
+         aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.\
+         aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.\
+         aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"] }\n",
+        &["8: tls.acme.names: a name has 240 bytes at most, this has 245"],
+    ),
+    (
         "a root of the authority that is none",
         "certificate = \"certs/server.pem\"\nkey = \"certs/server.key\"\n",
         "acme = { directory = \"https://ca.example.no/d\", terms_agreed = true, names = [\
