@@ -1,13 +1,10 @@
-//! The binary: parses the command line, runs the command, and gives its exit code.
+//! The binary: runs the command of its arguments, and gives its exit code.
 
 use std::process::ExitCode;
-
-use clap::Parser;
-use loangate::cli::{self, Cli};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    cli::run(Cli::parse())
+    loangate::cli::run()
 }

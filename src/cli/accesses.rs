@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::admin_client::{GateArgs, call, read};
-use super::{CliError, printable, say};
+use super::{CliError, printable, show};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -30,7 +30,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     query.extend(since.map(|since| ("since", since)));
     let response = call(&gate, Method::GET, &["accesses"], |request| request.query(&query)).await?;
     let list = read(response).await?;
-    say(&if gate.json { format!("{list:#}") } else { lines(&list) })
+    show(gate.json, &list, lines)
 }
 
 /// Formats a line for each access. Who wrote a name or a reason may have meant it for a terminal.

@@ -4,8 +4,10 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
 use super::{CliError, say};
-use crate::config::{self, Loaded};
+use crate::config::{self, Loaded, Mistake};
 use crate::reload::ChangedKey;
 
 #[derive(Debug, clap::Args)]
@@ -25,8 +27,8 @@ pub(super) struct Args {
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"])]
     #[arg(conflicts_with_all = ["config", "online"])]
     diff: Option<Vec<PathBuf>>,
-    /// Print the comparison as JSON.
-    #[arg(long, requires = "diff")]
+    /// Print the result as JSON.
+    #[arg(long, conflicts_with = "print")]
     json: bool,
 }
 
@@ -37,6 +39,16 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         _ => {}
     }
     let checked = config::check(&args.config, args.online).await;
+    if args.json {
+        let file = args.config.display().to_string();
+        let texts = |list: &[Mistake]| list.iter().map(Mistake::to_string).collect::<Vec<_>>();
+        let (mistakes, warnings) = (texts(&checked.mistakes), texts(&checked.warnings));
+        let ok = if args.online { checked.found.as_slice() } else { &[] };
+        let document =
+            json!({ "file": file, "mistakes": mistakes, "ok": ok, "warnings": warnings });
+        say(&format!("{document:#}"))?;
+        return if mistakes.is_empty() { Ok(()) } else { Err(CliError::all(mistakes)) };
+    }
     let mut text = String::new();
     for found in checked.found.iter().filter(|_| args.online) {
         let _ = writeln!(text, "ok: {found}");

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::admin_client::{GateArgs, call, read};
-use super::{CliError, say};
+use super::{CliError, show};
 
 /// The options that describe a request.
 const DESCRIPTION: [&str; 6] = ["path", "library", "borrower", "issued", "method", "headers"];
@@ -53,7 +53,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let response =
         call(&gate, Method::POST, &["explain"], |request| request.json(&question)).await?;
     let explained = read(response).await?;
-    say(&if gate.json { format!("{explained:#}") } else { explained_text(&explained) })
+    show(gate.json, &explained, explained_text)
 }
 
 /// Formats an explanation: a line per step, then the result and the advice.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use reqwest::{Response, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::client_tls::{ClientCertificate, reason};
-use super::{CliError, printable, say};
+use super::{CliError, printable, show};
 use crate::config::{self, AdminAddress};
 
 /// Timeout of the whole check.
@@ -24,6 +24,9 @@ pub(super) struct Args {
     /// Check only that the gate responds (/healthz), not that it serves readers (/readyz).
     #[arg(long)]
     live: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     certificate: ClientCertificate,
 }
@@ -34,10 +37,11 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let gate = config::admin_address(&args.config).map_err(CliError::all)?;
     let checked = tokio::time::timeout(TIMEOUT, check(gate, &args)).await;
     let at = gate.address;
-    say(&checked.unwrap_or_else(|_| {
+    let said = checked.unwrap_or_else(|_| {
         let seconds = TIMEOUT.as_secs();
         Err(CliError::new(format!("the gate at {at} did not respond within {seconds} seconds")))
-    })?)
+    })?;
+    show(args.json, &json!({ "healthy": true, "said": said }), |_| said.clone())
 }
 
 /// Returns the sentence of a healthy gate.

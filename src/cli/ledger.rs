@@ -1,16 +1,18 @@
-//! `loangate ledger` and `loangate audit`: back up, check and prune the ledger, and verify its
-//! audit trail. All of them but `copy` also work while a gate runs. `contract`, `copy` and
-//! `reconcile` have files of their own.
+//! `loangate ledger` and `loangate audit`: back up, check, prune and restore the ledger. All but
+//! `copy` and `restore` also work while a gate runs. `contract`, `copy`, `reconcile` and `verify`
+//! have files of their own.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::json;
 
-use super::{CliError, reconcile, say};
+use super::progress::during;
+use super::{CliError, reconcile, show_lines};
 use crate::clock::{self, Clock};
 use crate::config::Config;
-use crate::ledger::{self, AuditKey, Chains, Keys, PauseOrigin, Prunable, Restored, StoreSettings};
+use crate::ledger::{self, AuditKey, Keys, PauseOrigin, Prunable, Restored, StoreSettings};
 use crate::reader::Readers;
 
 /// Why there is no backup of PostgreSQL. Its own tools also copy a database that is in use.
@@ -23,22 +25,28 @@ const BEFORE_BACKUP: Duration = Duration::from_secs(3600);
 /// The minimum time since a pruned loan ended.
 const MIN_PRUNED_AGE: Duration = Duration::from_secs(86_400);
 
+/// The arguments of all commands on one ledger.
+#[derive(Debug, clap::Args)]
+pub(super) struct LedgerArgs {
+    /// Configuration that names the ledger and the pseudonym key.
+    #[arg(long, default_value = "config.toml")]
+    pub(super) config: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Copy the whole ledger into a new file.
     Backup {
         /// The file to create.
         file: PathBuf,
-        /// Configuration that names the ledger.
-        #[arg(long, default_value = "config.toml")]
-        config: PathBuf,
+        #[command(flatten)]
+        ledger: LedgerArgs,
     },
     /// Check everything in the ledger; exit with 1 if something is wrong.
-    Check {
-        /// Configuration that names the ledger.
-        #[arg(long, default_value = "config.toml")]
-        config: PathBuf,
-    },
+    Check(LedgerArgs),
     /// Remove from the schema of PostgreSQL what no gate uses any more, after an upgrade of all
     /// gates. Works while gates run. Older programs cannot use the ledger then.
     Contract(super::ledger_contract::Args),
@@ -54,9 +62,8 @@ pub(super) enum Command {
         /// A date (2026-01-31, at midnight UTC) or a time, at least a day ago.
         #[arg(long, value_parser = date)]
         before: Timestamp,
-        /// Configuration that names the ledger and the pseudonym key.
-        #[arg(long, default_value = "config.toml")]
-        config: PathBuf,
+        #[command(flatten)]
+        ledger: LedgerArgs,
     },
     /// Use a ledger again that lost its newest steps. Passes usage reports that are not sent yet to
     /// a person. Opens the begins of all gates on PostgreSQL, once the ledger is compared with
@@ -67,9 +74,8 @@ pub(super) enum Command {
     Restore {
         /// The backup, made by `loangate ledger backup`.
         file: PathBuf,
-        /// Configuration that names the ledger and the pseudonym key.
-        #[arg(long, default_value = "config.toml")]
-        config: PathBuf,
+        #[command(flatten)]
+        ledger: LedgerArgs,
     },
 }
 
@@ -77,57 +83,20 @@ pub(super) enum Command {
 pub(super) enum Audit {
     /// Verify the hash chain of all steps of all loans; exit with 1 if a step was changed, removed
     /// or moved.
-    Verify {
-        /// Configuration that names the ledger and the pseudonym key.
-        #[arg(long, default_value = "config.toml")]
-        config: PathBuf,
-    },
+    Verify(LedgerArgs),
     /// List who of the staff looked at loans or acted on them, and why, the newest first. Asks a
     /// running gate.
     Accesses(super::accesses::Args),
 }
 
 pub(super) async fn audit(command: Audit) -> Result<(), CliError> {
-    let config = match command {
-        Audit::Verify { config } => config,
-        Audit::Accesses(args) => return super::accesses::run(args).await,
-    };
-    let config = super::load(&config)?;
-    let key = audit_key(&config)?;
-    let store = &config.ledger.store;
-    let verified = ledger::verify(store, &key).await.map_err(CliError::new)?;
-    if !verified.findings.is_empty() {
-        return Err(CliError::all(verified.findings));
+    match command {
+        Audit::Verify(args) => super::audit_verify::run(args).await,
+        Audit::Accesses(args) => super::accesses::run(args).await,
     }
-    say_verified(&verified, store)?;
-    super::ledger_copy::say_origins(store, &key).await
 }
 
-fn say_verified(verified: &ledger::Verified, store: &StoreSettings) -> Result<(), CliError> {
-    let ledger::Verified { steps, pruned, uncovered, chains, .. } = verified;
-    say(&format!("{steps} steps, each as it was written"))?;
-    if *pruned > 0 {
-        say(&format!("{pruned} more were pruned; anchors replace them"))?;
-    }
-    if let (Some(Chains { chains, libraries, head_files }), StoreSettings::Postgres(settings)) =
-        (chains, store)
-    {
-        say(&format!("{chains} chains in {libraries} libraries"))?;
-        let heads = settings.heads.display();
-        say(&match head_files {
-            0 => format!("no head file in {heads}: steps that the database lost are not noticed"),
-            _ => format!("compared with {head_files} head files in {heads}"),
-        })?;
-    }
-    if *uncovered > 0 {
-        say(&format!(
-            "{uncovered} loans have no hash of their row: they last changed under an older version"
-        ))?;
-    }
-    Ok(())
-}
-
-fn audit_key(config: &Config) -> Result<AuditKey, CliError> {
+pub(super) fn audit_key(config: &Config) -> Result<AuditKey, CliError> {
     keys(config).map(|keys| keys.audit)
 }
 
@@ -145,79 +114,98 @@ pub(super) fn date(text: &str) -> Result<Timestamp, String> {
     })
 }
 
-async fn prune(before: Timestamp, config: &Config) -> Result<(), CliError> {
+pub(super) async fn run(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Backup { file, ledger } => backup(&file, ledger).await,
+        Command::Check(args) => check(args).await,
+        Command::Contract(args) => super::ledger_contract::run(args).await,
+        Command::Copy(args) => super::ledger_copy::run(args).await,
+        Command::Prune { before, ledger } => prune(before, ledger).await,
+        Command::Reconcile(args) => reconcile::run(args).await,
+        Command::Restore { file, ledger } => restore(&file, ledger).await,
+    }
+}
+
+async fn backup(file: &Path, args: LedgerArgs) -> Result<(), CliError> {
+    let config = super::load(&args.config)?;
+    let StoreSettings::Sqlite(ledger) = &config.ledger.store else {
+        return Err(CliError::new(BACKUP_OF_POSTGRES));
+    };
+    let work = ledger::backup(ledger, file);
+    during("copying the ledger", args.json, work).await.map_err(CliError::new)?;
+    let (ledger, file) = (ledger.display().to_string(), file.display().to_string());
+    let line = format!("copied {ledger} to {file}");
+    show_lines(args.json, &json!({ "ledger": ledger, "backup": file }), &[line])
+}
+
+async fn check(args: LedgerArgs) -> Result<(), CliError> {
+    let config = super::load(&args.config)?;
+    let (store, key) = (&config.ledger.store, audit_key(&config)?);
+    let work = ledger::check(store, &key);
+    let found = during("checking the ledger", args.json, work).await.map_err(CliError::new)?;
+    let good = found.is_empty().then(|| format!("{store} is good"));
+    let document = json!({ "ledger": store.to_string(), "findings": found });
+    show_lines(args.json, &document, good.as_slice())?;
+    if found.is_empty() { Ok(()) } else { Err(CliError::all(found)) }
+}
+
+async fn prune(before: Timestamp, args: LedgerArgs) -> Result<(), CliError> {
     let now = Clock::system().now();
     if before > clock::before(now, MIN_PRUNED_AGE) {
-        return Err(CliError::new("--before is less than a day ago; name an earlier date"));
+        let sentence = "--before is less than a day ago; name an earlier date";
+        return Err(CliError::of_arguments(sentence));
     }
-    let (store, key) = (&config.ledger.store, audit_key(config)?);
+    let config = super::load(&args.config)?;
+    let (store, key) = (&config.ledger.store, audit_key(&config)?);
     let (mut loans, mut left) = (0, Vec::new());
     for which in [Prunable::Ended { before }, Prunable::NeverLent { before, now }] {
-        let pruned = ledger::prune(store, &key, which).await.map_err(CliError::new)?;
+        let work = ledger::prune(store, &key, which);
+        let pruned = during("pruning loans", args.json, work).await.map_err(CliError::new)?;
         loans += pruned.loans;
         left.extend(pruned.left);
     }
-    say(&format!("pruned {loans} loans that were over before {before}"))?;
-    say(
+    let lines = [
+        format!("pruned {loans} loans that were over before {before}"),
         "kept: loans that Bokbasen has not acknowledged, and loans whose borrower is still known \
-         (privacy.retention)",
-    )?;
+         (privacy.retention)"
+            .to_owned(),
+    ];
+    let document = json!({ "pruned": loans, "before": before, "left": left });
+    show_lines(args.json, &document, &lines)?;
     if left.is_empty() { Ok(()) } else { Err(CliError::all(left)) }
 }
 
-pub(super) async fn run(command: Command) -> Result<(), CliError> {
-    match command {
-        Command::Backup { file, config } => {
-            let config = super::load(&config)?;
-            let StoreSettings::Sqlite(ledger) = &config.ledger.store else {
-                return Err(CliError::new(BACKUP_OF_POSTGRES));
-            };
-            ledger::backup(ledger, &file).await.map_err(CliError::new)?;
-            say(&format!("copied {} to {}", ledger.display(), file.display()))
-        }
-        Command::Check { config } => {
-            let config = super::load(&config)?;
-            let (store, key) = (&config.ledger.store, audit_key(&config)?);
-            let found = ledger::check(store, &key).await.map_err(CliError::new)?;
-            if found.is_empty() {
-                say(&format!("{store} is good"))
-            } else {
-                Err(CliError::all(found))
-            }
-        }
-        Command::Contract(args) => super::ledger_contract::run(args).await,
-        Command::Copy(args) => super::ledger_copy::run(args).await,
-        Command::Prune { before, config } => prune(before, &super::load(&config)?).await,
-        Command::Reconcile(args) => reconcile::run(args).await,
-        Command::Restore { file, config } => restore(&file, &super::load(&config)?).await,
-    }
-}
-
-async fn restore(backup: &Path, config: &Config) -> Result<(), CliError> {
+async fn restore(backup: &Path, args: LedgerArgs) -> Result<(), CliError> {
+    let config = super::load(&args.config)?;
     let StoreSettings::Sqlite(ledger) = &config.ledger.store else {
         return Err(CliError::new(
             "the ledger is in PostgreSQL: restore the database with its own tools, and run \
              `loangate ledger reconcile --restored` before the first gate starts",
         ));
     };
-    let now = Clock::system().machine_now();
+    let (now, keys) = (Clock::system().machine_now(), keys(&config)?);
     let pause = PauseOrigin {
         since: now,
         who: "loangate ledger restore".to_owned(),
         why: Some("the ledger was restored from a backup; compare it with Bokbasen".to_owned()),
     };
-    let restored = ledger::restore(ledger, backup, &keys(config)?, now, &pause).await;
+    let work = ledger::restore(ledger, backup, &keys, now, &pause);
+    let restored = during("checking and restoring the backup", args.json, work).await;
     let Restored { replaced, newest, reports } = restored.map_err(CliError::new)?;
-    say(&format!("{} has taken the place of {}", backup.display(), ledger.display()))?;
-    if let Some(replaced) = replaced {
-        say(&format!("the ledger of before is {}", replaced.display()))?;
-    }
-    let since = newest.map_or_else(String::new, |newest| {
-        format!(" --since {}", clock::before(newest, BEFORE_BACKUP).strftime("%Y-%m-%dT%H:%M:%SZ"))
-    });
-    say(&format!(
+    let replaced = replaced.map(|replaced| replaced.display().to_string());
+    let since = newest
+        .map(|newest| clock::before(newest, BEFORE_BACKUP).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        .map(|since| since.to_string());
+    let document = json!({ "ledger": ledger.display().to_string(), "replaced": replaced,
+        "reports_for_a_person": reports, "balance_since": since });
+    let mut lines =
+        vec![format!("{} has taken the place of {}", backup.display(), ledger.display())];
+    lines.extend(replaced.map(|replaced| format!("the ledger of before is {replaced}")));
+    let since = since.map_or_else(String::new, |since| format!(" --since {since}"));
+    lines.push(format!(
         "no loan begins now, and {reports} usage reports that were not sent yet are listed for a \
          person. Start the gate, run `loangate loans balance{since}`, settle its findings with \
          Bokbasen, and then run `loangate lending resume --all`"
-    ))
+    ));
+    show_lines(args.json, &document, &lines)
 }

@@ -1,18 +1,16 @@
 //! `loangate ledger copy`: moves a ledger between SQLite and PostgreSQL while no gate runs.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{CliError, say};
+use serde_json::json;
+
+use super::progress::Progress;
+use super::{CliError, show_lines};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::ledger::{self, Copied, CopiedTo, CopyProgress, Keys, StoreSettings};
-
-/// The interval between lines of progress on a terminal, which replace each other.
-const TERMINAL_INTERVAL: Duration = Duration::from_secs(1);
-/// The interval elsewhere, where each line stays.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -33,6 +31,9 @@ pub(super) struct Args {
     /// names.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
@@ -47,26 +48,35 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
             (None, true) => CopiedTo::Lost,
             (None, false) => CopiedTo::Unnamed,
         };
-        return release(&from, destination, &keys).await;
+        return release(&from, destination, &keys, args.json).await;
     }
-    let Some(to) = to else { return Err(CliError::new("--to is missing; name the new ledger")) };
-    let mut reporter = Reporter::default();
+    let Some(to) = to else {
+        return Err(CliError::of_arguments("--to is missing; name the new ledger"));
+    };
+    let mut reporter = Reporter { progress: Progress::start(args.json), stage: None };
     let mut report = |progress| reporter.report(progress);
     let copied = ledger::copy(&from, &to, &keys, Clock::system().now(), &mut report).await;
-    reporter.end();
+    drop(reporter);
     let Copied { counts, covered, origin } = copied.map_err(CliError::new)?;
-    for (rows, count) in counts {
-        say(&format!("{count} {rows}"))?;
-    }
+    let document = json!({ "rows": counts, "covered": covered, "origin": origin });
+    let mut lines: Vec<_> = counts.iter().map(|(rows, count)| format!("{count} {rows}")).collect();
     if covered > 0 {
-        say(&format!("{covered} loans had no hash of their row and now have one"))?;
+        lines.push(format!("{covered} loans had no hash of their row and now have one"));
     }
-    say(&format!("the destination is complete and equal, {origin}"))?;
-    say("next: set [ledger] url to the destination; gates refuse the source from now on")
+    lines.push(format!("the destination is complete and equal, {origin}"));
+    lines.push(
+        "next: set [ledger] url to the destination; gates refuse the source from now on".to_owned(),
+    );
+    show_lines(args.json, &document, &lines)
 }
 
 /// Lets gates use a source again.
-async fn release(from: &StoreSettings, to: CopiedTo<'_>, keys: &Keys) -> Result<(), CliError> {
+async fn release(
+    from: &StoreSettings,
+    to: CopiedTo<'_>,
+    keys: &Keys,
+    is_json: bool,
+) -> Result<(), CliError> {
     let (is_lost, now) = (matches!(to, CopiedTo::Lost), Clock::system().machine_now());
     let next = match from {
         StoreSettings::Sqlite(_) => "; run `loangate loans balance` when a gate runs",
@@ -76,14 +86,17 @@ async fn release(from: &StoreSettings, to: CopiedTo<'_>, keys: &Keys) -> Result<
     };
     // Boxed: connecting takes much memory, which a caller's future would reserve.
     let released = Box::pin(ledger::release_source(from, to, keys, now)).await;
-    match released.map_err(CliError::new)? {
-        Some(to) if is_lost => say(&format!(
+    let released = released.map_err(CliError::new)?;
+    let document = json!({ "released": released.is_some() });
+    let line = match released {
+        Some(to) if is_lost => format!(
             "gates may use {from} again, and none uses {to}. It may lack the newest loans, so its \
              usage reports that are not sent yet are listed for a person{next}"
-        )),
-        Some(to) => say(&format!("gates may use {from} again, and none uses {to}")),
-        None => say(&format!("{from} has no mark of a copy, so there is nothing to release")),
-    }
+        ),
+        Some(to) => format!("gates may use {from} again, and none uses {to}"),
+        None => format!("{from} has no mark of a copy, so there is nothing to release"),
+    };
+    show_lines(is_json, &document, &[line])
 }
 
 fn read_url(
@@ -100,46 +113,48 @@ fn read_url(
     Ok(store)
 }
 
-/// Prints where a ledger was copied from, if it was.
-pub(super) async fn say_origins(
-    store: &StoreSettings,
-    key: &ledger::AuditKey,
-) -> Result<(), CliError> {
-    for origin in ledger::copied_from(store, key).await.map_err(CliError::new)? {
-        say(&origin.to_string())?;
-    }
-    Ok(())
-}
-
-/// Prints progress to standard error, about once a second.
-#[derive(Default)]
+/// Shows the progress of a copy, with the time that is left where the number of rows is known.
 struct Reporter {
-    last: Option<(Instant, std::mem::Discriminant<CopyProgress>)>,
+    progress: Progress,
+    stage: Option<std::mem::Discriminant<CopyProgress>>,
 }
 
 impl Reporter {
     fn report(&mut self, progress: CopyProgress) {
-        let mut out = std::io::stderr().lock();
-        let is_terminal = out.is_terminal();
-        let interval = if is_terminal { TERMINAL_INTERVAL } else { LOG_INTERVAL };
-        let stage = std::mem::discriminant(&progress);
-        let is_shown = |(at, shown): (Instant, _)| shown == stage && at.elapsed() < interval;
-        if self.last.is_some_and(is_shown) {
-            return;
-        }
-        self.last = Some((Instant::now(), stage));
-        let _ = match is_terminal {
-            true => write!(out, "\r\x1b[K{progress}"),
-            false => writeln!(out, "{progress}"),
-        };
-        let _ = out.flush();
+        let stage = Some(std::mem::discriminant(&progress));
+        let is_new = std::mem::replace(&mut self.stage, stage) != stage;
+        self.progress.set(format!("{progress}{}", left(&progress)), is_new);
     }
+}
 
-    /// Ends the line.
-    fn end(&self) {
-        let mut out = std::io::stderr().lock();
-        if self.last.is_some() && out.is_terminal() {
-            let _ = writeln!(out);
+/// Returns the time that the rows of a table still take.
+fn left(progress: &CopyProgress) -> String {
+    let CopyProgress::Copying { done, total, per_second, .. } = progress else {
+        return String::new();
+    };
+    match total.saturating_sub(*done).checked_div(*per_second) {
+        Some(seconds) if seconds > 0 => {
+            format!(", {} left", humantime::format_duration(Duration::from_secs(seconds)))
+        }
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_left_is_shown_where_it_is_known() {
+        let copying = |done, per_second| CopyProgress::Copying {
+            rows: "loans",
+            done,
+            total: 10_000,
+            per_second,
+        };
+        assert_eq!(left(&copying(1_000, 100)), ", 1m 30s left");
+        for progress in [copying(1_000, 0), copying(10_000, 100), CopyProgress::Comparing] {
+            assert_eq!(left(&progress), "", "{progress}");
         }
     }
 }

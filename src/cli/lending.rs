@@ -4,7 +4,7 @@ use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
 use super::admin_client::{GateArgs, call, read};
-use super::{CliError, printable, say};
+use super::{CliError, printable, show};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -63,7 +63,7 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
         }
     };
     let pauses = read(response).await?;
-    say(&if gate.json { format!("{pauses:#}") } else { lines(&pauses) })
+    show(gate.json, &pauses, lines)
 }
 
 async fn send(gate: &GateArgs, action: &str, body: &Value) -> Result<Response, CliError> {

@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::admin_client::{GateArgs, call, read};
-use super::{CliError, say};
+use super::{CliError, progress, show};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -77,28 +77,34 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
                 call(&gate, Method::GET, &["loans"], |request| request.query(&filters.pairs()))
                     .await?;
             let page = read(response).await?;
-            say(&if gate.json { format!("{page:#}") } else { loan_table(&page) })
+            show(gate.json, &page, loan_table)
         }
         Command::Show { gate, id } => {
             let loan =
                 read(call(&gate, Method::GET, &["loans", &id], |request| request).await?).await?;
-            say(&if gate.json { format!("{loan:#}") } else { loan_text(&loan) })
+            show(gate.json, &loan, loan_text)
         }
         Command::End { gate, id, reason } => {
             call(&gate, Method::DELETE, &["loans", &id], |request| {
                 request.query(&[("reason", reason)])
             })
             .await?;
-            say(&format!(
-                "ended; `loangate loans show {id}` shows when Bokbasen has acknowledged it"
-            ))
+            show(gate.json, &json!({ "ended": id }), |_| {
+                format!("ended; `loangate loans show {id}` shows when Bokbasen has acknowledged it")
+            })
         }
         Command::Balance { gate, since } => {
             let since: Vec<_> = since.map(|since| ("since", since)).into_iter().collect();
-            let response =
-                call(&gate, Method::POST, &["balance"], |request| request.query(&since)).await?;
-            let report = read(response).await?;
-            say(&if gate.json { format!("{report:#}") } else { balance_text(&report) })?;
+            let balance = async {
+                read(
+                    call(&gate, Method::POST, &["balance"], |request| request.query(&since))
+                        .await?,
+                )
+                .await
+            };
+            let what = "comparing the ledger with Bokbasen's loans";
+            let report = progress::during(what, gate.json, balance).await?;
+            show(gate.json, &report, balance_text)?;
             match report.get("balanced").and_then(Value::as_bool) {
                 Some(true) => Ok(()),
                 _ => Err(CliError::new(

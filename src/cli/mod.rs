@@ -2,10 +2,11 @@
 //! gate.
 //!
 //! Each command has a file. It returns success or a [`CliError`], whose sentences go to standard
-//! error.
+//! error. `output` prints results and errors, `progress` shows long work.
 
 mod accesses;
 mod admin_client;
+mod audit_verify;
 mod check;
 mod client_tls;
 mod completions;
@@ -20,8 +21,10 @@ mod ledger_copy;
 mod lending;
 mod loans;
 mod man_pages;
+mod output;
 mod privacy;
 mod problems;
+mod progress;
 mod reconcile;
 mod reload;
 mod report;
@@ -31,22 +34,28 @@ mod signals;
 mod status;
 mod token;
 
-use std::fmt;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::app::StartError;
 use crate::listeners::Activated;
+pub use output::CliError;
+use output::{load, printable, say, show, show_lines};
+
+/// Shown below the help, and in the manual page.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, or a person must do something
+  2  the arguments are wrong";
 
 /// A streaming HTTPS gate that delivers e-books and audiobooks only under a loan that Bokbasen has
 /// accepted.
 #[derive(Debug, Parser)]
-#[command(name = "loangate", version, about)]
-pub struct Cli {
+#[command(name = "loangate", version, about, after_help = EXIT_CODES)]
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -115,50 +124,27 @@ enum Command {
     },
 }
 
-/// The sentences that explain why a command failed.
-#[derive(Debug)]
-pub struct CliError(Vec<String>);
-
-impl CliError {
-    fn new(error: impl fmt::Display) -> CliError {
-        CliError(vec![error.to_string()])
-    }
-
-    /// Logs each sentence and returns an error with none left to print.
-    fn log(self, what: &'static str) -> CliError {
-        for error in &self.0 {
-            tracing::error!(error, "{what}");
-        }
-        CliError(Vec::new())
-    }
-
-    fn all<E: fmt::Display>(errors: impl IntoIterator<Item = E>) -> CliError {
-        CliError(errors.into_iter().map(|error| error.to_string()).collect())
-    }
-}
-
-impl From<StartError> for CliError {
-    fn from(error: StartError) -> CliError {
-        CliError(error.into_sentences())
-    }
-}
-
-impl fmt::Display for CliError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
-/// Runs a command and returns its exit code.
-pub fn run(cli: Cli) -> ExitCode {
+/// Parses the command line, runs the command, and returns its exit code.
+pub fn run() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let is_json = has_json(&matches);
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.format(&mut Cli::command()).exit(),
+    };
     match execute(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            if !error.0.is_empty() {
-                let _ = writeln!(std::io::stderr(), "{error}");
-            }
-            ExitCode::FAILURE
-        }
+        Err(error) => error.print(is_json),
+    }
+}
+
+/// Returns whether the result, and so the errors, are wanted as JSON.
+fn has_json(matches: &ArgMatches) -> bool {
+    match matches.subcommand() {
+        // Their `--json` is the form of the line that says they are ready.
+        Some(("serve" | "sandbox", _)) => false,
+        Some((_, below)) => has_json(below),
+        None => matches!(matches.try_get_one("json"), Ok(Some(true))),
     }
 }
 
@@ -202,30 +188,4 @@ fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), C
     let result = runtime.block_on(command);
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
-}
-
-/// Returns a text of somebody else for a terminal: characters that would move the cursor, or change
-/// the order of others, are escaped.
-fn printable(text: &str) -> String {
-    let escaped = |letter: char| match crate::language::is_unprintable(letter) {
-        true => letter.escape_unicode().to_string(),
-        false => letter.to_string(),
-    };
-    text.chars().map(escaped).collect()
-}
-
-/// Writes to standard output. A closed pipe is not an error.
-fn say(text: &str) -> Result<(), CliError> {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
-    Ok(())
-}
-
-/// Loads a configuration, and prints its warnings to standard error.
-fn load(config: &std::path::Path) -> Result<crate::config::Config, CliError> {
-    let loaded = crate::config::load(config).map_err(CliError::all)?;
-    for warning in &loaded.warnings {
-        let _ = writeln!(std::io::stderr(), "warning: {warning}");
-    }
-    Ok(loaded.config)
 }

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::admin_client::{GateArgs, call, read};
-use super::{CliError, say};
+use super::{CliError, say, show};
 
 /// The longest id, in bytes.
 const MAX_ID: usize = 256;
@@ -90,18 +90,15 @@ async fn erase(gate: &GateArgs, person: Person, reason: &str) -> Result<(), CliE
     let body = json!({ "library": person.library, "borrower": person.id()?, "reason": reason });
     let erasure = send(gate, "erase", &body).await?;
     let left = erasure.get("left").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    if gate.json {
-        say(&format!("{erasure:#}"))?;
-    } else {
+    show(gate.json, &erasure, |erasure| {
         let erased = erasure.get("erased").and_then(Value::as_u64).unwrap_or_default();
-        say(&format!("erased the person from {erased} loans"))?;
+        let mut lines = vec![format!("erased the person from {erased} loans")];
         if erasure.get("log_has_traces").and_then(Value::as_bool) == Some(true) {
-            say("the log of the ledger is emptied within minutes")?;
+            lines.push("the log of the ledger is emptied within minutes".to_owned());
         }
-        for loan in left {
-            say(&left_line(loan))?;
-        }
-    }
+        lines.extend(left.iter().map(left_line));
+        lines.join("\n")
+    })?;
     match left.len() {
         0 => Ok(()),
         left => Err(CliError::new(format!(

@@ -6,13 +6,13 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::admin_client::{GateArgs, call, read};
-use super::{CliError, printable, say};
+use super::{CliError, printable, show};
 
 /// Prints the problems. Fails if there is a critical one.
 pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
     let response = call(&gate, Method::GET, &["problems"], |request| request).await?;
     let list = read(response).await?;
-    say(&if gate.json { format!("{list:#}") } else { lines(&list) })?;
+    show(gate.json, &list, lines)?;
     let is_critical = |problem: &Value| problem.get("severity") == Some(&"critical".into());
     match problems(&list).any(is_critical) {
         true => Err(CliError::new("a critical problem needs a person now")),

@@ -4,13 +4,13 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::admin_client::{GateArgs, call, read};
-use super::{CliError, printable, say};
+use super::{CliError, printable, show};
 
 /// Reloads. Fails if the configuration has a mistake, and nothing changes then.
 pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
     let response = call(&gate, Method::POST, &["reload"], |request| request).await?;
     let reloaded = read(response).await?;
-    say(&if gate.json { format!("{reloaded:#}") } else { lines(&reloaded) })
+    show(gate.json, &reloaded, lines)
 }
 
 fn lines(reloaded: &Value) -> String {

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::admin_client::{GateArgs, call, read};
-use super::{CliError, printable, say};
+use super::{CliError, printable, show};
 use crate::clock::{self, Clock};
 
 /// Prints what the gate is and does. Fails if it serves no reader.
@@ -14,7 +14,7 @@ pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
     let response = call(&gate, Method::GET, &["status"], |request| request).await?;
     let status = read(response).await?;
     let now = Clock::system().machine_now();
-    say(&if gate.json { format!("{status:#}") } else { screen(&status, now) })?;
+    show(gate.json, &status, |status| screen(status, now))?;
     match text(&status, "/serving/status").as_str() {
         "down" => Err(CliError::new("the gate serves no reader; `loangate problems` says why")),
         _ => Ok(()),

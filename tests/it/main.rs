@@ -30,6 +30,7 @@ mod bulkheads;
 mod clock_skew;
 mod closed_windows;
 mod cluster;
+mod command_manners;
 mod command_pages;
 mod config;
 mod config_variables;

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::admin_client::{GateArgs, call, read};
 use super::client_tls::ClientTls;
-use super::{CliError, say};
+use super::{CliError, say, show};
 use statement::{Line, Statement};
 
 /// The number of reports in one request.
@@ -89,10 +89,10 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         return resolve(&gate, &loan, &state, &reason).await;
     }
     let Some(month) = args.month else {
-        return Err(CliError::new("name the month: --month 2026-10"));
+        return Err(CliError::of_arguments("name the month: --month 2026-10"));
     };
     if args.format == Format::Xlsx && args.output.is_none() {
-        return Err(CliError::new("name the file to write: --output report.xlsx"));
+        return Err(CliError::of_arguments("name the file to write: --output report.xlsx"));
     }
     let gate = GateArgs::of(args.config, args.tls);
     let library = args.library.as_deref();
@@ -156,10 +156,7 @@ async fn resolve(gate: &GateArgs, loan: &str, state: &str, reason: &str) -> Resu
     let segments = ["reports", loan];
     let resolved = call(gate, Method::POST, &segments, |request| request.json(&body)).await?;
     let report = read(resolved).await?;
-    match gate.json {
-        true => say(&format!("{report:#}")),
-        false => say(&format!("the report of loan {loan} is now {state}")),
-    }
+    show(gate.json, &report, |_| format!("the report of loan {loan} is now {state}"))
 }
 
 /// Checks a month like `2026-10`.

@@ -1,0 +1,115 @@
+//! What commands print: results to standard output, errors to standard error.
+
+use std::fmt;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::app::StartError;
+
+/// The exit code of a command whose arguments are wrong, as clap has it too.
+const WRONG_ARGUMENTS: u8 = 2;
+
+/// The sentences that explain why a command failed.
+#[derive(Debug)]
+pub struct CliError {
+    sentences: Vec<String>,
+    is_of_arguments: bool,
+}
+
+impl CliError {
+    pub(super) fn new(error: impl fmt::Display) -> CliError {
+        CliError::all([error])
+    }
+
+    /// Creates the error of arguments that are wrong.
+    pub(super) fn of_arguments(sentence: &str) -> CliError {
+        CliError { is_of_arguments: true, ..CliError::new(sentence) }
+    }
+
+    pub(super) fn all<E: fmt::Display>(errors: impl IntoIterator<Item = E>) -> CliError {
+        let sentences = errors.into_iter().map(|error| error.to_string()).collect();
+        CliError { sentences, is_of_arguments: false }
+    }
+
+    /// Logs each sentence and returns an error with none left to print.
+    pub(super) fn log(self, what: &'static str) -> CliError {
+        for error in &self.sentences {
+            tracing::error!(error, "{what}");
+        }
+        CliError { sentences: Vec::new(), ..self }
+    }
+
+    /// Prints the sentences to standard error, and returns the exit code.
+    pub(super) fn print(&self, is_json: bool) -> ExitCode {
+        let text = match is_json {
+            true => json!({ "errors": self.sentences }).to_string(),
+            false => self.to_string(),
+        };
+        if !self.sentences.is_empty() {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+        if self.is_of_arguments { WRONG_ARGUMENTS.into() } else { ExitCode::FAILURE }
+    }
+}
+
+impl From<StartError> for CliError {
+    fn from(error: StartError) -> CliError {
+        CliError::all(error.into_sentences())
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentences.join("\n"))
+    }
+}
+
+/// Returns a text of somebody else for a terminal: characters that would move the cursor, or change
+/// the order of others, are escaped.
+pub(super) fn printable(text: &str) -> String {
+    let escaped = |letter: char| match crate::language::is_unprintable(letter) {
+        true => letter.escape_unicode().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(escaped).collect()
+}
+
+/// Writes to standard output. A closed pipe is not an error.
+pub(super) fn say(text: &str) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    Ok(())
+}
+
+/// Writes a result to standard output: with `--json` the document, and otherwise its text.
+pub(super) fn show(
+    is_json: bool,
+    document: &Value,
+    text: impl FnOnce(&Value) -> String,
+) -> Result<(), CliError> {
+    say(&if is_json { format!("{document:#}") } else { text(document) })
+}
+
+/// Writes a result to standard output: with `--json` the document, and otherwise the lines.
+pub(super) fn show_lines(
+    is_json: bool,
+    document: &Value,
+    lines: &[String],
+) -> Result<(), CliError> {
+    match lines {
+        [] if !is_json => Ok(()),
+        lines => show(is_json, document, |_| lines.join("\n")),
+    }
+}
+
+/// Loads a configuration, and prints its warnings to standard error.
+pub(super) fn load(config: &Path) -> Result<crate::config::Config, CliError> {
+    let loaded = crate::config::load(config).map_err(CliError::all)?;
+    for warning in &loaded.warnings {
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
+    Ok(loaded.config)
+}
