@@ -91,7 +91,8 @@ pub(super) enum Audit {
 
 pub(super) async fn audit(command: Audit) -> Result<(), CliError> {
     match command {
-        Audit::Verify(args) => super::audit_verify::run(args).await,
+        // Boxed: connecting takes much memory.
+        Audit::Verify(args) => Box::pin(super::audit_verify::run(args)).await,
         Audit::Accesses(args) => super::accesses::run(args).await,
     }
 }
