@@ -28,7 +28,7 @@
 //! |---|---|
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
 //! | `lock`, `loopback`, `near_cache`, `reload`, `service_manager`, `spreadsheet` | each other |
-//! | `client_networks`, `language`, `loan`, `path`, `problem` | each other |
+//! | `client_networks`, `http_calls`, `language`, `loan`, `path`, `problem` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `lending`, `origin` | |
 //! | `listeners` | |
 //! | `ledger` | `supervise` |
@@ -93,6 +93,7 @@ mod console;
 mod crash;
 mod delivery;
 pub mod gate;
+mod http_calls;
 pub mod language;
 pub mod ledger;
 pub mod lending;

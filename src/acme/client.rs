@@ -10,17 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, Request, Response, Uri};
+use http::{Request, Response, Uri};
 use http_body_util::BodyExt;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
-use jiff::Timestamp;
-use reqwest::redirect::Policy;
 use serde_json::{Map, Value};
 use url::Url;
 
 use super::Settings;
 use super::order::OrderFailure;
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
+use crate::http_calls::{self, BodyError, innermost, read_body, retry_after};
 use crate::lock::lock;
 
 /// The deadline of a request, with its response.
@@ -43,19 +42,15 @@ pub(super) struct Client {
 impl Client {
     /// Creates a client, with the roots that the settings name.
     pub(super) fn new(settings: &Settings, clock: Clock) -> Result<Client, OrderFailure> {
-        let mut builder = reqwest::Client::builder()
+        let mut builder = http_calls::client()
             .https_only(true)
             .http1_only()
-            .no_proxy()
-            .redirect(Policy::none())
-            .retry(reqwest::retry::never())
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
-            .user_agent(concat!("loangate/", env!("CARGO_PKG_VERSION")));
+            .timeout(TIMEOUT);
         if let Some(file) = &settings.ca {
             builder = builder.tls_certs_only(roots(file)?);
         }
-        let http = builder.build().map_err(|error| OrderFailure::new(cause(&error)))?;
+        let http = builder.build().map_err(|error| OrderFailure::new(innermost(&error)))?;
         let directory = settings.directory.clone();
         Ok(Client { http, directory, clock, retry_after: Arc::default() })
     }
@@ -83,16 +78,13 @@ impl Client {
         let is_directory = url == self.directory;
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let sent = self.http.request(parts.method, url).headers(parts.headers).body(body);
-        let mut response = sent.send().await.map_err(|error| cause(&error))?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| cause(&error))? {
-            if body.len() + chunk.len() > MAX_RESPONSE {
-                return Err("the response is larger than 256 KiB".to_owned());
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let mut response = sent.send().await.map_err(|error| innermost(&error))?;
+        let body = read_body(&mut response, MAX_RESPONSE).await.map_err(|error| match error {
+            BodyError::Failed(error) => innermost(&error),
+            BodyError::TooLarge => "the response is larger than 256 KiB".to_owned(),
+        })?;
         let (status, mut headers) = (response.status(), std::mem::take(response.headers_mut()));
-        *lock(&self.retry_after) = wait_of(&headers, self.clock.now());
+        *lock(&self.retry_after) = retry_after(&headers, self.clock.now());
         // The library would add any number of seconds to the time, and panic.
         headers.remove(RETRY_AFTER);
         let is_problem = || serde_json::from_slice::<Map<String, Value>>(&body).is_ok();
@@ -167,23 +159,4 @@ fn roots(file: &std::path::Path) -> Result<Vec<reqwest::Certificate>, OrderFailu
         Ok(roots) if !roots.is_empty() => Ok(roots),
         _ => Err(unusable("has no certificate in PEM".to_owned())),
     }
-}
-
-/// Returns the time of `Retry-After`, in seconds or as a date.
-fn wait_of(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()?;
-    Some(clock::until(now, date))
-}
-
-/// Returns the message of the innermost error.
-fn cause(error: &reqwest::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

@@ -8,8 +8,9 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 
 use super::CliError;
-use super::client_tls::{ClientTls, reason};
+use super::client_tls::ClientTls;
 use crate::config::reachable;
+use crate::http_calls::innermost;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GateArgs {
@@ -66,7 +67,10 @@ pub(super) async fn call(
         request = request.header("access-reason", why);
     }
     let response = request.send().await.map_err(|error| {
-        CliError::new(format!("no gate answers at {address}: {}; is it running?", reason(&error)))
+        CliError::new(format!(
+            "no gate answers at {address}: {}; is it running?",
+            innermost(&error)
+        ))
     })?;
     if response.status().is_success() {
         return Ok(response);

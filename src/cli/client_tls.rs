@@ -74,12 +74,3 @@ fn read(file: &Path) -> Result<Vec<u8>, CliError> {
     std::fs::read(file)
         .map_err(|error| CliError::new(format!("{} cannot be read: {error}", file.display())))
 }
-
-/// Returns why a request has failed, without its URL: the innermost error.
-pub(super) fn reason(error: &reqwest::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
-}

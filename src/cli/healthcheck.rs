@@ -7,9 +7,10 @@ use reqwest::redirect::Policy;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::client_tls::{ClientCertificate, reason};
+use super::client_tls::ClientCertificate;
 use super::{CliError, printable, show};
 use crate::config::{self, AdminAddress};
+use crate::http_calls::{BodyError, innermost, read_body};
 
 /// Timeout of the whole check.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,7 +60,7 @@ async fn check(gate: AdminAddress, args: &Args) -> Result<String, CliError> {
     let client = args.certificate.apply(client)?.build().map_err(CliError::new)?;
     let response = client.get(format!("{scheme}://{address}/{path}")).send().await;
     let response = response.map_err(|error| {
-        CliError::new(format!("no gate answers at {address}: {}", reason(&error)))
+        CliError::new(format!("no gate answers at {address}: {}", innermost(&error)))
     })?;
     let status = response.status();
     let body = body(response).await?;
@@ -92,14 +93,8 @@ fn unknown(gate: AdminAddress, status: StatusCode) -> CliError {
 
 /// Reads a response, and fails if it is long: whatever listens there may be no gate.
 async fn body(mut response: Response) -> Result<Vec<u8>, CliError> {
-    let mut body = Vec::new();
-    while let Some(chunk) =
-        response.chunk().await.map_err(|error| CliError::new(error.without_url()))?
-    {
-        if body.len() + chunk.len() > MAX_RESPONSE {
-            return Err(CliError::new("the response is too long for one of a gate"));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
+    read_body(&mut response, MAX_RESPONSE).await.map_err(|error| match error {
+        BodyError::Failed(error) => CliError::new(error.without_url()),
+        BodyError::TooLarge => CliError::new("the response is too long for one of a gate"),
+    })
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::SetUpError;
 use super::response::cause;
+use crate::http_calls;
 
 /// The timeout for connection setup.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -13,17 +14,13 @@ const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Builds a client that keeps at most `max_idle` connections for reuse.
 pub(super) fn build(timeout: Duration, max_idle: usize) -> Result<reqwest::Client, SetUpError> {
-    reqwest::Client::builder()
+    http_calls::client()
         .http1_only()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(timeout)
         .tcp_user_timeout(USER_TIMEOUT)
         .pool_idle_timeout(Duration::from_secs(15))
         .pool_max_idle_per_host(max_idle)
-        .user_agent(concat!("loangate/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| SetUpError(cause(error)))
 }

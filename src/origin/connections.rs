@@ -144,12 +144,3 @@ fn serialized(request: &Request<Bytes>) -> Vec<u8> {
     text.put_slice(request.body());
     text
 }
-
-/// Returns the message of the root cause.
-pub(super) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
-}

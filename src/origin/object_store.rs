@@ -16,13 +16,13 @@ use http::{Response, StatusCode};
 use object_store::{GetOptions, GetRange, ObjectStore};
 
 use super::body::{Body, not_satisfiable};
-use super::connections::innermost;
 use super::exchange::Failure;
 use super::file_request::{ByteRange, FileRequest};
 use super::object_store_connector::ResponseSlot;
 use super::object_store_kinds::Bucket;
 use super::reachability::Outcome;
 use super::{MAX_LENGTH, object_store_error};
+use crate::http_calls::innermost;
 use crate::path::FilePath;
 
 /// Marks a failed response for which a second request was already sent.

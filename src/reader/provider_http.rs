@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::ACCEPT;
-use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response};
+
+use crate::http_calls::{self, BodyError, innermost, read_body};
 
 /// The deadline of a request, with its response.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,15 +41,11 @@ impl ResponseError {
 /// # Errors
 /// The error of TLS, if it does not start.
 pub(crate) fn provider_client() -> Result<Client, reqwest::Error> {
-    Client::builder()
+    http_calls::client()
         .http1_only()
-        .no_proxy()
-        .redirect(Policy::none())
-        .retry(reqwest::retry::never())
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TIMEOUT)
         .pool_max_idle_per_host(0)
-        .user_agent(concat!("loangate/", env!("CARGO_PKG_VERSION")))
         .build()
 }
 
@@ -58,22 +55,14 @@ pub(crate) async fn send(
 ) -> Result<(StatusCode, http::HeaderMap, Vec<u8>), ResponseError> {
     let sent = request.header(ACCEPT, "application/json").send().await;
     let mut response: Response = sent.map_err(failure)?;
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(failure)? {
-        if body.len() + chunk.len() > MAX_RESPONSE {
-            return Err(ResponseError::TooLarge);
-        }
-        body.extend_from_slice(&chunk);
-    }
+    let body = read_body(&mut response, MAX_RESPONSE).await.map_err(|error| match error {
+        BodyError::Failed(error) => failure(error),
+        BodyError::TooLarge => ResponseError::TooLarge,
+    })?;
     Ok((response.status(), std::mem::take(response.headers_mut()), body))
 }
 
 /// Returns the message of the innermost error, without the URL, which may have a code.
 fn failure(error: reqwest::Error) -> ResponseError {
-    let error = error.without_url();
-    let mut innermost: &dyn std::error::Error = &error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    ResponseError::Failed(innermost.to_string())
+    ResponseError::Failed(innermost(&error.without_url()))
 }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Client;
-use reqwest::redirect::Policy;
 use serde::Serialize;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +20,7 @@ use url::Url;
 
 use super::tracker::{Change, Problem};
 use crate::clock::Clock;
+use crate::http_calls;
 use crate::process_handles::ProcessHandles;
 use crate::supervise::supervise;
 use crate::telemetry::{LogLimit, Task};
@@ -110,13 +110,7 @@ impl Alerts {
 
 impl Target {
     async fn deliver_all(&self, clock: &Clock) {
-        let client = Client::builder()
-            .no_proxy()
-            .redirect(Policy::none())
-            .retry(reqwest::retry::never())
-            .timeout(self.timing.delivery)
-            .user_agent(concat!("loangate/", env!("CARGO_PKG_VERSION")))
-            .build();
+        let client = http_calls::client().timeout(self.timing.delivery).build();
         let client = match client {
             Ok(client) => client,
             Err(error) => {

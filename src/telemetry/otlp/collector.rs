@@ -5,11 +5,11 @@ use std::time::Duration;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use prost::Message;
-use reqwest::redirect::Policy;
 use secrecy::ExposeSecret;
 use url::Url;
 
 use super::super::{LogLimit, Metrics, OtlpSettings, Signal, SignalOutcome};
+use crate::http_calls::{self, BodyError, innermost, read_body};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,16 +35,12 @@ impl Collector {
             value.set_sensitive(true);
             headers.insert(name.clone(), value);
         }
-        let mut client = reqwest::Client::builder()
+        let mut client = http_calls::client()
             .http1_only()
-            .no_proxy()
-            .redirect(Policy::none())
-            .retry(reqwest::retry::never())
             .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
             .timeout(settings.timeout)
             .pool_max_idle_per_host(1)
-            .default_headers(headers)
-            .user_agent(concat!("loangate/", env!("CARGO_PKG_VERSION")));
+            .default_headers(headers);
         if !settings.ca.is_empty() {
             client = client.tls_certs_only(settings.ca.iter().cloned());
         }
@@ -84,27 +80,13 @@ impl Collector {
         if response.status() != StatusCode::OK {
             return Err(format!("the collector answered {}", response.status()));
         }
-        let mut body = Vec::new();
-        while let Some(chunk) =
-            response.chunk().await.map_err(|error| innermost(&error.without_url()))?
-        {
-            if body.len() + chunk.len() > MAX_RESPONSE {
-                return Err("the response of the collector is too large".to_owned());
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body = read_body(&mut response, MAX_RESPONSE).await.map_err(|error| match error {
+            BodyError::Failed(error) => innermost(&error.without_url()),
+            BodyError::TooLarge => "the response of the collector is too large".to_owned(),
+        })?;
         // The three responses have the same fields, apart from their names.
         let response = ExportTraceServiceResponse::decode(body.as_slice()).unwrap_or_default();
         let rejected = response.partial_success.map_or(0, |partial| partial.rejected_spans);
         Ok(u64::try_from(rejected).unwrap_or(0))
     }
-}
-
-/// Returns the message of the innermost error.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
