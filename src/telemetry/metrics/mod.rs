@@ -19,6 +19,7 @@ mod process;
 mod readings;
 mod requests;
 mod tasks;
+pub(super) mod text;
 mod watch;
 
 use std::fmt;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::Metrics;
 use super::family::{DURATION_BUCKETS, Family, Labels};
+use super::text::{Sample, samples};
 use super::{balance, ledger, lending, loans, origins, requests, tasks};
 
 /// Counts since the start, and current values.
@@ -138,11 +139,10 @@ struct Series(BTreeMap<String, Vec<(LabelSet, f64)>>);
 impl Series {
     fn parse(text: &str) -> Series {
         let mut all: BTreeMap<String, Vec<_>> = BTreeMap::new();
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+        for Sample { name, labels, value } in samples(text) {
             let Ok(value) = value.parse::<f64>() else { continue };
-            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-            all.entry(name.to_owned()).or_default().push((labels_of(labels), value));
+            let labels = labels.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            all.entry(name.to_owned()).or_default().push((labels, value));
         }
         Series(all)
     }
@@ -211,31 +211,6 @@ impl Series {
             |((bound, count), before): (&(f64, u64), u64)| (*bound, count.saturating_sub(before));
         Durations { buckets: buckets.map(own).collect() }
     }
-}
-
-/// Parses `name="value",…}`, with the escapes of the format.
-fn labels_of(text: &str) -> LabelSet {
-    let mut labels = LabelSet::new();
-    let mut rest = text;
-    while let Some((name, after)) = rest.split_once("=\"") {
-        let (mut value, mut escaped, mut end) = (String::new(), false, after.len());
-        for (at, letter) in after.char_indices() {
-            match (escaped, letter) {
-                (true, 'n') => value.push('\n'),
-                (true, other) => value.push(other),
-                (false, '"') => {
-                    end = at;
-                    break;
-                }
-                (false, '\\') => {}
-                (false, other) => value.push(other),
-            }
-            escaped = !escaped && letter == '\\';
-        }
-        labels.insert(name.trim_start_matches([',', ' ']).to_owned(), value);
-        rest = after.get(end + 1..).unwrap_or_default();
-    }
-    labels
 }
 
 impl Durations {

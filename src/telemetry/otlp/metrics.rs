@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
+use super::super::metrics::text::{Sample, samples};
 use super::super::metrics::{Definition, Exemplar, MetricKind, Via, definitions};
 use super::{scope, text_attribute};
 
@@ -33,20 +34,13 @@ pub(super) struct Snapshot<'t> {
 
 type Labels<'t> = Vec<(&'t str, String)>;
 
-/// One line of the text.
-struct Sample<'t> {
-    name: &'t str,
-    labels: Labels<'t>,
-    value: &'t str,
-}
-
 /// Returns the request that exports a snapshot.
 pub(super) fn request(resource: &Resource, snapshot: &Snapshot<'_>) -> ExportMetricsServiceRequest {
-    let mut samples: HashMap<&str, Vec<Sample<'_>>> = HashMap::new();
-    for sample in snapshot.text.lines().filter_map(sample) {
-        samples.entry(sample.name).or_default().push(sample);
+    let mut by_name: HashMap<&str, Vec<Sample<'_>>> = HashMap::new();
+    for sample in samples(snapshot.text) {
+        by_name.entry(sample.name).or_default().push(sample);
     }
-    let metrics = definitions().filter_map(|definition| snapshot.metric(definition, &samples));
+    let metrics = definitions().filter_map(|definition| snapshot.metric(definition, &by_name));
     let scope_metrics =
         ScopeMetrics { scope: scope(), metrics: metrics.collect(), ..ScopeMetrics::default() };
     let of_gate = ResourceMetrics {
@@ -188,41 +182,6 @@ fn attributes(labels: &Labels<'_>) -> Vec<KeyValue> {
     labels.iter().map(|(name, value)| text_attribute(name, value.clone())).collect()
 }
 
-/// Parses a line of the text: `name{label="value",…} 1`.
-fn sample(line: &str) -> Option<Sample<'_>> {
-    if line.starts_with('#') {
-        return None;
-    }
-    let (series, value) = line.rsplit_once(' ')?;
-    let (name, labels) = match series.split_once('{') {
-        None => (series, Vec::new()),
-        Some((name, labels)) => (name, parse_labels(labels.strip_suffix('}')?)?),
-    };
-    Some(Sample { name, labels, value })
-}
-
-fn parse_labels(mut text: &str) -> Option<Labels<'_>> {
-    let mut labels = Vec::new();
-    while !text.is_empty() {
-        let (name, rest) = text.split_once("=\"")?;
-        let (mut value, mut characters) = (String::new(), rest.char_indices());
-        let end = loop {
-            match characters.next()? {
-                (end, '"') => break end,
-                (_, '\\') => value.push(match characters.next()?.1 {
-                    'n' => '\n',
-                    other => other,
-                }),
-                (_, other) => value.push(other),
-            }
-        };
-        labels.push((name, value));
-        text = rest.get(end..)?.strip_prefix('"')?;
-        text = text.strip_prefix(',').unwrap_or(text);
-    }
-    Some(labels)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -236,17 +195,6 @@ mod tests {
         let snapshot = Snapshot { text: &text, start: 1, time: 2, exemplars: &exemplars };
         let request = request(&Resource::default(), &snapshot);
         request.resource_metrics[0].scope_metrics[0].metrics.clone()
-    }
-
-    #[test]
-    fn labels_are_parsed_with_escapes() {
-        let parsed = sample(r#"a_total{one="1",two="a\"b\\c\nd, }"} 7"#).unwrap();
-        let two = ("two", "a\"b\\c\nd, }".to_owned());
-        assert_eq!((parsed.name, parsed.value), ("a_total", "7"));
-        assert_eq!(parsed.labels, [("one", "1".to_owned()), two]);
-        for wrong in ["", "a", "# HELP a b", "a{b=\"c} 1", "a{b} 1"] {
-            assert!(sample(wrong).is_none(), "{wrong}");
-        }
     }
 
     #[test]
