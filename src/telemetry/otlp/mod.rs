@@ -20,6 +20,7 @@ use std::time::Duration;
 use opentelemetry_proto::tonic::common::v1::any_value::Value as AnyKind;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{self, Receiver};
 use tokio::time::timeout;
@@ -119,20 +120,26 @@ impl Export {
     pub(crate) async fn run(self, stopping: CancellationToken) {
         // Each on its own: one signal does not wait for the export of another.
         tokio::join!(
-            self.export_spans(&stopping),
-            self.export_lines(&stopping),
+            self.export_batches(Signal::Traces, &self.0.spans, spans::request, &stopping),
+            self.export_batches(Signal::Logs, &self.0.lines, logs::request, &stopping),
             self.export_metrics(&stopping),
         );
     }
 
-    async fn export_lines(&self, stopping: &CancellationToken) {
-        let Inner { collector, resource, lines, .. } = &*self.0;
-        let mut lines = lines.lock().await;
-        let mut batches = Batches::new(&mut lines, stopping);
+    /// Exports what is in a queue, in batches. `request` makes the message of one.
+    async fn export_batches<T, M: Message>(
+        &self,
+        signal: Signal,
+        queue: &Mutex<Receiver<T>>,
+        request: impl Fn(&Resource, Vec<T>) -> M,
+        stopping: &CancellationToken,
+    ) {
+        let mut queue = queue.lock().await;
+        let mut batches = Batches::new(&mut queue, stopping);
         while let Some(batch) = batches.next().await {
             let count = batch.len() as u64;
-            let message = logs::request(resource, batch);
-            collector.export(Signal::Logs, count, &message).await;
+            let message = request(&self.0.resource, batch);
+            self.0.collector.export(signal, count, &message).await;
         }
     }
 
@@ -148,17 +155,6 @@ impl Export {
             let snapshot = Snapshot { text: &text, start, time, exemplars };
             let message = metrics::request(resource, &snapshot);
             collector.export(Signal::Metrics, 1, &message).await;
-        }
-    }
-
-    async fn export_spans(&self, stopping: &CancellationToken) {
-        let Inner { collector, resource, spans, .. } = &*self.0;
-        let mut spans = spans.lock().await;
-        let mut batches = Batches::new(&mut spans, stopping);
-        while let Some(batch) = batches.next().await {
-            let count = batch.len() as u64;
-            let message = spans::request(resource, batch);
-            collector.export(Signal::Traces, count, &message).await;
         }
     }
 }
