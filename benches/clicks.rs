@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 
 use http::Version;
 use shared::Waits;
-use shared::cost;
 use shared::load::{Client, Crowd, Target};
+use shared::{cost, median};
 use support::console::Browser;
 use support::{BOOK, File, Scene, Setting};
 use tokio::task::JoinHandle;
@@ -100,18 +100,13 @@ async fn main() {
     scene.stop_sandbox().await;
 }
 
-fn serving(process: u32) -> f64 {
-    let all = cost::threads(process).into_iter();
-    all.filter(|thread| thread.name.starts_with("worker-")).map(|thread| thread.cpu).sum()
-}
-
 async fn hits(client: &Client, target: &Target, process: u32, length: Duration) -> Window {
-    let before = (serving(process), cost::cpu(process));
+    let before = (cost::serving(process), cost::cpu(process));
     let waits = client.at_rate(target, CROWD, RATE, length).await;
     let count = waits.len() as f64;
     Window {
         p99: Waits::of(waits).at(0.99).as_secs_f64(),
-        serving: (serving(process) - before.0) / count,
+        serving: (cost::serving(process) - before.0) / count,
         process: (cost::cpu(process) - before.1) / count,
     }
 }
@@ -188,10 +183,6 @@ fn print_ratios(
     unit: f64,
     name: &str,
 ) {
-    let median = |mut parts: Vec<f64>| {
-        parts.sort_by(f64::total_cmp);
-        parts[parts.len() / 2]
-    };
     let of = |windows: &[Window]| median(windows.iter().map(&part).collect()) * unit;
     let ratios = busy.iter().zip(quiet).map(|(busy, quiet)| part(busy) / part(quiet)).collect();
     let (busy, quiet, ratio) = (of(busy), of(quiet), median(ratios));

@@ -344,9 +344,7 @@ fn joined(texts: impl Iterator<Item = String>) -> String {
 }
 
 fn median(windows: &[Window], part: impl Fn(&Window) -> f64) -> f64 {
-    let mut parts: Vec<f64> = windows.iter().map(part).collect();
-    parts.sort_by(f64::total_cmp);
-    parts[parts.len() / 2]
+    shared::median(windows.iter().map(part).collect())
 }
 
 /// Makes a group expire in two seconds, all at one moment.

@@ -21,8 +21,8 @@ mod support;
 use std::time::Duration;
 
 use http::Version;
-use shared::cost;
 use shared::load::{Client, Crowd, Target};
+use shared::{cost, median};
 use support::collector::{Collector, Manner};
 use support::{BOOK, File, Process, Scene, Setting};
 
@@ -97,9 +97,7 @@ impl Stage {
 
     fn spent(&self) -> Window {
         let id = self.gate.child.id();
-        let threads = cost::threads(id).into_iter();
-        let serving = threads.filter(|thread| thread.name.starts_with("worker-"));
-        Window { serving: serving.map(|thread| thread.cpu).sum(), process: cost::cpu(id) }
+        Window { serving: cost::serving(id), process: cost::cpu(id) }
     }
 
     async fn hits(&self, length: Duration) -> Window {
@@ -120,10 +118,6 @@ impl Stage {
 }
 
 fn print_ratio(what: &str, windows: &[Vec<Window>; 2], part: impl Fn(&Window) -> f64) {
-    let median = |mut parts: Vec<f64>| {
-        parts.sort_by(f64::total_cmp);
-        parts[parts.len() / 2]
-    };
     let of = |windows: &[Window]| median(windows.iter().map(&part).collect()) * 1e6;
     let [without, with] = windows;
     let ratios = with.iter().zip(without).map(|(with, without)| part(with) / part(without));

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use http::Version;
 
+use super::Figure;
 use super::stage::{LARGE, Stage};
-use super::{Figure, median};
-use crate::shared::cost;
 use crate::shared::load::Crowd;
+use crate::shared::{cost, median};
 
 const TRIES: usize = 20;
 /// Number of 100 MiB files in each download.

@@ -2,9 +2,10 @@
 
 use http::Version;
 
+use super::Figure;
 use super::stage::{SMALL, Stage};
-use super::{Figure, median};
 use crate::shared::load::Opened;
+use crate::shared::median;
 
 const REQUESTS: usize = 20_000;
 const ROUNDS: usize = 5;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use http::Version;
 
+use super::Figure;
 use super::stage::{SMALL, Stage};
-use super::{Figure, median};
 use crate::shared::load::Crowd;
-use crate::shared::{Waits, cost};
+use crate::shared::{Waits, cost, median};
 
 const IDLE: usize = 10_000;
 const ACTIVE: usize = 500;

@@ -91,9 +91,3 @@ async fn main() {
         figures.iter().for_each(|figure| println!("{figure}"));
     }
 }
-
-/// Returns the median of these values.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}

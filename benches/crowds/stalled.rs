@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use http::Version;
 
+use super::Figure;
 use super::stage::{LARGE, SMALL, Stage};
-use super::{Figure, median};
-use crate::shared::cost;
 use crate::shared::load::Crowd;
+use crate::shared::{cost, median};
 
 /// Number of bytes after which a reader stalls.
 const TAKEN: usize = 64 << 10;

@@ -29,6 +29,12 @@ pub(crate) fn threads(process: u32) -> Vec<Thread> {
         .collect()
 }
 
+/// Returns the CPU seconds so far of the threads of a gate that serve readers.
+pub(crate) fn serving(process: u32) -> f64 {
+    let all = threads(process).into_iter();
+    all.filter(|thread| thread.name.starts_with("worker-")).map(|thread| thread.cpu).sum()
+}
+
 /// Returns the resident memory of a process and its children, in KiB. Each counts shared memory.
 pub(crate) fn memory(process: u32) -> u64 {
     family(process)

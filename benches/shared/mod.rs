@@ -101,3 +101,9 @@ impl Waits {
         self.0[((self.0.len() - 1) as f64 * part) as usize]
     }
 }
+
+/// Returns the median of these values.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
