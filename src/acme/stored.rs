@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use data_encoding::BASE64;
 use jiff::Timestamp;
+use pem::{EncodeConfig, LineEnding, Pem, encode_config};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -21,8 +21,6 @@ use crate::server::{Candidate, Certificate, Certificates, TlsError};
 const MAX_CHAIN: usize = 10;
 /// More bytes than the file of a certificate with its chain has.
 pub(super) const MAX_SIZE: usize = 64 * 1024;
-/// The columns of a line in PEM.
-const COLUMNS: usize = 64;
 
 /// Why a certificate is ordered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -137,15 +135,8 @@ fn check(certificate: &Candidate, settings: &Settings, now: Timestamp) -> Result
 
 /// Encodes a section of PEM (RFC 7468 §3).
 pub(super) fn pem(label: &str, der: &[u8]) -> String {
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for (number, character) in BASE64.encode(der).chars().enumerate() {
-        if number > 0 && number % COLUMNS == 0 {
-            text.push('\n');
-        }
-        text.push(character);
-    }
-    text.push_str(&format!("\n-----END {label}-----\n"));
-    text
+    let lines = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    encode_config(&Pem::new(label, der), lines)
 }
 
 #[cfg(test)]
@@ -156,6 +147,8 @@ mod tests {
 
     use super::*;
 
+    /// The columns of a line in PEM.
+    const COLUMNS: usize = 64;
     const DAY: Duration = Duration::from_secs(86_400);
     const DIRECTORY: &str = "https://ca.example.no/directory";
 
