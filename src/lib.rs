@@ -28,7 +28,8 @@
 //! |---|---|
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
 //! | `lock`, `loopback`, `near_cache`, `reload`, `service_manager`, `spreadsheet` | each other |
-//! | `client_networks`, `http_calls`, `language`, `loan`, `path`, `problem` | each other |
+//! | `client_networks`, `durable_file`, `http_calls`, `language`, `loan` | each other |
+//! | `path`, `problem` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `lending`, `origin` | |
 //! | `listeners` | |
 //! | `ledger` | `supervise` |
@@ -92,6 +93,7 @@ mod connection_handle;
 mod console;
 mod crash;
 mod delivery;
+mod durable_file;
 pub mod gate;
 mod http_calls;
 pub mod language;

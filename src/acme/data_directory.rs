@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::{CHALLENGES, Settings};
+use crate::durable_file::{ignore_missing, sync_directory_of};
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 256 * 1024;
@@ -178,9 +179,8 @@ impl DataDirectory {
             if !is_challenge || !path.is_file() {
                 continue;
             }
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => removed = Err(failed(error)),
-                _ => {}
+            if let Err(error) = ignore_missing(fs::remove_file(&path)) {
+                removed = Err(failed(error));
             }
         }
         removed
@@ -200,10 +200,7 @@ fn temporary(path: &Path) -> PathBuf {
 
 /// Creates a file that only its user can read, and waits until it is on the disk.
 fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    ignore_missing(fs::remove_file(path))?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -211,10 +208,7 @@ fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn replace(temporary: &Path, path: &Path) -> io::Result<()> {
     fs::rename(temporary, path)?;
-    match path.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
+    sync_directory_of(path)
 }
 
 #[cfg(test)]

@@ -3,13 +3,13 @@
 //! They are text files in one directory, named after the ledger and the process. The first line has
 //! the epoch in which the file was written: see [`super::chain_heads`].
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::head_file::write_and_rename;
+use crate::durable_file::sync_directory_of;
 
 /// The start of the line with the epoch.
 pub(in crate::ledger) const EPOCH_LINE: &str = "epoch ";
@@ -47,10 +47,7 @@ impl ProcessFile {
 /// Replaces a file that only this process writes, and syncs its directory.
 pub(in crate::ledger) fn replace(file: &Path, text: &str) -> std::io::Result<()> {
     write_and_rename(&file.with_added_extension("new"), file, text)?;
-    match file.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
-        _ => Ok(()),
-    }
+    sync_directory_of(file)
 }
 
 /// Removes temporary files that killed processes of this ledger left before this time, by the clock
@@ -113,6 +110,8 @@ pub(in crate::ledger) fn read_files(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use std::time::Duration;
 
     use super::*;

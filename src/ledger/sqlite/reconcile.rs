@@ -9,7 +9,6 @@
 //! The books of usage reports do not know what was sent in the lost time, so what is not sent yet
 //! goes to a person.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -18,6 +17,7 @@ use uuid::Uuid;
 
 use super::open::prepare;
 use super::{BEGIN, chain, copy_marks};
+use crate::durable_file::ignore_missing;
 use crate::ledger::audit::{Head, head_file};
 use crate::ledger::reports::{PASS_ON, RECONCILED, RECORD, millis};
 use crate::ledger::{Keys, LedgerError};
@@ -86,11 +86,7 @@ pub(super) async fn reconcile_without_head(
 
 fn store_head(ledger: &Path, head: &Head) -> std::io::Result<()> {
     if head.number == 0 {
-        let removed = std::fs::remove_file(head_file::path(ledger));
-        return removed.or_else(|error| match error.kind() {
-            ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        });
+        return ignore_missing(std::fs::remove_file(head_file::path(ledger)));
     }
     head_file::store(ledger, &Uuid::new_v4().simple().to_string(), head)
 }

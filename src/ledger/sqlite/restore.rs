@@ -22,6 +22,7 @@ use super::connection::write_options;
 use super::process::{OpeningLock, Process};
 use super::{copy_marks, pauses, reconcile_file};
 use crate::crash::{self, Edge};
+use crate::durable_file::{ignore_missing, sync_directory_of};
 use crate::ledger::audit::head_file;
 use crate::ledger::membership::Membership;
 use crate::ledger::pauses::{PauseChange, PauseOrigin};
@@ -76,6 +77,12 @@ pub enum RestoreError {
     Ledger(#[from] LedgerError),
 }
 
+/// Returns what makes an error of the system one of the restore.
+fn failed(doing: &'static str, file: &Path) -> impl FnOnce(io::Error) -> RestoreError {
+    let file = file.to_owned();
+    move |source| RestoreError::File { doing, file, source }
+}
+
 /// Checks a backup and puts it in the place of the ledger, which is kept beside it. `pause` is what
 /// the pause of all libraries says.
 ///
@@ -88,17 +95,13 @@ pub async fn restore(
     now: Timestamp,
     pause: &PauseOrigin,
 ) -> Result<Restored, RestoreError> {
-    let at = |doing, file: &Path| {
-        let file = file.to_owned();
-        move |source| RestoreError::File { doing, file, source }
-    };
     require_whole(ledger, backup)?;
     let directory = ledger.parent().filter(|directory| !directory.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
-    fs::create_dir_all(directory).map_err(at("create", directory))?;
+    fs::create_dir_all(directory).map_err(failed("create", directory))?;
     // No gate can open the ledger while this is held.
-    let _opening = OpeningLock::acquire(ledger).await.map_err(at("lock", ledger))?;
-    let process = Process::register(ledger).map_err(at("lock", ledger))?;
+    let _opening = OpeningLock::acquire(ledger).await.map_err(failed("lock", ledger))?;
+    let process = Process::register(ledger).map_err(failed("lock", ledger))?;
     let others = process.count_others();
     process.leave(true).await;
     if others > 0 {
@@ -106,7 +109,7 @@ pub async fn restore(
     }
     require_not_moved(ledger).await?;
     let restoring = beside(ledger, ".restoring");
-    remove_all(&restoring).map_err(at("remove", &restoring))?;
+    remove_all(&restoring).map_err(failed("remove", &restoring))?;
     let prepared = prepare(backup, &restoring, keys, now, pause).await;
     let swapped = prepared.and_then(|(newest, reports)| {
         let replaced = swap(ledger, &restoring, now)?;
@@ -118,10 +121,7 @@ pub async fn restore(
 
 /// Returns an error if the backup is the ledger, or a part of one.
 fn require_whole(ledger: &Path, backup: &Path) -> Result<(), RestoreError> {
-    let found = fs::metadata(backup).map_err(|source| {
-        let file = backup.to_owned();
-        RestoreError::File { doing: "read", file, source }
-    })?;
+    let found = fs::metadata(backup).map_err(failed("read", backup))?;
     let is_same = fs::metadata(ledger)
         .is_ok_and(|ledger| (ledger.dev(), ledger.ino()) == (found.dev(), found.ino()));
     if is_same {
@@ -155,10 +155,7 @@ async fn prepare(
 ) -> Result<(Option<Timestamp>, u64), RestoreError> {
     let (from, to) = (backup.to_owned(), restoring.to_owned());
     let copied = tokio::task::spawn_blocking(move || copy(&from, &to)).await;
-    copied.map_err(io::Error::other).flatten().map_err(|source| {
-        let file = backup.to_owned();
-        RestoreError::File { doing: "copy", file, source }
-    })?;
+    copied.map_err(io::Error::other).flatten().map_err(failed("copy", backup))?;
     // Opening would make a ledger without loans of a file that is empty.
     if !is_ledger(restoring).await {
         return Err(RestoreError::Damaged(vec!["it is no ledger of loangate".to_owned()]));
@@ -211,17 +208,13 @@ async fn finish(restoring: &Path, pause: &PauseOrigin) -> Result<Option<i64>, sq
 
 /// Gives the prepared file the ledger's name, and the ledger and its head file another one.
 fn swap(ledger: &Path, restoring: &Path, now: Timestamp) -> Result<Option<PathBuf>, RestoreError> {
-    let failed = |doing: &'static str, file: &Path| {
-        let file = file.to_owned();
-        move |source| RestoreError::File { doing, file, source }
-    };
     let head = |file: &Path| head_file::path(file);
     let replaced = beside(ledger, &now.strftime(".replaced-%Y%m%dT%H%M%SZ").to_string());
     let mark = mark(ledger);
     let kept = keep(ledger, &replaced).and_then(|had_one| {
         keep(&head(ledger), &head(&replaced))?;
         File::create(&mark)?.sync_all()?;
-        sync(ledger)?;
+        sync_directory_of(ledger)?;
         Ok(had_one)
     });
     if kept.is_err() {
@@ -237,10 +230,10 @@ fn swap(ledger: &Path, restoring: &Path, now: Timestamp) -> Result<Option<PathBu
     ignore_missing(fs::rename(&log, beside(&replaced, LOG))).map_err(failed("rename", &log))?;
     let index = beside(ledger, INDEX);
     ignore_missing(fs::remove_file(&index)).map_err(failed("remove", &index))?;
-    sync(ledger).map_err(failed("write the directory of", ledger))?;
+    sync_directory_of(ledger).map_err(failed("write the directory of", ledger))?;
     crash::point("restore", "file", Edge::Before);
     fs::rename(restoring, ledger).map_err(failed("rename", restoring))?;
-    sync(ledger).map_err(failed("write the directory of", ledger))?;
+    sync_directory_of(ledger).map_err(failed("write the directory of", ledger))?;
     // A ledger without steps has no head file.
     let renamed = match fs::rename(head(restoring), head(ledger)) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -249,10 +242,10 @@ fn swap(ledger: &Path, restoring: &Path, now: Timestamp) -> Result<Option<PathBu
         renamed => renamed,
     };
     renamed.map_err(failed("replace", &head(ledger)))?;
-    sync(ledger).map_err(failed("write the directory of", ledger))?;
+    sync_directory_of(ledger).map_err(failed("write the directory of", ledger))?;
     crash::point("restore", "mark", Edge::Before);
     ignore_missing(fs::remove_file(&mark)).map_err(failed("remove", &mark))?;
-    sync(ledger).map_err(failed("write the directory of", ledger))?;
+    sync_directory_of(ledger).map_err(failed("write the directory of", ledger))?;
     Ok(had_one.then_some(replaced))
 }
 
@@ -278,14 +271,6 @@ fn keep(file: &Path, name: &Path) -> io::Result<bool> {
     }
 }
 
-/// Makes the names in the file's directory durable.
-fn sync(file: &Path) -> io::Result<()> {
-    match file.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => File::open(".")?.sync_all(),
-    }
-}
-
 /// Removes a file that was being prepared, and what belongs to it.
 fn remove_all(restoring: &Path) -> io::Result<()> {
     let own = ["", LOG, INDEX, ".opening"].map(|suffix| beside(restoring, suffix));
@@ -293,13 +278,6 @@ fn remove_all(restoring: &Path) -> io::Result<()> {
         ignore_missing(fs::remove_file(file))?;
     }
     Ok(())
-}
-
-fn ignore_missing(done: io::Result<()>) -> io::Result<()> {
-    done.or_else(|error| match error.kind() {
-        ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })
 }
 
 fn beside(file: &Path, suffix: &str) -> PathBuf {
