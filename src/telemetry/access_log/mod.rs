@@ -13,7 +13,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -112,7 +112,7 @@ struct Queue {
 }
 
 /// An access log that can be written, before it is in use.
-pub(crate) struct NewAccessLog(Option<Arc<InUse>>);
+pub(crate) struct NewAccessLog(Arc<InUse>);
 
 /// Opens the access log of these settings.
 ///
@@ -122,31 +122,29 @@ pub(crate) fn open(
     settings: &AccessSettings,
     metrics: &Metrics,
 ) -> Result<NewAccessLog, AccessLogError> {
-    let in_use = IN_USE.load_full();
-    if in_use.as_ref().is_some_and(|in_use| in_use.settings == *settings) {
+    if let Some(in_use) = IN_USE.load_full().filter(|in_use| in_use.settings == *settings) {
         return Ok(NewAccessLog(in_use));
     }
     let reopen = Arc::new(AtomicBool::new(false));
     let queue = match Output::open(&settings.output)? {
         Some(output) => {
-            let (lines, waiting) = sync_channel(QUEUE);
             let writer = Writer::new(output, settings, reopen.clone(), metrics.clone());
-            let done = writer.done();
+            let (queue, waiting) = Queue::of(&writer, QUEUE);
             writer
                 .start(waiting)
                 .map_err(|source| AccessLogError { place: "a thread".to_owned(), source })?;
-            Some(Queue { lines, pushed: AtomicU64::new(0), done })
+            Some(queue)
         }
         None => None,
     };
     let (settings, metrics) = (settings.clone(), metrics.clone());
-    Ok(NewAccessLog(Some(Arc::new(InUse { settings, queue, reopen, metrics }))))
+    Ok(NewAccessLog(Arc::new(InUse { settings, queue, reopen, metrics })))
 }
 
 impl NewAccessLog {
     /// Puts it in use for requests that end later.
     pub(crate) fn apply(self) {
-        IN_USE.store(self.0);
+        IN_USE.store(Some(self.0));
     }
 }
 
@@ -185,6 +183,21 @@ pub(crate) fn flush(limit: Duration) {
 }
 
 impl Queue {
+    /// Creates the queue of a writer, which gets its lines from the receiver.
+    fn of(writer: &Writer, size: usize) -> (Queue, Receiver<AccessLine>) {
+        let (lines, waiting) = sync_channel(size);
+        (Queue { lines, pushed: AtomicU64::new(0), done: writer.done() }, waiting)
+    }
+
+    /// Adds a line, unless the queue is full or the writer has ended. Returns whether it did.
+    fn push(&self, line: AccessLine) -> bool {
+        let is_pushed = self.lines.try_send(line).is_ok();
+        if is_pushed {
+            self.pushed.fetch_add(1, Ordering::Release);
+        }
+        is_pushed
+    }
+
     /// Returns the number of lines that are not written within this time.
     fn flush(&self, limit: Duration) -> u64 {
         let (pushed, until) = (self.pushed.load(Ordering::Acquire), Instant::now() + limit);
@@ -217,13 +230,8 @@ pub(super) fn write(line: AccessLine) -> Option<AccessLine> {
     let Some(queue) = &in_use.queue else {
         return (in_use.settings.output == AccessOutput::Log).then_some(line);
     };
-    match queue.lines.try_send(line) {
-        Ok(()) => {
-            queue.pushed.fetch_add(1, Ordering::Release);
-        }
-        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-            in_use.metrics.access_lines_lost(1);
-        }
+    if !queue.push(line) {
+        in_use.metrics.access_lines_lost(1);
     }
     None
 }

@@ -122,8 +122,9 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixDatagram;
-    use std::path::Path;
-    use std::sync::mpsc::sync_channel;
+    use std::path::{Path, PathBuf};
+
+    use tempfile::TempDir;
 
     use super::super::Queue;
     use super::super::line::tests::line;
@@ -135,16 +136,46 @@ mod tests {
         Writer::new(output, &settings, Arc::default(), Metrics::new().unwrap())
     }
 
+    /// A log daemon with its socket.
+    struct Daemon {
+        directory: TempDir,
+        socket: Option<UnixDatagram>,
+    }
+
+    impl Daemon {
+        fn start() -> Daemon {
+            let mut daemon = Daemon { directory: tempfile::tempdir().unwrap(), socket: None };
+            daemon.start_again();
+            daemon
+        }
+
+        fn path(&self) -> PathBuf {
+            self.directory.path().join("log")
+        }
+
+        fn stop(&mut self) {
+            self.socket = None;
+            std::fs::remove_file(self.path()).unwrap();
+        }
+
+        fn start_again(&mut self) {
+            self.socket = Some(UnixDatagram::bind(self.path()).unwrap());
+        }
+
+        /// Returns the next line that it gets.
+        fn next(&self) -> String {
+            let mut datagram = [0; 200];
+            let length = self.socket.as_ref().unwrap().recv(&mut datagram).unwrap();
+            String::from_utf8(datagram[..length].to_vec()).unwrap()
+        }
+    }
+
     /// Starts a writer, and returns what adds this many lines and waits until they are written.
     fn started(writer: Writer) -> impl Fn(usize) {
-        let (lines, waiting) = sync_channel(1000);
-        let queue = Queue { lines, pushed: AtomicU64::new(0), done: writer.done() };
+        let (queue, waiting) = Queue::of(&writer, 1000);
         writer.start(waiting).unwrap();
         move |count| {
-            for _ in 0..count {
-                queue.lines.send(line()).unwrap();
-                queue.pushed.fetch_add(1, Ordering::Release);
-            }
+            (0..count).for_each(|_| assert!(queue.push(line())));
             assert_eq!(queue.flush(Duration::from_secs(60)), 0);
         }
     }
@@ -165,14 +196,10 @@ mod tests {
     fn full_queue_is_flushed_too_and_a_stalled_output_for_the_limit_only() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("log");
-        let (lines, waiting) = sync_channel(3);
         let writer = writer(Output::file(&file).unwrap());
-        let queue = Queue { lines, pushed: AtomicU64::new(0), done: writer.done() };
-        for _ in 0..3 {
-            queue.lines.try_send(line()).unwrap();
-            queue.pushed.fetch_add(1, Ordering::Release);
-        }
-        assert!(queue.lines.try_send(line()).is_err());
+        let (queue, waiting) = Queue::of(&writer, 3);
+        (0..3).for_each(|_| assert!(queue.push(line())));
+        assert!(!queue.push(line()));
         assert_eq!(queue.flush(Duration::from_millis(1)), 3);
         writer.start(waiting).unwrap();
         assert_eq!(queue.flush(Duration::from_secs(60)), 0);
@@ -181,57 +208,43 @@ mod tests {
 
     #[test]
     fn restarted_daemon_loses_no_line() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log");
-        let daemon = UnixDatagram::bind(&path).unwrap();
-        let mut writer = writer(Output::syslog(&path).unwrap());
-        drop(daemon);
-        std::fs::remove_file(&path).unwrap();
-        let daemon = UnixDatagram::bind(&path).unwrap();
+        let mut daemon = Daemon::start();
+        let mut writer = writer(Output::syslog(&daemon.path()).unwrap());
+        daemon.stop();
+        daemon.start_again();
         writer.write(b"a\nb\n", 2);
         for line in ["a", "b"] {
-            let mut datagram = [0; 200];
-            let length = daemon.recv(&mut datagram).unwrap();
-            assert!(datagram[..length].ends_with(line.as_bytes()));
+            assert!(daemon.next().ends_with(line));
         }
     }
 
     #[test]
     fn log_daemon_gets_a_datagram_for_each_line() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log");
-        let daemon = UnixDatagram::bind(&path).unwrap();
-        started(writer(Output::syslog(&path).unwrap()))(2);
+        let daemon = Daemon::start();
+        started(writer(Output::syslog(&daemon.path()).unwrap()))(2);
         let expected = format!("<30>loangate[{}]: status=206 bytes=1000", std::process::id());
         for _ in 0..2 {
-            let mut datagram = [0; 200];
-            let length = daemon.recv(&mut datagram).unwrap();
-            assert_eq!(String::from_utf8_lossy(&datagram[..length]), expected);
+            assert_eq!(daemon.next(), expected);
         }
     }
 
     #[test]
     fn output_that_failed_is_opened_again_and_the_lost_lines_are_counted() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log");
-        let daemon = UnixDatagram::bind(&path).unwrap();
-        let mut writer = writer(Output::syslog(&path).unwrap());
-        drop(daemon);
-        std::fs::remove_file(&path).unwrap();
+        let mut daemon = Daemon::start();
+        let mut writer = writer(Output::syslog(&daemon.path()).unwrap());
+        daemon.stop();
         let lost = |writer: &Writer| {
             let text = writer.metrics.render();
             let line = text.lines().find(|line| line.starts_with("loangate_access_lines_lost"));
             line.unwrap().rsplit(' ').next().unwrap().to_owned()
         };
         writer.write(b"a\n", 1);
-        let daemon = UnixDatagram::bind(&path).unwrap();
+        daemon.start_again();
         writer.write(b"b\n", 1);
         assert_eq!(lost(&writer), "2", "it is left alone for a second");
         writer.failed = Instant::now().checked_sub(PAUSE);
         writer.write(b"c\n", 1);
-        let mut datagram = [0; 200];
-        let length = daemon.recv(&mut datagram).unwrap();
-        assert!(datagram[..length].ends_with(b": c"));
+        assert!(daemon.next().ends_with(": c"));
         assert_eq!(lost(&writer), "2");
     }
 
