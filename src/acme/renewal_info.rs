@@ -19,7 +19,7 @@ use super::client::Client;
 use crate::clock;
 use crate::server::Candidate;
 
-/// How long the authority is not asked again: by default, at least, and at most.
+/// How long no further request is sent: by default, at least, and at most.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 const MIN_INTERVAL: Duration = Duration::from_secs(3600);
 const MAX_INTERVAL: Duration = Duration::from_secs(86_400);
@@ -32,7 +32,7 @@ pub(super) struct RenewalInfo {
     /// The id of the certificate.
     of: String,
     window: Option<Window>,
-    /// When it is asked again.
+    /// When the next request may be sent.
     next: Timestamp,
 }
 

@@ -155,7 +155,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// A terminal that is stopped: it takes nothing until the test ends.
+    /// A terminal that is stopped: it reads nothing until the test ends.
     struct Stopped {
         writes: Sender<()>,
         released: Receiver<()>,

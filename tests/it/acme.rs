@@ -518,8 +518,8 @@ async fn undecided_order_ends_with_the_gate() {
     stage.scene.end().await;
 }
 
-#[tokio::test]
-async fn account_is_bound_to_an_external_one() {
+/// Starts a gate whose authority wants an external account, and returns its first certificate.
+async fn with_external_account() -> (Stage, Vec<u8>) {
     let more = format!(", eab_key_id = \"{EXTERNAL_ID}\", eab_hmac_key = \"{EXTERNAL_KEY}\"");
     let mut stage = Stage::new(&more).await;
     stage.scene.make_config_private();
@@ -528,6 +528,12 @@ async fn account_is_bound_to_an_external_one() {
     stage.authority.leads("localhost", stage.scene.address());
     stage.scene.until("a certificate", async || stage.certificate().await.is_some()).await;
     let first = stage.certificate().await.unwrap();
+    (stage, first)
+}
+
+#[tokio::test]
+async fn account_is_bound_to_an_external_one() {
+    let (stage, first) = with_external_account().await;
     stage.clock.advance(DAY * 61);
     stage.until_other_than(&first).await;
     assert_eq!((stage.authority.orders(), stage.authority.accounts()), (2, 1));
@@ -536,14 +542,7 @@ async fn account_is_bound_to_an_external_one() {
 
 #[tokio::test]
 async fn account_that_the_authority_does_not_know_is_bound_again() {
-    let more = format!(", eab_key_id = \"{EXTERNAL_ID}\", eab_hmac_key = \"{EXTERNAL_KEY}\"");
-    let mut stage = Stage::new(&more).await;
-    stage.scene.make_config_private();
-    stage.authority.behave(Script { needs_external_account: true, ..Script::default() });
-    stage.scene.start_gate().await;
-    stage.authority.leads("localhost", stage.scene.address());
-    stage.scene.until("a certificate", async || stage.certificate().await.is_some()).await;
-    let first = stage.certificate().await.unwrap();
+    let (stage, first) = with_external_account().await;
     let is_key = |file: &PathBuf| file.extension().is_some_and(|it| it == "key");
     let key = files(&stage.data()).into_iter().find(is_key).unwrap();
     fs::write(key, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
