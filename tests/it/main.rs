@@ -52,6 +52,7 @@ mod documents;
 mod download_clients;
 mod drain;
 mod drill;
+mod erasure;
 mod examples;
 mod explain;
 mod full_disk;
