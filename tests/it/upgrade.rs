@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::StatusCode;
 use loangate::sandbox::Bounds;
 use serde_json::json;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -21,7 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::external_program::free_ports;
 use crate::support::openid_provider::{Instead, OpenIdProvider, SigningKey};
-use crate::support::scene::LIBRARY;
+use crate::support::scene::{LIBRARY, initialised};
 use crate::support::{AUDIO, BOOK, File, Postgres, Process, Scene, Setting, raw_client};
 
 /// The size of a slow download: more than the sockets and the gate hold for a slow reader.
@@ -38,7 +39,7 @@ fn number(variable: &str, default: usize) -> usize {
 }
 
 /// A scene whose gates have fixed addresses, so that they can hand over.
-async fn scene(keys: &str) -> Scene {
+pub(super) async fn scene(keys: &str) -> Scene {
     let mut scene =
         Scene::without_gate(Setting { bounds: Bounds::quick(), ..Setting::default() }).await;
     let first = free_ports(2);
@@ -105,14 +106,14 @@ fn spawned(scene: &Scene, changes: &[(&str, &str)]) -> Spawned {
 }
 
 /// Downloads that go on until they are released, and then complete at full speed.
-struct Downloads {
+pub(super) struct Downloads {
     release: Arc<AtomicBool>,
     tasks: JoinSet<()>,
 }
 
 impl Downloads {
     /// Starts downloads, one connection each, alternately of both protocols.
-    async fn start(scene: &Scene, count: usize) -> Downloads {
+    pub(super) async fn start(scene: &Scene, count: usize) -> Downloads {
         let mut downloads =
             Downloads { release: Arc::new(AtomicBool::new(false)), tasks: JoinSet::new() };
         let started = Arc::new(AtomicUsize::new(0));
@@ -138,7 +139,7 @@ impl Downloads {
     }
 
     /// Lets them complete. Panics if one broke off, or has other bytes.
-    async fn complete(mut self) -> usize {
+    pub(super) async fn complete(mut self) -> usize {
         self.release.store(true, Ordering::Relaxed);
         let mut completed = 0;
         while let Some(ended) = self.tasks.join_next().await {
@@ -206,7 +207,7 @@ async fn http2_download(
 }
 
 /// Opens a new connection for each request, at a fixed rate.
-struct Load {
+pub(super) struct Load {
     stop: Arc<AtomicBool>,
     /// Requests that got the whole file.
     served: Arc<AtomicUsize>,
@@ -215,7 +216,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(scene: &Scene) -> Load {
+    pub(super) fn start(scene: &Scene) -> Load {
         let client = scene.client().http1_only().pool_max_idle_per_host(0).build().unwrap();
         let token = scene.token("a new connection each time");
         let path = format!("/files/{BOOK}/book.epub");
@@ -251,14 +252,14 @@ impl Load {
     }
 
     /// Waits until this many more requests were served.
-    async fn more(&self, scene: &Scene, count: usize) {
+    pub(super) async fn more(&self, scene: &Scene, count: usize) {
         let target = self.served.load(Ordering::Relaxed) + count;
         let served = async || self.served.load(Ordering::Relaxed) >= target;
         scene.until("more requests are served", served).await;
     }
 
     /// Stops, and returns the number of requests. Panics if one failed.
-    async fn end(self) -> usize {
+    pub(super) async fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap();
         let failed = self.failed.lock().unwrap();
@@ -277,7 +278,7 @@ async fn one_request(request: reqwest::RequestBuilder) -> Result<(), String> {
     }
 }
 
-async fn readiness(scene: &Scene) -> StatusCode {
+pub(super) async fn readiness(scene: &Scene) -> StatusCode {
     scene.admin("/readyz").await.status()
 }
 
@@ -287,10 +288,114 @@ fn one_core() -> Command {
     command
 }
 
-/// `LOANGATE_DOWNLOADS=200 LOANGATE_UPGRADES=20` runs it at full length.
+/// Two configurations that differ in every table that a reload applies, and two certificates.
+struct Reloads {
+    texts: [String; 2],
+    /// Directories with `server.pem` and `server.key`.
+    certificates: [TempDir; 2],
+    count: usize,
+}
+
+impl Reloads {
+    /// The clients of the scene trust both certificates from now on.
+    fn of(scene: &Scene) -> Reloads {
+        let other = initialised();
+        let own = tempfile::tempdir().unwrap();
+        let (certs, own_certs) = (scene.dir.path().join("certs"), own.path().join("certs"));
+        std::fs::create_dir(&own_certs).unwrap();
+        for file in CERTIFICATE {
+            std::fs::copy(certs.join(file), own_certs.join(file)).unwrap();
+        }
+        let roots = [scene.ca(), other.path().join("certs/ca.pem")];
+        let roots = roots.map(|file| std::fs::read_to_string(file).unwrap()).concat();
+        std::fs::write(scene.ca(), roots).unwrap();
+        std::fs::copy(certs.join("lending.secret"), certs.join("second.secret")).unwrap();
+        let text = std::fs::read_to_string(scene.config_file()).unwrap();
+        Reloads {
+            texts: [0, 1].map(|number| configuration(&text, number)),
+            certificates: [own, other],
+            count: 0,
+        }
+    }
+
+    /// Replaces the configuration and the certificate, and requests a reload.
+    async fn next(&mut self, scene: &Scene) {
+        self.count += 1;
+        let number = self.count % 2;
+        let certs = self.certificates[number].path().join("certs");
+        for file in CERTIFICATE {
+            let next = scene.dir.path().join("certs").join(format!("{file}.next"));
+            std::fs::copy(certs.join(file), &next).unwrap();
+            std::fs::rename(&next, next.with_extension("")).unwrap();
+        }
+        std::fs::write(scene.config_file(), &self.texts[number]).unwrap();
+        let response = scene.admin_post("/api/v1/reload", &json!({})).await;
+        let (status, answer) = (response.status(), response.text().await.unwrap());
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["needs_restart"], json!([]), "{answer}");
+        if self.count > 1 {
+            let changed = answer["changed"].to_string();
+            let missing: Vec<_> = TABLES.iter().filter(|table| !changed.contains(*table)).collect();
+            assert!(missing.is_empty(), "{missing:?} did not change: {changed}");
+        }
+    }
+}
+
+const CERTIFICATE: [&str; 2] = ["server.pem", "server.key"];
+/// Part of a key in each table that a reload applies.
+const TABLES: [&str; 14] = [
+    "access_log.",
+    "brake.",
+    "cors.",
+    "delivery.",
+    "lending.client_secret",
+    "licences.",
+    "limits.",
+    "listen.proxy_protocol",
+    "log.",
+    "origins",
+    "readers.",
+    "routes",
+    "server.hsts",
+    "tls.",
+];
+
+/// Returns the configuration with the values of this number, 0 or 1.
+fn configuration(text: &str, number: usize) -> String {
+    let (other, spare) = (number == 1, number + 16);
+    let secret = if other { "certs/second.secret" } else { "certs/lending.secret" };
+    let minimum = if other { "1.3" } else { "1.2" };
+    let level = if other { "debug" } else { "info" };
+    let more = format!(
+        "[cors]\norigins = [\"https://app-{number}.example.no\"]\n\n\
+         [delivery]\nmax_ranges = {spare}\n\n[limits]\nh2_streams = 1{spare}\n\n\
+         [log]\nlevel = \"{level}\"\n\n[brake]\nmode = \"shadow\"\n\
+         borrower_per_hour = 1{spare}\n\n[licences]\nnever = {{ NO-{spare} = [\"PACKAGE\"] }}\n\n\
+         [access_log]\nto = \"data/access-{number}.log\"\n\n\
+         [readers]\nmax_lifetime = \"1{spare}d\"\n\n"
+    );
+    let mut text = text.to_owned();
+    for (from, to) in [
+        ("[server]\n", format!("{more}[server]\nhsts = \"{spare}d\"\n")),
+        ("certs/lending.secret", secret.to_owned()),
+        ("[tls]\n", format!("[tls]\nminimum_version = \"{minimum}\"\n")),
+        ("[listen]\n", format!("[listen]\nproxy_protocol = [\"192.0.2.{spare}/32\"]\n")),
+        ("name = \"files\"\n", format!("name = \"files\"\nfirst_byte = \"{spare}s\"\n")),
+        ("path = \"/covers/{", format!("path = \"/covers-{number}/{{")),
+    ] {
+        assert!(text.contains(from), "the configuration has no {from}");
+        text = text.replacen(from, &to, 1);
+    }
+    text
+}
+
+/// `LOANGATE_DOWNLOADS=200 LOANGATE_UPGRADES=20` runs it at full length, and
+/// `LOANGATE_OTHER_VERSION=FILE` lets that program take over once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upgrades_and_a_drain_break_nothing() {
     let scene = scene("drain_delay = \"4s\"\nhandover_timeout = \"3s\"").await;
+    let mut reloads = Reloads::of(&scene);
     let mut gates = vec![serve(&scene).await];
     let upgrades = number("LOANGATE_UPGRADES", 4);
     // Some of each process.
@@ -319,11 +424,17 @@ async fn upgrades_and_a_drain_break_nothing() {
             assert!(!status.success() && log.contains("serve"), "{log}");
             load.more(&scene, 50).await;
         }
-        gates.push(match upgrade {
+        gates.push(match (upgrade, std::env::var_os("LOANGATE_OTHER_VERSION")) {
             // One worker for both sockets.
-            0 => Process::serve_within(one_core(), &scene.config_file()).await,
+            (0, _) => Process::serve_within(one_core(), &scene.config_file()).await,
+            (3, Some(program)) => {
+                println!("another version takes over: {}", program.display());
+                Process::serve_by(&program, &scene.config_file()).await
+            }
             _ => serve(&scene).await,
         });
+        load.more(&scene, 50).await;
+        reloads.next(&scene).await;
         load.more(&scene, 50).await;
         downloads.push(Downloads::start(&scene, of_each).await);
         downloads.iter_mut().for_each(Downloads::all_run);

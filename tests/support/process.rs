@@ -3,6 +3,7 @@
 //! No function blocks the test's runtime for long, since the sandbox and the origin run on it.
 //! Dropping the handle kills the process. If the test fails, the log is printed.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,13 @@ impl Process {
     pub(crate) async fn serve_within(mut wrapper: Command, config: &Path) -> Process {
         wrapper.arg(env!("CARGO_BIN_EXE_loangate")).arg("serve").arg("--config").arg(config);
         Process::start(wrapper, config.with_file_name("serve.log")).await
+    }
+
+    /// Like [`Process::serve`], with another version of the program.
+    pub(crate) async fn serve_by(other: &OsStr, config: &Path) -> Process {
+        let mut command = Command::new(other);
+        command.arg("serve").arg("--config").arg(config);
+        Process::start(command, config.with_file_name("serve.log")).await
     }
 
     /// Like [`Process::serve`]. The process aborts itself at this point (`src/crash.rs`).

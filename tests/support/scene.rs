@@ -309,7 +309,7 @@ impl Scene {
         let ca = std::fs::read(self.dir.path().join("certs/ca.pem")).unwrap();
         reqwest::Client::builder()
             .no_proxy()
-            .tls_certs_only([reqwest::Certificate::from_pem(&ca).unwrap()])
+            .tls_certs_only(reqwest::Certificate::from_pem_bundle(&ca).unwrap())
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(60))
     }
