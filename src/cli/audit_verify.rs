@@ -2,17 +2,17 @@
 
 use serde_json::json;
 
-use super::ledger::{LedgerArgs, audit_key};
-use super::progress::during;
+use super::ledger::{LedgerArgs, audit_key, reading};
 use super::{CliError, show_lines};
-use crate::ledger::{self, Chains, StoreSettings, Verified};
+use crate::ledger::{self, Chains, RowsRead, StoreSettings, Verified};
 
 pub(super) async fn run(args: LedgerArgs) -> Result<(), CliError> {
     let config = super::load(&args.config)?;
     let key = audit_key(&config)?;
     let store = &config.ledger.store;
-    let work = ledger::verify(store, &key);
-    let verified = during("verifying the audit trail", args.json, work).await;
+    let rows = RowsRead::default();
+    let work = ledger::verify(store, &key, &rows);
+    let verified = reading("verifying the audit trail", &rows, args.json, work).await;
     let verified = verified.map_err(CliError::new)?;
     let origins = match verified.findings.as_slice() {
         [] => ledger::copied_from(store, &key).await.map_err(CliError::new)?,

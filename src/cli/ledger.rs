@@ -5,14 +5,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::progress::during;
+use super::progress::{during, showing, time_left};
 use super::{CliError, reconcile, show_lines};
 use crate::clock::{self, Clock};
 use crate::config::Config;
-use crate::ledger::{self, AuditKey, Keys, PauseOrigin, Prunable, Restored, StoreSettings};
+use crate::ledger::{
+    self, AuditKey, Keys, PauseOrigin, Prunable, Restored, RowsRead, StoreSettings,
+};
 use crate::reader::Readers;
 
 /// Why there is no backup of PostgreSQL. Its own tools also copy a database that is in use.
@@ -132,8 +135,15 @@ async fn backup(file: &Path, args: LedgerArgs) -> Result<(), CliError> {
     let StoreSettings::Sqlite(ledger) = &config.ledger.store else {
         return Err(CliError::new(BACKUP_OF_POSTGRES));
     };
+    let size = |file: &Path| std::fs::metadata(file).map_or(0, |found| found.len());
+    let state = |elapsed| {
+        let (copied, total) = (size(file), size(ledger));
+        let left = time_left(copied, total, elapsed);
+        let (copied, total) = (ByteSize(copied), ByteSize(total.max(copied)));
+        format!("copying the ledger: {copied} of at most {total}{left}")
+    };
     let work = ledger::backup(ledger, file);
-    during("copying the ledger", args.json, work).await.map_err(CliError::new)?;
+    showing(state, args.json, work).await.map_err(CliError::new)?;
     let (ledger, file) = (ledger.display().to_string(), file.display().to_string());
     let line = format!("copied {ledger} to {file}");
     show_lines(args.json, &json!({ "ledger": ledger, "backup": file }), &[line])
@@ -142,12 +152,28 @@ async fn backup(file: &Path, args: LedgerArgs) -> Result<(), CliError> {
 async fn check(args: LedgerArgs) -> Result<(), CliError> {
     let config = super::load(&args.config)?;
     let (store, key) = (&config.ledger.store, audit_key(&config)?);
-    let work = ledger::check(store, &key);
-    let found = during("checking the ledger", args.json, work).await.map_err(CliError::new)?;
+    let rows = RowsRead::default();
+    let work = ledger::check(store, &key, &rows);
+    let found = reading("checking the ledger", &rows, args.json, work).await;
+    let found = found.map_err(CliError::new)?;
     let good = found.is_empty().then(|| format!("{store} is good"));
     let document = json!({ "ledger": store.to_string(), "findings": found });
     show_lines(args.json, &document, good.as_slice())?;
     if found.is_empty() { Ok(()) } else { Err(CliError::all(found)) }
+}
+
+/// Does long work that reads rows, and shows how many.
+pub(super) async fn reading<T>(
+    what: &str,
+    rows: &RowsRead,
+    is_json: bool,
+    work: impl Future<Output = T>,
+) -> T {
+    let state = |elapsed| {
+        let left = time_left(rows.read(), rows.total(), elapsed);
+        format!("{what}: {rows}{left}")
+    };
+    showing(state, is_json, work).await
 }
 
 async fn prune(before: Timestamp, args: LedgerArgs) -> Result<(), CliError> {

@@ -53,6 +53,34 @@ pub(super) async fn during<T>(what: &str, is_json: bool, work: impl Future<Outpu
     result
 }
 
+/// Does long work, and shows what `state` returns meanwhile.
+pub(super) async fn showing<T>(
+    state: impl Fn(Duration) -> String,
+    is_json: bool,
+    work: impl Future<Output = T>,
+) -> T {
+    let (progress, began) = (Progress::start(is_json), Instant::now());
+    let mut work = Box::pin(work);
+    loop {
+        progress.set(state(began.elapsed()), false);
+        if let Ok(result) = tokio::time::timeout(TERMINAL_INTERVAL, &mut work).await {
+            return result;
+        }
+    }
+}
+
+/// Returns how long the rest of the work takes at the speed so far, as the end of a sentence; empty
+/// while nobody knows.
+pub(super) fn time_left(done: u64, total: u64, elapsed: Duration) -> String {
+    let left = total.saturating_sub(done) as f64 / done as f64;
+    match Duration::try_from_secs_f64(elapsed.as_secs_f64() * left) {
+        Ok(left) if left.as_secs() > 0 => {
+            format!(", {} left", format_duration(Duration::from_secs(left.as_secs())))
+        }
+        _ => String::new(),
+    }
+}
+
 impl Progress {
     /// Starts to show progress; does nothing with `is_json`.
     pub(super) fn start(is_json: bool) -> Progress {
@@ -154,6 +182,17 @@ mod tests {
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn rest_takes_as_long_as_what_is_done() {
+        let second = Duration::from_secs(1);
+        assert_eq!(time_left(10, 40, 20 * second), ", 1m left");
+        assert_eq!(time_left(40, 40, 20 * second), "");
+        assert_eq!(time_left(50, 40, 20 * second), "", "an estimate may be too low");
+        assert_eq!(time_left(0, 40, 20 * second), "", "nobody knows");
+        assert_eq!(time_left(1, u64::MAX, Duration::MAX), "");
+        assert_eq!(time_left(0, 0, second), "");
+    }
 
     /// A terminal that is stopped: it reads nothing until the test ends.
     struct Stopped {

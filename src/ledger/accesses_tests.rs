@@ -104,7 +104,10 @@ async fn changed_or_removed_access_is_found(store: &TestStore) {
         let save = "CREATE TABLE saved AS SELECT * FROM history";
         store.execute(save, save).await;
         store.execute(damage, damage).await;
-        let found = verify(&store.settings(), &audit_key()).await.unwrap().findings;
+        let found = verify(&store.settings(), &audit_key(), &crate::ledger::RowsRead::default())
+            .await
+            .unwrap()
+            .findings;
         assert_ne!(found, Vec::<String>::new(), "{damage}");
         let restore = "DELETE FROM history; INSERT INTO history SELECT * FROM saved; \
              DROP TABLE saved";
@@ -140,7 +143,8 @@ async fn old_accesses_are_removed_and_the_trail_verifies(store: &TestStore) {
     forget(&ledger).await;
     ledger.close().await;
     store.assert_sound().await;
-    let verified = verify(&store.settings(), &audit_key()).await.unwrap();
+    let verified =
+        verify(&store.settings(), &audit_key(), &crate::ledger::RowsRead::default()).await.unwrap();
     assert_eq!(u64::try_from(verified.pruned).unwrap(), pruned);
     let reopened = store.open().await;
     reopened.record_access(look("newer")).await.unwrap();

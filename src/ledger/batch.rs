@@ -349,6 +349,12 @@ mod tests {
         // The chain continues from the last committed step.
         ledger.apply(former, Event::EndAcknowledged, by("outbox")).await.unwrap();
         ledger.close().await;
-        assert_eq!(verify(&file, &audit_key()).await.unwrap().findings, Vec::<String>::new());
+        assert_eq!(
+            verify(&file, &audit_key(), &crate::ledger::RowsRead::default())
+                .await
+                .unwrap()
+                .findings,
+            Vec::<String>::new()
+        );
     }
 }

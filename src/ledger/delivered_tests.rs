@@ -72,7 +72,10 @@ async fn damaged_tally_is_reported_and_started_again_from_zero(store: &TestStore
     store.execute(damage[0], damage[1]).await;
     assert!(stored_of(&ledger, id).await.is_empty());
     assert_eq!(ledger.damaged_rows(), 1);
-    let found = check(&store.settings(), &audit_key()).await.unwrap().join("\n");
+    let found = check(&store.settings(), &audit_key(), &crate::ledger::RowsRead::default())
+        .await
+        .unwrap()
+        .join("\n");
     assert!(found.contains("the tally of a file cannot be read"), "{found}");
     ledger.note_delivered(id.library(), [delivered(id, "/a", 50, 60)].into()).await.unwrap();
     assert_eq!(stored_of(&ledger, id).await, [("/a".into(), 10, vec![[50, 59]])]);

@@ -32,8 +32,11 @@ async fn until_full(ledger: &Ledger) -> LedgerError {
 }
 
 async fn assert_sound(file: &Path) {
-    assert_eq!(check(file).await.unwrap(), Vec::<String>::new());
-    assert_eq!(verify(file, &audit_key()).await.unwrap().findings, Vec::<String>::new());
+    assert_eq!(check(file, &RowsRead::default()).await.unwrap(), Vec::<String>::new());
+    assert_eq!(
+        verify(file, &audit_key(), &RowsRead::default()).await.unwrap().findings,
+        Vec::<String>::new()
+    );
 }
 
 #[tokio::test]

@@ -4,35 +4,49 @@
 //! no [`super::Ledger`].
 
 use super::findings::Findings;
-use super::{AuditKey, LedgerError, Prunable, Pruned, StoreSettings, Verified, postgres, sqlite};
+use super::{
+    AuditKey, LedgerError, Prunable, Pruned, RowsRead, StoreSettings, Verified, postgres, sqlite,
+};
 
-/// Walks the audit trail of a ledger and compares every loan with its last step.
+/// Walks the audit trail of a ledger and compares every loan with its last step. Counts the rows
+/// that it has read.
 ///
 /// # Errors
 /// [`LedgerError`] if the ledger cannot be read.
-pub async fn verify(store: &StoreSettings, key: &AuditKey) -> Result<Verified, LedgerError> {
+pub async fn verify(
+    store: &StoreSettings,
+    key: &AuditKey,
+    rows: &RowsRead,
+) -> Result<Verified, LedgerError> {
     match store {
-        StoreSettings::Sqlite(file) => sqlite::verify(file, key).await,
+        StoreSettings::Sqlite(file) => sqlite::verify(file, key, rows).await,
         // Boxed: connecting takes much memory, which a caller's future would reserve.
-        StoreSettings::Postgres(settings) => Box::pin(postgres::verify(settings, key)).await,
+        StoreSettings::Postgres(settings) => Box::pin(postgres::verify(settings, key, rows)).await,
     }
 }
 
 /// Checks the structure of a ledger, every loan and every history. Returns the problems as
-/// sentences.
+/// sentences. Counts the rows that it has read.
 ///
 /// # Errors
 /// [`LedgerError`] if the ledger cannot be read.
-pub async fn check(store: &StoreSettings, key: &AuditKey) -> Result<Vec<String>, LedgerError> {
+pub async fn check(
+    store: &StoreSettings,
+    key: &AuditKey,
+    rows: &RowsRead,
+) -> Result<Vec<String>, LedgerError> {
     match store {
         StoreSettings::Sqlite(file) => {
             let mut found = Findings::default();
-            sqlite::check(file).await?.into_iter().for_each(|sentence| found.report(sentence));
-            let changed = sqlite::check_loans(file, key).await?;
+            sqlite::check(file, rows)
+                .await?
+                .into_iter()
+                .for_each(|sentence| found.report(sentence));
+            let changed = sqlite::check_loans(file, key, rows).await?;
             changed.into_iter().for_each(|sentence| found.report(sentence));
             Ok(found.into_sentences())
         }
-        StoreSettings::Postgres(settings) => Box::pin(postgres::check(settings, key)).await,
+        StoreSettings::Postgres(settings) => Box::pin(postgres::check(settings, key, rows)).await,
     }
 }
 

@@ -62,6 +62,7 @@ mod queries;
 mod reads;
 mod reports;
 mod requests;
+mod rows_read;
 mod rules;
 mod runner;
 mod sqlite;
@@ -112,6 +113,7 @@ pub use reports::{
     ReportState, ReportStep, first_loan_id,
 };
 pub use requests::StoredRequest;
+pub use rows_read::RowsRead;
 pub use sqlite::{RestoreError, Restored, backup, probe, reconcile_file, restore};
 use store::OldLoans;
 pub use types::{

@@ -31,8 +31,8 @@ async fn count(file: &Path, table: &str) -> i64 {
 }
 
 async fn findings(file: &Path) -> Vec<String> {
-    let mut found = verify(file, &audit_key()).await.unwrap().findings;
-    found.extend(check(file).await.unwrap());
+    let mut found = verify(file, &audit_key(), &RowsRead::default()).await.unwrap().findings;
+    found.extend(check(file, &RowsRead::default()).await.unwrap());
     found
 }
 
@@ -57,7 +57,7 @@ async fn pruned_ledger_verifies_and_continues() {
     while !directory.path().join("loans.db.head").exists() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let verified = verify(&file, &audit_key()).await.unwrap();
+    let verified = verify(&file, &audit_key(), &RowsRead::default()).await.unwrap();
     assert_eq!((verified.findings, verified.pruned), (Vec::new(), 6 * 5));
     assert_eq!(verified.head.number, steps + 100);
     // Prune the loans between as well: their anchors are merged.
@@ -107,7 +107,8 @@ async fn anchor_without_a_valid_seal_is_found() {
         ledger.close().await;
         assert_eq!(findings(&file).await, Vec::<String>::new());
         execute(&file, damage).await;
-        let found = verify(&file, &audit_key()).await.unwrap().findings.join("\n");
+        let found =
+            verify(&file, &audit_key(), &RowsRead::default()).await.unwrap().findings.join("\n");
         assert!(found.contains(expected), "{damage}: {found}");
     }
 }

@@ -91,8 +91,12 @@ impl TestStore {
     /// Checks the rows and the audit trail.
     pub(super) async fn assert_sound(&self) {
         let store = self.settings();
-        assert_eq!(check(&store, &audit_key()).await.unwrap(), Vec::<String>::new());
-        let verified = verify(&store, &audit_key()).await.unwrap();
+        assert_eq!(
+            check(&store, &audit_key(), &crate::ledger::RowsRead::default()).await.unwrap(),
+            Vec::<String>::new()
+        );
+        let verified =
+            verify(&store, &audit_key(), &crate::ledger::RowsRead::default()).await.unwrap();
         assert_eq!(verified.findings, Vec::<String>::new());
     }
 

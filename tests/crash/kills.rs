@@ -186,9 +186,16 @@ async fn kills(rounds: usize, faults: &Value) {
     // The audit trail is unbroken across all kills, and its end matches the anchor.
     let store = loangate::config::load(&scene.config_file()).unwrap().config.ledger.store;
     let key = AuditKey::new(&names.audit_key());
-    let verified = loangate::ledger::verify(&store, &key).await.unwrap();
+    let verified = loangate::ledger::verify(&store, &key, &loangate::ledger::RowsRead::default())
+        .await
+        .unwrap();
     assert_eq!(verified.findings, Vec::<String>::new());
-    assert_eq!(loangate::ledger::check(&store, &key).await.unwrap(), Vec::<String>::new());
+    assert_eq!(
+        loangate::ledger::check(&store, &key, &loangate::ledger::RowsRead::default())
+            .await
+            .unwrap(),
+        Vec::<String>::new()
+    );
     scene.end().await;
 }
 

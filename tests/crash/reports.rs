@@ -212,8 +212,15 @@ async fn end(scene: Scene, mut gate: crate::support::Process) {
     assert!(gate.exit().await.success());
     let store = loangate::config::load(&scene.config_file()).unwrap().config.ledger.store;
     let key = AuditKey::new(&names(&scene).audit_key());
-    let verified = loangate::ledger::verify(&store, &key).await.unwrap();
+    let verified = loangate::ledger::verify(&store, &key, &loangate::ledger::RowsRead::default())
+        .await
+        .unwrap();
     assert_eq!(verified.findings, Vec::<String>::new());
-    assert_eq!(loangate::ledger::check(&store, &key).await.unwrap(), Vec::<String>::new());
+    assert_eq!(
+        loangate::ledger::check(&store, &key, &loangate::ledger::RowsRead::default())
+            .await
+            .unwrap(),
+        Vec::<String>::new()
+    );
     scene.end().await;
 }

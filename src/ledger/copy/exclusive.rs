@@ -17,7 +17,7 @@ use crate::ledger::postgres::{
     ATTEMPTS, Deadlines, ExclusiveDatabase, RETRY_PAUSE, is_of_connection,
 };
 use crate::ledger::sqlite::{self, ExclusiveFile, read_head};
-use crate::ledger::{LedgerError, StoreSettings, postgres};
+use crate::ledger::{LedgerError, RowsRead, StoreSettings, postgres};
 
 /// A ledger that no gate uses.
 pub(super) enum ExclusiveLedger {
@@ -127,8 +127,10 @@ impl ExclusiveLedger {
     /// Verifies the audit trail and compares every loan with its last step.
     pub(super) async fn verify(&mut self, key: &AuditKey) -> Result<Verified, LedgerError> {
         match self {
-            Sqlite(file) => sqlite::verify(&file.file, key).await,
-            Postgres(database) => Box::pin(postgres::verify(&database.settings, key)).await,
+            Sqlite(file) => sqlite::verify(&file.file, key, &RowsRead::default()).await,
+            Postgres(database) => {
+                Box::pin(postgres::verify(&database.settings, key, &RowsRead::default())).await
+            }
         }
     }
 

@@ -251,7 +251,8 @@ async fn ledger_of_every_state_is_the_same_there_and_back() {
     let origins = copied_from(&back.settings(), &audit_key()).await.unwrap();
     assert_eq!(origins.len(), 2, "{origins:?}");
     assert_eq!((origins[0].clone(), origins[1].store.as_str()), (copied.origin, "PostgreSQL"));
-    let verified = verify(&first.settings(), &audit_key()).await.unwrap();
+    let verified =
+        verify(&first.settings(), &audit_key(), &crate::ledger::RowsRead::default()).await.unwrap();
     assert_eq!((origins[0].step, origins[0].pruned), (verified.head.number, verified.pruned));
 
     let moved = back.open().await;

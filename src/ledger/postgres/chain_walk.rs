@@ -134,6 +134,7 @@ impl<'a> ChainWalk<'a> {
             Page::read(connection, library, chain, position, rows).await
         });
         let mut page = page.await?;
+        self.ledger.rows.add(page.steps.len());
         if page.has_lowest {
             self.walk.report(format!("step {position} is not part of it"));
         }

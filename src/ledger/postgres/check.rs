@@ -12,13 +12,12 @@ use uuid::Uuid;
 use super::last_steps::{LoanRow, for_each_loan};
 use super::settings::PostgresSettings;
 use super::whole_ledger::WholeLedger;
-use crate::ledger::LedgerError;
 use crate::ledger::accesses::ACCESS;
 use crate::ledger::audit::AuditKey;
 use crate::ledger::audit::head_record::NO_LOAN;
 use crate::ledger::findings::{self, Findings};
-use crate::ledger::reports;
 use crate::ledger::stored_row::{history_of, tally_of};
+use crate::ledger::{LedgerError, RowsRead, reports};
 use crate::loan::{LibraryId, LoanId};
 
 pub(super) const DELIVERED: &str = "SELECT loan, file, bytes, ranges, NOT EXISTS ( \
@@ -46,8 +45,10 @@ pub(super) static REPORTS: LazyLock<String> = LazyLock::new(|| {
 pub(in crate::ledger) async fn check(
     settings: &PostgresSettings,
     key: &AuditKey,
+    rows: &RowsRead,
 ) -> Result<Vec<String>, LedgerError> {
-    let ledger = WholeLedger::open(settings).await?;
+    let mut ledger = WholeLedger::open(settings).await?;
+    ledger.count_rows(rows, &["loans", "delivered", "history"]).await?;
     let found = check_ledger(&ledger, key).await;
     ledger.pool.close().await;
     found
@@ -108,6 +109,7 @@ async fn check_delivered(
             query.bind(ledger.page).persistent(false).fetch_all(connection).await
         });
         let rows = rows.await?;
+        ledger.rows.add(rows.len());
         for row in &rows {
             match tally_of(row) {
                 Ok((loan, file, _)) if has_no_loan(row)? => found
@@ -133,6 +135,7 @@ async fn check_steps(ledger: &WholeLedger, library: LibraryId) -> Result<Vec<Str
             query.bind(ledger.page).persistent(false).fetch_all(connection).await
         });
         let rows = rows.await?;
+        ledger.rows.add(rows.len());
         for row in &rows {
             let loan: Uuid = row.try_get("loan").map_err(LedgerError::Server)?;
             if loan == NO_LOAN || loan == ACCESS {

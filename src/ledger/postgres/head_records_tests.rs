@@ -255,7 +255,9 @@ async fn records_are_no_steps_of_loans() {
     assert_eq!((pruned.loans, pruned.left), (1, Vec::new()));
     assert_eq!(count_of_records(&mut connection).await, 1);
     assert_eq!(findings(&database, 1).await, Vec::<String>::new());
-    let checked = crate::ledger::check(&store, &audit_key()).await.unwrap();
+    let checked = crate::ledger::check(&store, &audit_key(), &crate::ledger::RowsRead::default())
+        .await
+        .unwrap();
     assert_eq!(checked, Vec::<String>::new());
     node.close().await;
     let directory = tempfile::tempdir().unwrap();

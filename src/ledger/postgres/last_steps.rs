@@ -114,6 +114,7 @@ pub(super) async fn for_each_loan(
         let rows =
             page.await?.iter().map(|row| LoanRow::read(row, key)).collect::<Result<Vec<_>, _>>();
         let rows = rows.map_err(LedgerError::Server)?;
+        ledger.rows.add(rows.len());
         rows.iter().for_each(&mut examine);
         from = ledger.next_page(&rows, |row| row.id);
     }

@@ -43,7 +43,10 @@ async fn verify_pages(database: &Database, page: i64) -> Vec<String> {
 
 /// Returns the findings of both checks.
 async fn findings(database: &Database) -> Vec<String> {
-    let mut found = crate::ledger::check(&store(database), &audit_key()).await.unwrap();
+    let mut found =
+        crate::ledger::check(&store(database), &audit_key(), &crate::ledger::RowsRead::default())
+            .await
+            .unwrap();
     for page in [1, 3, 2000] {
         found.extend(verify_pages(database, page).await);
     }
@@ -108,7 +111,10 @@ async fn ledger_pruned_beside_writers_verifies_and_continues() {
     let touching = "anchors AS a JOIN anchors AS b \
          ON a.library = b.library AND a.chain = b.chain AND a.last + 1 = b.first";
     assert_eq!(count(&database, touching).await, 0);
-    let verified = crate::ledger::verify(&store(&database), &audit_key()).await.unwrap();
+    let verified =
+        crate::ledger::verify(&store(&database), &audit_key(), &crate::ledger::RowsRead::default())
+            .await
+            .unwrap();
     assert_eq!(verified.steps, count(&database, "history").await.unsigned_abs());
     assert!(verified.pruned >= 39 * 5, "{}", verified.pruned);
     assert!(one.ledger.loan(live[6]).await.unwrap().is_some());

@@ -102,7 +102,7 @@ async fn reconcile_with_balance(ledger: &Ledger, database: &Database) {
 /// Verifies the ledger with the head files in this directory. Returns what it finds.
 async fn verify(database: &Database, heads: &TempDir) -> Vec<String> {
     let store = PostgresSettings { heads: heads.path().to_owned(), ..short(database) };
-    super::verify(&store, &audit_key()).await.unwrap().findings
+    super::verify(&store, &audit_key(), &crate::ledger::RowsRead::default()).await.unwrap().findings
 }
 
 fn keys() -> Keys {

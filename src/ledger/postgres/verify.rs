@@ -21,7 +21,7 @@ use super::settings::PostgresSettings;
 use super::whole_ledger::{WALKS, WholeLedger};
 use super::{head_files, last_steps};
 use crate::ledger::audit::{AuditKey, Chains, Verified};
-use crate::ledger::{LedgerError, findings};
+use crate::ledger::{LedgerError, RowsRead, findings};
 use crate::loan::LibraryId;
 
 /// Walks every chain, compares every loan with its last step, and the chains with the head files.
@@ -31,8 +31,10 @@ use crate::loan::LibraryId;
 pub(in crate::ledger) async fn verify(
     settings: &PostgresSettings,
     key: &AuditKey,
+    rows: &RowsRead,
 ) -> Result<Verified, LedgerError> {
-    let ledger = WholeLedger::open(settings).await?;
+    let mut ledger = WholeLedger::open(settings).await?;
+    ledger.count_rows(rows, &["history", "loans"]).await?;
     let verified = verify_ledger(&ledger, &settings.heads, key).await;
     ledger.pool.close().await;
     verified

@@ -16,7 +16,7 @@ use super::whole_ledger::WholeLedger;
 use crate::clock::{self, Clock};
 use crate::ledger::audit::{Chains, Verified};
 use crate::ledger::test_support::{KEY, accepted, audit_key, by};
-use crate::ledger::{Brake, Ledger, Prunable, Settings, StoreSettings};
+use crate::ledger::{Brake, Ledger, Prunable, RowsRead, Settings, StoreSettings};
 use crate::loan::{EndReason, Event, LoanId};
 use crate::telemetry::Metrics;
 
@@ -251,7 +251,9 @@ async fn row_that_an_earlier_process_left_is_found() {
     let heads = other.close().await;
     let mut settings = settings(&database.url());
     settings.heads = heads.path().to_owned();
-    let findings = async || verify(&settings, &audit_key()).await.unwrap().findings;
+    let findings = async || {
+        verify(&settings, &audit_key(), &RowsRead::default()).await.unwrap().findings
+    };
     assert_eq!(findings().await, Vec::<String>::new());
     let restore = "DELETE FROM loans; INSERT INTO loans SELECT * FROM saved";
     sqlx::raw_sql(restore).execute(&mut connection).await.unwrap();
@@ -276,9 +278,15 @@ async fn process_with_a_slow_clock_leaves_no_finding() {
     end(&other, id).await;
     other.close().await;
     node.close().await;
-    let verified = crate::ledger::verify(&settings.store, &audit_key()).await.unwrap();
+    let mut connection = database.connect().await;
+    sqlx::raw_sql("ANALYZE").execute(&mut connection).await.unwrap();
+    let [of_verify, of_check] = [(); 2].map(|()| RowsRead::default());
+    let verified = crate::ledger::verify(&settings.store, &audit_key(), &of_verify).await.unwrap();
     assert_eq!(verified.findings, Vec::<String>::new());
-    let checked = crate::ledger::check(&settings.store, &audit_key()).await.unwrap();
+    assert_eq!(of_verify.read(), of_verify.total());
+    let checked = crate::ledger::check(&settings.store, &audit_key(), &of_check).await.unwrap();
+    assert_eq!(of_check.read(), of_check.total());
+    assert!(of_verify.read() >= 3 && of_check.read() >= 3);
     assert_eq!(checked, Vec::<String>::new());
 }
 
@@ -330,9 +338,13 @@ async fn verification_works_behind_pgbouncer() {
     let mut settings = settings(&scene.database.url_at(bouncer.port()));
     settings.heads = scene.heads.path().to_owned();
     let store = StoreSettings::Postgres(Box::new(settings));
-    let verified = crate::ledger::verify(&store, &audit_key()).await.unwrap();
+    let verified = crate::ledger::verify(&store, &audit_key(), &RowsRead::default())
+        .await
+        .unwrap();
     assert_eq!((verified.findings, verified.steps), (Vec::new(), 12));
-    let checked = crate::ledger::check(&store, &audit_key()).await.unwrap();
+    let checked = crate::ledger::check(&store, &audit_key(), &RowsRead::default())
+        .await
+        .unwrap();
     assert_eq!(checked, Vec::<String>::new());
 }
 

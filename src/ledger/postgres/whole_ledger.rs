@@ -19,7 +19,7 @@ use super::pool::Pool;
 use super::server_error::is_of_connection;
 use super::settings::PostgresSettings;
 use super::sql::statement;
-use crate::ledger::LedgerError;
+use crate::ledger::{LedgerError, RowsRead};
 use crate::loan::LibraryId;
 
 /// The number of chains that are walked at the same time.
@@ -37,6 +37,10 @@ const BEGIN_PAGE: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
     SET LOCAL statement_timeout = 30000; \
     SET LOCAL lock_timeout = 3000; \
     SET LOCAL idle_in_transaction_session_timeout = 5000";
+
+/// Estimates the rows of the tables $1. An engine that has no estimate returns zero.
+const ESTIMATE: &str = "SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class \
+     WHERE oid IN (SELECT to_regclass(name)::oid FROM unnest($1::text[]) AS name)";
 
 /// Finds the first library in any table, by the indexes. A damaged row may have an empty name.
 pub(super) const FIRST_LIBRARY: &str = "SELECT least( \
@@ -83,6 +87,8 @@ pub(super) struct WholeLedger {
     pub(super) id: Uuid,
     /// The number of rows of a page.
     pub(super) page: i64,
+    /// The rows that were read.
+    pub(super) rows: RowsRead,
 }
 
 impl WholeLedger {
@@ -93,7 +99,8 @@ impl WholeLedger {
     pub(super) async fn open(settings: &PostgresSettings) -> Result<WholeLedger, LedgerError> {
         const ID: &str = "SELECT value FROM meta WHERE name = 'ledger'";
         let pool = Pool::new(Connector::new(settings), Purpose::Support, CONNECTIONS);
-        let mut ledger = WholeLedger { pool, id: Uuid::nil(), page: PAGE_ROWS };
+        let mut ledger =
+            WholeLedger { pool, id: Uuid::nil(), page: PAGE_ROWS, rows: RowsRead::default() };
         let opened = ledger.snapshot(async |connection| {
             let schema = migrations::read_version(connection).await?;
             let id: Vec<u8> =
@@ -107,6 +114,26 @@ impl WholeLedger {
         ledger.id = Uuid::from_slice(&id)
             .map_err(|error| LedgerError::damaged("? (the id of the ledger)", &error))?;
         Ok(ledger)
+    }
+
+    /// Counts the rows that are read from now on here, of these tables. How many there are is what
+    /// the server estimates, since counting would take as long as reading.
+    ///
+    /// # Errors
+    /// [`LedgerError::Server`].
+    pub(super) async fn count_rows(
+        &mut self,
+        rows: &RowsRead,
+        tables: &[&str],
+    ) -> Result<(), LedgerError> {
+        let estimated = self.snapshot(async |connection| {
+            let tables: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
+            let query = sqlx::query_scalar(ESTIMATE).bind(tables).persistent(false);
+            query.fetch_one(connection).await
+        });
+        rows.expect(estimated.await?);
+        self.rows = rows.clone();
+        Ok(())
     }
 
     /// Runs the queries of one page. They read one snapshot. A page whose connection fails is read

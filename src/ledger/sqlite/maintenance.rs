@@ -13,10 +13,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row, SqliteConnection};
 
 use super::connection::write_options;
-use crate::ledger::LedgerError;
 use crate::ledger::findings::{self, Findings};
-use crate::ledger::reports;
 use crate::ledger::stored_row::{COLUMNS, loan_of, tally_of};
+use crate::ledger::{LedgerError, RowsRead, reports};
 
 /// How long emptying the log waits for other connections.
 const EMPTYING_WAIT: Duration = Duration::from_millis(200);
@@ -68,10 +67,18 @@ async fn remove_requests(copy: &Path) -> Result<(), sqlx::Error> {
 ///
 /// # Errors
 /// [`LedgerError`] if the ledger cannot be read.
-pub(in crate::ledger) async fn check(ledger: &Path) -> Result<Vec<String>, LedgerError> {
+pub(in crate::ledger) async fn check(
+    ledger: &Path,
+    read: &RowsRead,
+) -> Result<Vec<String>, LedgerError> {
+    // Each loan is compared with its last step, too.
+    const TOTAL: &str =
+        "SELECT 2 * (SELECT count(*) FROM loans) + (SELECT count(*) FROM delivered)";
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     let mut connection = open(ledger).await?;
     let mut reading = connection.begin().await.map_err(failed)?;
+    let total = sqlx::query_scalar(TOTAL).fetch_one(&mut *reading).await.map_err(failed)?;
+    read.expect(total);
     let mut found = Findings::default();
     for pragma in ["PRAGMA integrity_check", "PRAGMA foreign_key_check"] {
         let rows = sqlx::query(pragma).fetch_all(&mut *reading).await.map_err(failed)?;
@@ -82,6 +89,7 @@ pub(in crate::ledger) async fn check(ledger: &Path) -> Result<Vec<String>, Ledge
     let sql = format!("SELECT {COLUMNS} FROM loans");
     let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(&mut *reading);
     while let Some(row) = rows.try_next().await.map_err(failed)? {
+        read.add(1);
         if let Err(error) = loan_of(&row) {
             found.report(error.to_string());
         }
@@ -90,6 +98,7 @@ pub(in crate::ledger) async fn check(ledger: &Path) -> Result<Vec<String>, Ledge
     let mut rows =
         sqlx::query("SELECT loan, file, bytes, ranges FROM delivered").fetch(&mut *reading);
     while let Some(row) = rows.try_next().await.map_err(failed)? {
+        read.add(1);
         if let Err(error) = tally_of(&row) {
             found.report(error.to_string());
         }
@@ -172,7 +181,9 @@ mod tests {
             matches!(backup(&file, &copy).await, Err(LedgerError::File { .. })),
             "an existing file is not overwritten"
         );
-        assert_eq!(check(&copy).await.unwrap(), Vec::<String>::new());
+        let rows = RowsRead::default();
+        assert_eq!(check(&copy, &rows).await.unwrap(), Vec::<String>::new());
+        assert_eq!((rows.read(), rows.total()), (20, 40), "the last steps are not compared here");
         ledger.close().await;
         let restored = with_loans(&copy, 0).await;
         assert_eq!(
@@ -203,13 +214,13 @@ mod tests {
             add_due_report(&ledger, id).await;
             ledger.close().await;
             run(&file, damage).await;
-            let found = check(&file).await.unwrap().join("\n");
+            let found = check(&file, &RowsRead::default()).await.unwrap().join("\n");
             assert!(
                 if expected.is_empty() { found.is_empty() } else { found.contains(expected) },
                 "{damage}: {found}"
             );
         }
         let missing = tempfile::tempdir().unwrap().path().join("none.db");
-        assert!(check(&missing).await.is_err());
+        assert!(check(&missing, &RowsRead::default()).await.is_err());
     }
 }

@@ -26,7 +26,7 @@ use crate::durable_file::{ignore_missing, sync_directory_of};
 use crate::ledger::audit::head_file;
 use crate::ledger::membership::Membership;
 use crate::ledger::pauses::{PauseChange, PauseOrigin};
-use crate::ledger::{Keys, LedgerError, StoreSettings, check, verify};
+use crate::ledger::{Keys, LedgerError, RowsRead, StoreSettings, check, verify};
 
 /// The files that SQLite puts beside a database.
 const LOG: &str = "-wal";
@@ -162,8 +162,8 @@ async fn prepare(
     }
     let reports = reconcile_file(restoring, keys, now, true).await?;
     let store = StoreSettings::Sqlite(restoring.to_owned());
-    let mut found = check(&store, &keys.audit).await?;
-    found.extend(verify(&store, &keys.audit).await?.findings);
+    let mut found = check(&store, &keys.audit, &RowsRead::default()).await?;
+    found.extend(verify(&store, &keys.audit, &RowsRead::default()).await?.findings);
     if !found.is_empty() {
         return Err(RestoreError::Damaged(found));
     }
@@ -384,7 +384,10 @@ mod tests {
         assert!(matches!(intend(&ledger, 3).await, Intended::Written(_)));
         ledger.close().await;
         let store = StoreSettings::Sqlite(two.ledger());
-        assert_eq!(verify(&store, &audit_key()).await.unwrap().findings, Vec::<String>::new());
+        assert_eq!(
+            verify(&store, &audit_key(), &RowsRead::default()).await.unwrap().findings,
+            Vec::<String>::new()
+        );
         let replaced = done.replaced.unwrap();
         assert!(two.has_lost_loan(&replaced).await);
         let name = replaced.file_name().unwrap().to_str().unwrap().to_owned();

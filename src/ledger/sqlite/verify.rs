@@ -12,12 +12,12 @@ use sqlx::{Connection, Row, SqliteConnection};
 
 use super::chain::stored_head;
 use super::maintenance;
-use crate::ledger::LedgerError;
 use crate::ledger::audit::{
     Anchor, AuditKey, ExpectedEnd, Head, StoredStep, Verified, Walk, head_file,
 };
 use crate::ledger::findings;
 use crate::ledger::stored_row::{COLUMNS, loan_of};
+use crate::ledger::{LedgerError, RowsRead};
 
 /// Selects every loan with its last step, for [`row_matches`]. A condition may be appended.
 pub(super) static LOANS_WITH_LAST_STEP: LazyLock<String> = LazyLock::new(|| {
@@ -35,15 +35,19 @@ pub(super) static LOANS_WITH_LAST_STEP: LazyLock<String> = LazyLock::new(|| {
 pub(in crate::ledger) async fn verify(
     ledger: &Path,
     key: &AuditKey,
+    rows: &RowsRead,
 ) -> Result<Verified, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     const ANCHORS: &str = "SELECT first, last, mac, seal FROM anchors ORDER BY first";
     const STEPS: &str = "SELECT * FROM history ORDER BY number";
+    const TOTAL: &str = "SELECT (SELECT count(*) FROM history) + (SELECT count(*) FROM loans)";
     // Read first: the ledger may grow between the two reads.
     let stored_head = stored_head(ledger)?.link();
     let can_miss_steps = stored_head.is_none();
     let mut connection = maintenance::open(ledger).await?;
     let mut reading = connection.begin().await.map_err(failed)?;
+    let total = sqlx::query_scalar(TOTAL).fetch_one(&mut *reading).await.map_err(failed)?;
+    rows.expect(total);
     let anchors: Vec<Anchor> =
         sqlx::query_as(ANCHORS).fetch_all(&mut *reading).await.map_err(failed)?;
     let mut walk = Walk::new(key, Head::default());
@@ -59,10 +63,11 @@ pub(in crate::ledger) async fn verify(
     let mut steps = sqlx::query_as::<_, StoredStep>(STEPS).fetch(&mut *reading);
     while let Some(step) = steps.try_next().await.map_err(failed)? {
         walk.step(step);
+        rows.add(1);
     }
     drop(steps);
     let mut verified = walk.end();
-    compare_loans(&mut reading, key, &mut verified).await.map_err(failed)?;
+    compare_loans(&mut reading, key, &mut verified, rows).await.map_err(failed)?;
     Ok(verified)
 }
 
@@ -73,10 +78,11 @@ pub(in crate::ledger) async fn verify(
 pub(in crate::ledger) async fn check_loans(
     ledger: &Path,
     key: &AuditKey,
+    rows: &RowsRead,
 ) -> Result<Vec<String>, LedgerError> {
     let mut connection = maintenance::open(ledger).await?;
     let mut verified = Verified::default();
-    let compared = compare_loans(&mut connection, key, &mut verified).await;
+    let compared = compare_loans(&mut connection, key, &mut verified, rows).await;
     compared.map_err(|source| LedgerError::Database { file: ledger.to_owned(), source })?;
     Ok(verified.findings)
 }
@@ -85,9 +91,11 @@ async fn compare_loans(
     connection: &mut SqliteConnection,
     key: &AuditKey,
     verified: &mut Verified,
+    read: &RowsRead,
 ) -> Result<(), sqlx::Error> {
     let mut rows = sqlx::query(LOANS_WITH_LAST_STEP.as_str()).fetch(connection);
     while let Some(row) = rows.try_next().await? {
+        read.add(1);
         match row_matches(&row, key) {
             Ok(Some(true)) => {}
             Ok(Some(false)) => verified.uncovered += 1,

@@ -223,6 +223,7 @@ async fn audit_trail_verifies(gate: &ClusterGate) {
     let config = next_config(gate).config;
     let readers = Readers::new(&config.readers, Clock::system()).unwrap();
     let key = AuditKey::new(&readers.audit_key());
-    let verified = ledger::verify(&config.ledger.store, &key).await.unwrap();
+    let verified =
+        ledger::verify(&config.ledger.store, &key, &ledger::RowsRead::default()).await.unwrap();
     assert_eq!(verified.findings, [""; 0]);
 }

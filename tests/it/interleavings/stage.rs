@@ -387,9 +387,17 @@ impl Stage {
         }
         let store = StoreSettings::Sqlite(self.ledger_file());
         let key = AuditKey::new(&self.names.audit_key());
-        let verified = loangate::ledger::verify(&store, &key).await.unwrap();
+        let verified =
+            loangate::ledger::verify(&store, &key, &loangate::ledger::RowsRead::default())
+                .await
+                .unwrap();
         assert_eq!(verified.findings, Vec::<String>::new());
-        assert_eq!(loangate::ledger::check(&store, &key).await.unwrap(), Vec::<String>::new());
+        assert_eq!(
+            loangate::ledger::check(&store, &key, &loangate::ledger::RowsRead::default())
+                .await
+                .unwrap(),
+            Vec::<String>::new()
+        );
         self.scene.end().await;
     }
 }
