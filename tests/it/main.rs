@@ -62,6 +62,7 @@ mod i1_no_byte;
 mod i2_one_loan;
 mod i3_every_loan_ends;
 mod i7_an_end_is_final;
+mod installed_package;
 mod interleavings;
 mod kubernetes;
 mod lagging_reads;

@@ -20,14 +20,24 @@ fn root() -> &'static Path {
 }
 
 /// Returns the output of a command, which must succeed.
-async fn output_of(command: &mut Command) -> String {
+pub(super) async fn output_of(command: &mut Command) -> String {
     let output = run(command).await;
     assert!(output.status.success(), "{command:?}: {}", output_text(&output));
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Whether the programs that package it are here. Prints how to get one that is not.
+pub(super) fn can_package() -> bool {
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let cargo_deb = home.unwrap().join("bin/cargo-deb");
+    installed(&cargo_deb, "cargo install --locked cargo-deb")
+        && program("dpkg-shlibdeps", "dpkg-dev").is_some()
+}
+
 /// Packages the built program in this target directory, and returns the package.
-async fn package(target: &Path) -> PathBuf {
+pub(super) async fn package(target: &Path) -> PathBuf {
     let built = target.join("release/loangate");
     fs::create_dir_all(built.parent().unwrap()).unwrap();
     let _ = fs::remove_file(&built);
@@ -44,13 +54,7 @@ async fn package(target: &Path) -> PathBuf {
 
 #[tokio::test]
 async fn debian_package_is_reproducible_and_runs() {
-    let home = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
-    let cargo_deb = home.unwrap().join("bin/cargo-deb");
-    if !installed(&cargo_deb, "cargo install --locked cargo-deb")
-        || program("dpkg-shlibdeps", "dpkg-dev").is_none()
-    {
+    if !can_package() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();

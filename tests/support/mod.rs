@@ -24,6 +24,7 @@ pub(crate) mod raw_client;
 pub(crate) mod raw_origin;
 pub(crate) mod scene;
 pub(crate) mod storage;
+pub(crate) mod systemd_machine;
 pub(crate) mod tcp_proxy;
 pub(crate) mod web_page_server;
 
