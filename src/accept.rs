@@ -1,6 +1,6 @@
 //! Accepts connections, for every listener of the process.
 //!
-//! Any module with a listener may call [`next`]. It depends on no other module.
+//! Any module with a listener may call [`next`] or [`next_local`]. It depends on no other module.
 
 use std::future::poll_fn;
 use std::io::{Error, ErrorKind};
@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 /// The delay after an accept that failed for lack of resources. An immediate retry would only spin.
@@ -34,11 +35,30 @@ const MAX_QUEUED: usize = 8192;
 pub(crate) async fn next(
     listeners: &[TcpListener],
     stop: &CancellationToken,
-    mut on_failure: impl FnMut(&Error) -> AcceptRetry,
+    on_failure: impl FnMut(&Error) -> AcceptRetry,
 ) -> Option<(TcpStream, SocketAddr)> {
+    accept_next(|| accept(listeners), stop, on_failure).await
+}
+
+/// Like [`next`], for a Unix socket.
+pub(crate) async fn next_local(
+    listener: &UnixListener,
+    stop: &CancellationToken,
+    on_failure: impl FnMut(&Error) -> AcceptRetry,
+) -> Option<UnixStream> {
+    let accepted = accept_next(|| listener.accept(), stop, on_failure).await;
+    accepted.map(|(stream, _)| stream)
+}
+
+/// Calls `accept` until it has a connection, or `stop` is cancelled.
+async fn accept_next<T, F: Future<Output = Result<T, Error>>>(
+    accept: impl Fn() -> F,
+    stop: &CancellationToken,
+    mut on_failure: impl FnMut(&Error) -> AcceptRetry,
+) -> Option<T> {
     let accepting = async {
         loop {
-            match accept(listeners).await {
+            match accept().await {
                 Ok(accepted) => return accepted,
                 Err(error) if affects_one_connection(&error) => {}
                 Err(error) => {
@@ -84,6 +104,18 @@ pub(crate) fn queued(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
         }
     }
     queued
+}
+
+/// Returns the connections that wait in the accept queue of a Unix socket, `limit` at most, before
+/// it is closed.
+pub(crate) fn queued_local(listener: &UnixListener, limit: usize) -> Vec<UnixStream> {
+    let socket = SockRef::from(listener);
+    let waiting = std::iter::from_fn(|| socket.accept().ok()).take(limit);
+    let opened = waiting.map(|(socket, _)| {
+        socket.set_nonblocking(true)?;
+        UnixStream::from_std(socket.into())
+    });
+    opened.filter_map(Result::ok).collect()
 }
 
 /// Whether the error concerns a single connection that closed before it was accepted.
@@ -149,6 +181,31 @@ mod tests {
             assert_eq!(client.read_u8().await.unwrap(), b'x');
         }
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn unix_socket_is_accepted_from_until_its_queue_is_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let stop = CancellationToken::new();
+        let on_failure = |error: &Error| panic!("{error}");
+        let _first = UnixStream::connect(&path).await.unwrap();
+        assert!(next_local(&listener, &stop, on_failure).await.is_some());
+        stop.cancel();
+        assert!(next_local(&listener, &stop, on_failure).await.is_none());
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(UnixStream::connect(&path).await.unwrap());
+        }
+        let queued = queued_local(&listener, 2);
+        assert_eq!(queued.len(), 2);
+        assert_eq!(queued_local(&listener, 2).len(), 1);
+        drop(listener);
+        for (mut accepted, client) in queued.into_iter().zip(&mut clients) {
+            accepted.write_all(b"x").await.unwrap();
+            assert_eq!(client.read_u8().await.unwrap(), b'x');
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! that a proxy has named. All state is bounded.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -61,12 +61,20 @@ struct WrongTokens {
     last: Instant,
 }
 
+/// Where a connection is from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Source {
+    Address(IpAddr),
+    /// The Unix socket. All its connections are of one client of this machine.
+    Local,
+}
+
 /// A connection to the admin listener.
 #[derive(Debug)]
 pub(super) struct Peer {
     peers: Peers,
     number: u64,
-    address: IpAddr,
+    source: Source,
     close: CancellationToken,
 }
 
@@ -78,10 +86,19 @@ pub(super) struct Client {
     is_forwarded: bool,
 }
 
+impl Source {
+    fn address(self) -> IpAddr {
+        match self {
+            Source::Address(address) => address,
+            Source::Local => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+}
+
 impl Peers {
     /// Admits a connection. At the limit, it closes the oldest one without credentials, or else the
     /// oldest one of the session with the most. None if all have the token.
-    pub(super) fn admit(&self, address: IpAddr) -> Option<Arc<Peer>> {
+    pub(super) fn admit(&self, source: Source) -> Option<Arc<Peer>> {
         let mut state = self.lock();
         if state.connections.len() >= MAX_CONNECTIONS {
             let number = state.least()?;
@@ -92,7 +109,7 @@ impl Peers {
         let credentials = Credentials::None;
         state.connections.insert(number, Connection { close: close.clone(), credentials });
         drop(state);
-        Some(Arc::new(Peer { peers: self.clone(), number, address, close }))
+        Some(Arc::new(Peer { peers: self.clone(), number, source, close }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -134,8 +151,12 @@ impl State {
 impl Peer {
     /// Returns the client of a request on this connection.
     pub(super) fn client(self: &Arc<Peer>, headers: &HeaderMap, proxies: &Proxies) -> Client {
-        let forwarded = proxies.client(self.address, headers);
-        let address = subscriber(forwarded.unwrap_or(self.address)).addr();
+        let forwarded = match self.source {
+            Source::Address(address) => proxies.client(address, headers),
+            // A proxy is found by its address, and has none here.
+            Source::Local => None,
+        };
+        let address = subscriber(forwarded.unwrap_or(self.source.address())).addr();
         Client { peer: self.clone(), address, is_forwarded: forwarded.is_some() }
     }
 
@@ -149,6 +170,11 @@ impl Client {
     /// Returns the client's address; for IPv6, its /64 network.
     pub(super) fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// Whether the connection is to the Unix socket.
+    pub(super) fn is_local(&self) -> bool {
+        self.peer.source == Source::Local
     }
 
     /// Whether a proxy has named the client.
@@ -213,11 +239,11 @@ mod tests {
     use super::*;
 
     fn address(number: u32) -> IpAddr {
-        IpAddr::V4(std::net::Ipv4Addr::from_bits(number))
+        IpAddr::V4(Ipv4Addr::from_bits(number))
     }
 
     fn client(peers: &Peers, number: u32) -> Client {
-        let peer = peers.admit(address(number)).unwrap();
+        let peer = peers.admit(Source::Address(address(number))).unwrap();
         peer.client(&HeaderMap::new(), &Proxies::default())
     }
 
@@ -231,9 +257,10 @@ mod tests {
         assert_eq!(closed.iter().filter(|closed| **closed).count(), 1);
         assert!(closed[1], "the oldest without the token");
         open.iter().for_each(|peer| peer.record_token());
-        assert!(peers.admit(address(3)).is_none(), "all have the token");
+        let another = Source::Address(address(3));
+        assert!(peers.admit(another).is_none(), "all have the token");
         open.pop();
-        assert!(peers.admit(address(3)).is_some());
+        assert!(peers.admit(another).is_some());
         drop(open);
         assert!(peers.lock().connections.is_empty());
     }
@@ -258,6 +285,23 @@ mod tests {
         open.extend((20..40).flat_map(|session| [0; 10].map(|_| one(session))));
         assert!(!probe.peer.close.is_cancelled());
         assert_eq!(open.len() - closed(&open), MAX_CONNECTIONS - 1);
+    }
+
+    #[test]
+    fn unix_socket_is_one_client_that_no_proxy_names() {
+        let peers = Peers::default();
+        let proxies =
+            Proxies { networks: vec!["127.0.0.0/8".parse().unwrap()], ..Proxies::default() };
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-for", "192.0.2.7".parse().unwrap());
+        let of = |source| peers.admit(source).unwrap().client(&headers, &proxies);
+        let (local, proxy) = (of(Source::Local), of(Source::Address(Ipv4Addr::LOCALHOST.into())));
+        assert!(local.is_local() && !local.is_forwarded());
+        assert_eq!(local.address(), Ipv4Addr::LOCALHOST);
+        assert!(!proxy.is_local() && proxy.is_forwarded());
+        let (now, other) = (Instant::now(), of(Source::Local));
+        assert!(local.record_wrong_token(now).is_zero());
+        assert!(!other.record_wrong_token(now).is_zero(), "the same client");
     }
 
     #[test]

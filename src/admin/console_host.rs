@@ -23,9 +23,10 @@ impl Host for ConsoleHost {
     }
 
     fn address(&self, client: &Extensions) -> Option<IpAddr> {
-        // Behind a proxy that ends TLS, the peer is the proxy.
-        let is_direct = self.0.settings.tls || !is_url_https(&self.0);
         let client = client.get::<Client>()?;
+        // Behind a proxy that ends TLS, the peer is the proxy.
+        let has_tls = self.0.settings.tls && !client.is_local();
+        let is_direct = has_tls || !is_url_https(&self.0);
         (is_direct || client.is_forwarded()).then(|| client.address())
     }
 

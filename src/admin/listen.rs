@@ -14,14 +14,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::client_addresses::{Peer, Peers};
-use crate::accept::{self, AcceptRetry};
+use super::client_addresses::{Peer, Peers, Source};
+use super::sockets::{Connection, Listener};
+use crate::accept::AcceptRetry;
 use crate::telemetry::LogLimit;
 
 /// The timeout for a TLS handshake.
@@ -75,18 +75,22 @@ impl Stopping {
     }
 }
 
+/// What the sockets of the admin listener share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    /// The TLS settings of TCP connections; none for plain HTTP.
+    pub(super) tls: Option<TlsSource>,
+    pub(super) router: Router,
+    pub(super) peers: Peers,
+    pub(super) tasks: TaskTracker,
+    pub(super) stopping: Stopping,
+}
+
 /// Accepts connections until `stopping.accepting` is cancelled.
-pub(super) async fn accept(
-    listener: Arc<TcpListener>,
-    tls: Option<TlsSource>,
-    router: Router,
-    tasks: TaskTracker,
-    stopping: Stopping,
-) {
-    let listeners = std::slice::from_ref(&*listener);
-    let (peers, failures) = (Peers::default(), LogLimit::per_minute());
+pub(super) async fn accept(listener: Arc<Listener>, shared: Shared) {
+    let failures = LogLimit::per_minute();
     let mut reserve = Reserve::new();
-    let mut tls = tls.map(|source| Tls { source, last: None });
+    let mut tls = shared.tls.clone().map(|source| Tls { source, last: None });
     loop {
         let use_reserve = |error: &std::io::Error| {
             let has_freed = reserve.free_one();
@@ -100,19 +104,25 @@ pub(super) async fn accept(
             }
             if has_freed { AcceptRetry::AtOnce } else { AcceptRetry::AfterDelay }
         };
-        let Some((socket, address)) =
-            accept::next(listeners, &stopping.accepting, use_reserve).await
-        else {
-            return;
-        };
+        let next = listener.next(&shared.stopping.accepting, use_reserve).await;
+        let Some((connection, source)) = next else { break };
         reserve.refill();
-        let Some(peer) = peers.admit(address.ip()) else { continue };
-        let Stopping { accepting: ending, connections: stop } = stopping.clone();
-        let acceptor = tls.as_mut().map(Tls::acceptor);
-        let connection = serve(socket, acceptor, router.clone(), peer.clone(), ending);
-        tasks.spawn(async move {
+        shared.spawn(connection, source, tls.as_mut().map(Tls::acceptor));
+    }
+    for (connection, source) in listener.queued() {
+        shared.spawn(connection, source, None);
+    }
+}
+
+impl Shared {
+    /// Serves a connection in a task, if there is room for it.
+    fn spawn(&self, connection: Connection, source: Source, tls: Option<TlsAcceptor>) {
+        let Some(peer) = self.peers.admit(source) else { return };
+        let Stopping { accepting: ending, connections: stop } = self.stopping.clone();
+        let serving = serve(connection, tls, self.router.clone(), peer.clone(), ending);
+        self.tasks.spawn(async move {
             tokio::select! {
-                () = connection => {}
+                () = serving => {}
                 () = peer.closed() => {}
                 () = stop.cancelled() => {}
             }
@@ -147,14 +157,18 @@ impl Reserve {
 
 /// Serves a connection. Once `ending` is cancelled, it ends after its running response.
 async fn serve(
-    socket: TcpStream,
+    connection: Connection,
     tls: Option<TlsAcceptor>,
     router: Router,
     peer: Arc<Peer>,
     ending: CancellationToken,
 ) {
-    let _ = socket.set_nodelay(true);
     let router = router.layer(Extension(peer));
+    let socket = match connection {
+        Connection::Local(stream) => return serve_http(stream, router, ending).await,
+        Connection::Tcp(socket) => socket,
+    };
+    let _ = socket.set_nodelay(true);
     match tls {
         None => serve_http(socket, router, ending).await,
         Some(tls) => {

@@ -1,10 +1,11 @@
 //! Admin listener for operators and support staff: health, readiness, metrics, loans, links,
 //! explanations, balances, usage reports, reloads, and the console.
 //!
-//! `app` starts it on its own listener and on the slow runtime, so that it never
-//! competes with readers. It reads the ledger, ends loans through the gate, and runs balances
-//! through circulation. Everything except `/healthz`, `/readyz` and `/status.json` needs the bearer
-//! token; the configuration can exempt `/metrics`. Beyond this machine it serves TLS only.
+//! `app` starts it on its own listener and on the slow runtime, so that it never competes with
+//! readers. It reads the ledger, ends loans through the gate, and runs balances through
+//! circulation. It serves TCP, and a Unix socket if one is configured. Everything except
+//! `/healthz`, `/readyz` and `/status.json` needs the bearer token; the configuration can exempt
+//! `/metrics`. Beyond this machine it serves TLS only.
 
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod accesses;
@@ -34,6 +35,7 @@ mod reload;
 mod reports;
 mod request_body;
 mod running;
+mod sockets;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod status;
 mod waiting;
@@ -43,10 +45,12 @@ mod watch;
 pub(crate) use forwarded::{ForwardedField, Proxies};
 pub(crate) use readiness::{Liveness, Missing, Readiness};
 pub(crate) use running::Running;
+pub(crate) use sockets::Sockets;
 pub(crate) use waiting::Waiting;
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -74,7 +78,8 @@ use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Task};
 use accesses::{AccessLimits, Accessor};
 use auth::WrongTokenLog;
-use client_addresses::Peer;
+use client_addresses::{Peer, Peers};
+use listen::Shared;
 use problems::AdminProblem;
 
 /// The keys of `[listen] admin` and `[admin]`.
@@ -82,6 +87,8 @@ use problems::AdminProblem;
 pub struct Settings {
     /// The address of the admin listener.
     pub listen: SocketAddr,
+    /// The path of its Unix socket, which serves plain HTTP; none without one.
+    pub socket: Option<PathBuf>,
     /// The bearer token of operators.
     pub token: SecretString,
     /// Whether to serve HTTPS with the server's certificate instead of plain HTTP.
@@ -94,9 +101,11 @@ pub struct Settings {
     pub hosts: Vec<String>,
 }
 
+/// The sockets that it listens on: TCP, and a Unix socket.
+const MAX_LISTENERS: usize = 2;
 /// The most file descriptors that the listener holds.
 pub(crate) const DESCRIPTORS: u64 =
-    (client_addresses::MAX_CONNECTIONS + listen::RESERVED_DESCRIPTORS + 1) as u64;
+    (client_addresses::MAX_CONNECTIONS + MAX_LISTENERS * (listen::RESERVED_DESCRIPTORS + 1)) as u64;
 
 /// The services that the admin listener uses.
 pub(crate) struct Parts {
@@ -148,7 +157,7 @@ impl fmt::Debug for Parts {
 
 /// The reason why the admin listener did not start.
 #[derive(Debug, thiserror::Error)]
-#[error("the admin listener cannot use its listening socket: {0}")]
+#[error("the admin listener cannot use a listening socket: {0}")]
 pub(crate) struct AdminError(std::io::Error);
 
 /// The admin listener, before its start.
@@ -167,19 +176,18 @@ struct App {
 }
 
 impl Admin {
-    /// Serves requests on the current runtime, from a socket that listens and does not block. Once
-    /// `handed_over` is cancelled, it accepts no more connections.
+    /// Serves requests on the current runtime. Once `handed_over` is cancelled, it accepts no more
+    /// connections.
     ///
     /// # Errors
-    /// Returns [`AdminError`] if the socket cannot be used.
+    /// Returns [`AdminError`] if a socket cannot be used.
     pub(crate) fn start(
         settings: &Settings,
-        socket: TcpListener,
+        sockets: Sockets,
         parts: Parts,
         handed_over: &CancellationToken,
     ) -> Result<Running, AdminError> {
-        let listener = tokio::net::TcpListener::from_std(socket).map_err(AdminError)?;
-        let address = listener.local_addr().map_err(AdminError)?;
+        let (address, listeners) = sockets.listeners().map_err(AdminError)?;
         let tls = settings.tls.then(|| parts.tls.clone());
         let scheme = if settings.tls { "https" } else { "http" };
         let running = Running::new(format!("{scheme}://{address}"), handed_over);
@@ -194,19 +202,14 @@ impl Admin {
             url: running.url().to_owned(),
             started,
         }));
-        let (listener, tasks, stopping) =
-            (Arc::new(listener), running.tasks.clone(), running.stopping.clone());
-        let stop = stopping.accepting.clone();
-        let accepting = supervise(Task::AcceptAdmin, metrics, stop, move || {
-            listen::accept(
-                listener.clone(),
-                tls.clone(),
-                router.clone(),
-                tasks.clone(),
-                stopping.clone(),
-            )
-        });
-        running.tasks.spawn(accepting);
+        let (tasks, stopping) = (running.tasks.clone(), running.stopping.clone());
+        let shared = Shared { tls, router, peers: Peers::default(), tasks, stopping };
+        for listener in listeners.into_iter().map(Arc::new) {
+            let (metrics, stop) = (metrics.clone(), running.stopping.accepting.clone());
+            let shared = shared.clone();
+            let run = move || listen::accept(listener.clone(), shared.clone());
+            running.tasks.spawn(supervise(Task::AcceptAdmin, metrics, stop, run));
+        }
         Ok(running)
     }
 }

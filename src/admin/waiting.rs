@@ -3,7 +3,6 @@
 //! Only `app` uses it, before [`super::Admin`]. It has no API: `/readyz` says what is missing, so a
 //! load balancer and an operator see a gate that waits, and not a gate that is gone.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 
 use axum::Router;
@@ -12,7 +11,9 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use tokio_util::task::TaskTracker;
 
-use super::listen::{Stopping, TlsSource};
+use super::client_addresses::Peers;
+use super::listen::{Shared, Stopping, TlsSource};
+use super::sockets::Sockets;
 use super::{AdminError, Settings, listen};
 
 /// A running listener. Dropping it cancels all its tasks.
@@ -23,18 +24,17 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Serves requests from a socket that listens and does not block. `/readyz` reports `missing`,
-    /// a phrase without a secret.
+    /// Serves requests from sockets. `/readyz` reports `missing`, a phrase without a secret.
     ///
     /// # Errors
-    /// Returns [`AdminError`] if the socket cannot be used.
+    /// Returns [`AdminError`] if a socket cannot be used.
     pub(crate) fn start(
         settings: &Settings,
-        socket: TcpListener,
+        sockets: Sockets,
         tls: TlsSource,
         missing: &'static str,
     ) -> Result<Waiting, AdminError> {
-        let listener = tokio::net::TcpListener::from_std(socket).map_err(AdminError)?;
+        let (_, listeners) = sockets.listeners().map_err(AdminError)?;
         let tls = settings.tls.then_some(tls);
         let router = Router::new()
             .route("/healthz", get(async || "ok\n"))
@@ -42,11 +42,14 @@ impl Waiting {
             .fallback(async move || unready(missing));
         let waiting = Waiting { tasks: TaskTracker::new(), stopping: Stopping::default() };
         let (tasks, stopping) = (waiting.tasks.clone(), waiting.stopping.clone());
-        waiting.tasks.spawn(listen::accept(Arc::new(listener), tls, router, tasks, stopping));
+        let shared = Shared { tls, router, peers: Peers::default(), tasks, stopping };
+        for listener in listeners {
+            waiting.tasks.spawn(listen::accept(Arc::new(listener), shared.clone()));
+        }
         Ok(waiting)
     }
 
-    /// Closes every connection and releases the address.
+    /// Closes every connection and releases the sockets.
     pub(crate) async fn stop(self) {
         self.stopping.stop();
         self.tasks.close();

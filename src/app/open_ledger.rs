@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::StartError;
-use crate::admin::Waiting;
+use crate::admin::{Sockets, Waiting};
 use crate::config::Config;
 use crate::ledger::{AuditKey, Ledger, LedgerError};
-use crate::listeners::EarlyAdmin;
+use crate::listeners::{AdminSocket, AdminSocketFile, EarlyAdmin, EarlySockets};
 use crate::process_handles::ProcessHandles;
 use crate::reader::Readers;
 use crate::server::Certificates;
@@ -38,12 +38,13 @@ pub(super) async fn open_ledger(
         let ProcessHandles { clock, metrics, .. } = handles.clone();
         Ledger::open(&config.ledger, &fingerprint, audit_key, clock, metrics).await
     };
-    let mut waiting: Option<Waiting> = None;
+    let mut waiting: Option<(Option<AdminSocketFile>, Waiting)> = None;
     loop {
         let error: LedgerError = match open().await {
             Err(error) if error.is_unreachable() => error,
             opened => {
-                if let Some(waiting) = waiting {
+                if let Some((file, waiting)) = waiting {
+                    drop(file);
                     waiting.stop().await;
                 }
                 return Ok(opened?);
@@ -53,11 +54,13 @@ pub(super) async fn open_ledger(
             tracing::warn!(%error, "the gate does not start yet; waiting for the ledger");
         }
         if waiting.is_none()
-            && let Some(socket) = early_admin.open()?
+            && let Some(EarlySockets { tcp, local }) = early_admin.open()?
         {
             let certificates = certificates.clone();
             let tls = Arc::new(move || certificates.admin_config());
-            waiting = Some(Waiting::start(&config.admin, socket, tls, MISSING)?);
+            let (file, local) = AdminSocket::parts(local);
+            let sockets = Sockets { tcp, local };
+            waiting = Some((file, Waiting::start(&config.admin, sockets, tls, MISSING)?));
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }

@@ -17,12 +17,14 @@ use super::build::{ConnectedParts, Serving};
 use super::export::{Export, PendingExport};
 use super::reload::Reloader;
 use super::{StartError, background, descriptors};
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Sockets};
 use crate::circulation::Circulation;
 use crate::clock::Clock;
 use crate::config::{Config, Loaded};
 use crate::ledger::{Ledger, LedgerError};
-use crate::listeners::{Addresses, HandoverService, Listeners, Opened, PUBLIC};
+use crate::listeners::{
+    Addresses, AdminSocket, AdminSocketFile, HandoverService, Listeners, Opened, PUBLIC,
+};
 use crate::metering::Flusher;
 use crate::process_handles::ProcessHandles;
 use crate::reader::{KeyTrouble, Readers};
@@ -57,6 +59,8 @@ pub struct Running {
     pub readers: Arc<Readers>,
     server: server::Running,
     admin: admin::Running,
+    /// The file of the Unix socket of the admin listener.
+    admin_file: Option<AdminSocketFile>,
     circulation: Circulation,
     flusher: Flusher,
     recorder: RequestRecorder,
@@ -86,7 +90,8 @@ pub(crate) fn addresses(config: &Config) -> Addresses {
 /// # Errors
 /// Returns a [`StartError`] that names the part that could not start.
 pub async fn start(file: &Path, loaded: Loaded, clock: Clock) -> Result<Running, StartError> {
-    let listeners = Listeners::unshared(addresses(&loaded.config));
+    let Config { admin, .. } = &loaded.config;
+    let listeners = Listeners::unshared(addresses(&loaded.config), admin.socket.clone());
     Box::pin(start_with(file, loaded, clock, listeners)).await
 }
 
@@ -168,7 +173,9 @@ async fn serve(
     let ConnectedParts {
         handles, readers, requests, meter, ledger, circulation, reporting, ..
     } = parts;
-    let admin = Admin::start(&config.admin, opened.admin, for_admin, &handed_over)?;
+    let (admin_file, local) = AdminSocket::parts(opened.admin_socket);
+    let sockets = Sockets { tcp: opened.admin, local };
+    let admin = Admin::start(&config.admin, sockets, for_admin, &handed_over)?;
     let flusher = Flusher::start(config.metering, meter, ledger.clone(), handles.metrics);
     circulation.start();
     if let Some((settings, client)) = config.reports.clone().zip(reporting) {
@@ -181,6 +188,7 @@ async fn serve(
         readers,
         server,
         admin,
+        admin_file,
         circulation,
         flusher,
         recorder,
@@ -296,6 +304,7 @@ impl Running {
         if let Some(handover) = self.handover {
             handover.stop().await;
         }
+        drop(self.admin_file);
         if self.handed_over.is_cancelled() {
             self.admin.drain(ADMIN_DRAIN).await;
         }

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::CliError;
+use super::admin_route::AdminRoute;
 use super::client_tls::ClientTls;
-use crate::config::reachable;
-use crate::http_calls::innermost;
+use crate::config::AdminAddress;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GateArgs {
@@ -38,59 +38,88 @@ impl GateArgs {
     }
 }
 
-/// Calls the path `/api/v1/` plus `segments`. Errors carry the detail of the problem document.
+/// The admin API of a running gate.
+pub(super) struct AdminClient {
+    client: reqwest::Client,
+    route: AdminRoute,
+    token: SecretString,
+    why: Option<HeaderValue>,
+    config: PathBuf,
+}
+
+/// Calls the API once, as [`AdminClient::call`] does.
 pub(super) async fn call(
     gate: &GateArgs,
     method: Method,
     segments: &[&str],
     with: impl FnOnce(RequestBuilder) -> RequestBuilder,
 ) -> Result<Response, CliError> {
-    let config = super::load(&gate.config)?;
-    let scheme = if config.admin.tls { "https" } else { "http" };
-    let address = reachable(config.admin.listen);
-    let mut url =
-        url::Url::parse(&format!("{scheme}://{address}/api/v1")).map_err(CliError::new)?;
-    if let Ok(mut path) = url.path_segments_mut() {
-        path.extend(segments);
+    AdminClient::new(gate)?.call(method, segments, with).await
+}
+
+impl AdminClient {
+    /// Reads the configuration, and connects to nothing yet.
+    pub(super) fn new(gate: &GateArgs) -> Result<AdminClient, CliError> {
+        let config = super::load(&gate.config)?;
+        let route = AdminRoute::of(AdminAddress::of(&config.admin), gate.tls.wants_tcp());
+        let needs_certificate = config.server.admin.client_ca.is_some() && !route.is_socket();
+        if needs_certificate && !gate.tls.has_certificate() {
+            return Err(CliError::new(
+                "the gate accepts only operators with a certificate (admin.client_ca). Add \
+                 --client-cert and --client-key",
+            ));
+        }
+        let client = gate.tls.apply(reqwest::Client::builder().no_proxy())?;
+        let client = route.apply(client).build().map_err(CliError::new)?;
+        let (token, why) = (config.admin.token, gate.why.clone());
+        Ok(AdminClient { client, route, token, why, config: gate.config.clone() })
     }
-    if config.server.admin.client_ca.is_some() && !gate.tls.has_certificate() {
-        return Err(CliError::new(
-            "the gate accepts only operators with a certificate (admin.client_ca). Add \
-             --client-cert and --client-key",
-        ));
+
+    /// Calls the path `/api/v1/` plus `segments`. Errors carry the detail of the problem document.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        segments: &[&str],
+        with: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, CliError> {
+        let url = format!("{}/api/v1", self.route.url());
+        let mut url = url::Url::parse(&url).map_err(CliError::new)?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.extend(segments);
+        }
+        let request = with(self.client.request(method, url));
+        let mut request = request.bearer_auth(self.token.expose_secret());
+        if let Some(why) = &self.why {
+            request = request.header("access-reason", why);
+        }
+        let response = request.send().await.map_err(|error| {
+            CliError::new(format!("{}; is it running?", self.route.unanswered(&error)))
+        })?;
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(self.refusal(response).await),
+        }
     }
-    let client = gate.tls.apply(reqwest::Client::builder().no_proxy())?;
-    let client = client.build().map_err(CliError::new)?;
-    let mut request =
-        with(client.request(method, url)).bearer_auth(config.admin.token.expose_secret());
-    if let Some(why) = &gate.why {
-        request = request.header("access-reason", why);
+
+    /// Returns the sentences of a refusal.
+    async fn refusal(&self, response: Response) -> CliError {
+        let status = response.status();
+        let document: Value = response.json().await.unwrap_or_default();
+        let detail = document
+            .get("detail")
+            .and_then(Value::as_str)
+            .map_or_else(|| status.to_string(), str::to_owned);
+        if status == StatusCode::UNAUTHORIZED {
+            // The client sent a token, so it must have the wrong value, whatever program responded.
+            let (route, file) = (&self.route, self.config.display());
+            return CliError::new(format!(
+                "the gate at {route} refuses the admin token of {file}: {detail} Check that the \
+                 gate runs with this configuration"
+            ));
+        }
+        let mistakes = document.get("mistakes").and_then(Value::as_array).into_iter().flatten();
+        CliError::all(std::iter::once(detail).chain(mistakes.map(mistake)))
     }
-    let response = request.send().await.map_err(|error| {
-        CliError::new(format!(
-            "no gate answers at {address}: {}; is it running?",
-            innermost(&error)
-        ))
-    })?;
-    if response.status().is_success() {
-        return Ok(response);
-    }
-    let status = response.status();
-    let document: Value = response.json().await.unwrap_or_default();
-    let detail = document
-        .get("detail")
-        .and_then(Value::as_str)
-        .map_or_else(|| status.to_string(), str::to_owned);
-    if status == StatusCode::UNAUTHORIZED {
-        // The client sent a token, so it must have the wrong value, whatever program responded.
-        let file = gate.config.display();
-        return Err(CliError::new(format!(
-            "the gate at {address} refuses the admin token of {file}: {detail} Check that the gate \
-             runs with this configuration"
-        )));
-    }
-    let mistakes = document.get("mistakes").and_then(Value::as_array).into_iter().flatten();
-    Err(CliError::all(std::iter::once(detail).chain(mistakes.map(mistake))))
 }
 
 /// Formats a mistake in a configuration as `loangate check` does.

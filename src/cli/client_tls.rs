@@ -17,9 +17,14 @@ pub(super) struct ClientCertificate {
     client_key: Option<PathBuf>,
 }
 
-/// The certificate of the operator, and who vouches for that of the gate.
+/// Whether to call the gate by TCP, the certificate of the operator, and the roots that the client
+/// trusts.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct ClientTls {
+    /// Call listen.admin, also if the configuration has listen.admin_socket. The options of
+    /// certificates do so, too.
+    #[arg(long)]
+    tcp: bool,
     #[command(flatten)]
     certificate: ClientCertificate,
     /// The roots of the gate's certificate, as a PEM file; by default those of this machine.
@@ -54,6 +59,11 @@ impl ClientCertificate {
 }
 
 impl ClientTls {
+    /// Whether the gate is called by TCP, and not by its Unix socket.
+    pub(super) fn wants_tcp(&self) -> bool {
+        self.tcp || self.has_certificate() || self.admin_ca.is_some()
+    }
+
     /// Whether there is a certificate of the operator.
     pub(super) fn has_certificate(&self) -> bool {
         self.certificate.is_given()

@@ -7,10 +7,11 @@ use reqwest::redirect::Policy;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::admin_route::AdminRoute;
 use super::client_tls::ClientCertificate;
 use super::{CliError, printable, show};
-use crate::config::{self, AdminAddress};
-use crate::http_calls::{BodyError, innermost, read_body};
+use crate::config;
+use crate::http_calls::{BodyError, read_body};
 
 /// Timeout of the whole check.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,7 +20,7 @@ const MAX_RESPONSE: usize = 64 << 10;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Configuration of the running gate. Only the address of its admin listener is read.
+    /// Configuration of the running gate. Only the place of its admin listener is read.
     #[arg(long, default_value = "config.toml")]
     config: PathBuf,
     /// Check only that the gate responds (/healthz), not that it serves readers (/readyz).
@@ -28,6 +29,10 @@ pub(super) struct Args {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+    /// Call listen.admin, also if the configuration has listen.admin_socket. The options of
+    /// certificates do so, too.
+    #[arg(long)]
+    tcp: bool,
     #[command(flatten)]
     certificate: ClientCertificate,
 }
@@ -36,19 +41,17 @@ pub(super) struct Args {
 /// respond.
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let gate = config::admin_address(&args.config).map_err(CliError::all)?;
-    let checked = tokio::time::timeout(TIMEOUT, check(gate, &args)).await;
-    let at = gate.address;
+    let route = AdminRoute::of(gate, args.tcp || args.certificate.is_given());
+    let checked = tokio::time::timeout(TIMEOUT, check(&route, &args)).await;
     let said = checked.unwrap_or_else(|_| {
         let seconds = TIMEOUT.as_secs();
-        Err(CliError::new(format!("the gate at {at} did not respond within {seconds} seconds")))
+        Err(CliError::new(format!("the gate at {route} did not respond within {seconds} seconds")))
     })?;
     show(args.json, &json!({ "healthy": true, "said": said }), |_| said.clone())
 }
 
 /// Returns the sentence of a healthy gate.
-async fn check(gate: AdminAddress, args: &Args) -> Result<String, CliError> {
-    let AdminAddress { address, tls } = gate;
-    let scheme = if tls { "https" } else { "http" };
+async fn check(route: &AdminRoute, args: &Args) -> Result<String, CliError> {
     let live = args.live;
     let path = if live { "healthz" } else { "readyz" };
     // The certificate has the name that readers use, not this address. The request has no secret,
@@ -57,17 +60,15 @@ async fn check(gate: AdminAddress, args: &Args) -> Result<String, CliError> {
         .no_proxy()
         .redirect(Policy::none())
         .tls_danger_accept_invalid_certs(true);
-    let client = args.certificate.apply(client)?.build().map_err(CliError::new)?;
-    let response = client.get(format!("{scheme}://{address}/{path}")).send().await;
-    let response = response.map_err(|error| {
-        CliError::new(format!("no gate answers at {address}: {}", innermost(&error)))
-    })?;
+    let client = route.apply(args.certificate.apply(client)?).build().map_err(CliError::new)?;
+    let response = client.get(format!("{}/{path}", route.url())).send().await;
+    let response = response.map_err(|error| CliError::new(route.unanswered(&error)))?;
     let status = response.status();
     let body = body(response).await?;
     if live {
         return match status == StatusCode::OK && body == b"ok\n" {
-            true => Ok(format!("the gate at {address} responds")),
-            false => Err(unknown(gate, status)),
+            true => Ok(format!("the gate at {route} responds")),
+            false => Err(unknown(route, status)),
         };
     }
     let document: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -76,19 +77,18 @@ async fn check(gate: AdminAddress, args: &Args) -> Result<String, CliError> {
     let faults = faults.join(" ");
     match (status, document.get("ready").and_then(Value::as_bool)) {
         (StatusCode::OK, Some(true)) if faults.is_empty() => {
-            Ok(format!("the gate at {address} is ready"))
+            Ok(format!("the gate at {route} is ready"))
         }
-        (StatusCode::OK, Some(true)) => Ok(format!("the gate at {address} is ready: {faults}")),
+        (StatusCode::OK, Some(true)) => Ok(format!("the gate at {route} is ready: {faults}")),
         (StatusCode::SERVICE_UNAVAILABLE, Some(false)) => {
-            Err(CliError::new(format!("the gate at {address} is not ready: {faults}")))
+            Err(CliError::new(format!("the gate at {route} is not ready: {faults}")))
         }
-        _ => Err(unknown(gate, status)),
+        _ => Err(unknown(route, status)),
     }
 }
 
-fn unknown(gate: AdminAddress, status: StatusCode) -> CliError {
-    let address = gate.address;
-    CliError::new(format!("what answers at {address} is no gate: {status}"))
+fn unknown(route: &AdminRoute, status: StatusCode) -> CliError {
+    CliError::new(format!("what answers at {route} is no gate: {status}"))
 }
 
 /// Reads a response, and fails if it is long: whatever listens there may be no gate.

@@ -6,6 +6,7 @@
 
 mod accesses;
 mod admin_client;
+mod admin_route;
 mod audit_verify;
 mod check;
 mod client_tls;

@@ -87,7 +87,9 @@ pub(super) async fn run(args: Args, activated: Activated) -> Result<(), CliError
 async fn start(file: &Path, loaded: Loaded, activated: Activated) -> Result<Running, StartError> {
     let (manager, config) = (ServiceManager::of_environment(), &loaded.config);
     let addresses = app::addresses(config);
-    let listeners = Listeners::acquire(&config.handover, addresses, activated, manager).await?;
+    let (handover, admin_socket) = (&config.handover, config.admin.socket.clone());
+    let listeners =
+        Listeners::acquire(handover, addresses, admin_socket, activated, manager).await?;
     Box::pin(app::start_with(file, loaded, Clock::system(), listeners)).await
 }
 

@@ -1,23 +1,38 @@
-//! Reads where the admin listener of a running gate is.
+//! Where the admin listener of a running gate is.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
 use super::overrides::Override;
+use super::socket_path::socket_path;
 use super::source::Source;
 use super::table::Table;
 use super::values::{address, boolean};
 use super::{Mistake, service, text_of};
+use crate::admin;
 
 /// The address of the admin listener, as a client on the same machine connects to it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct AdminAddress {
     /// The address; loopback if the gate listens on every address.
     pub address: SocketAddr,
-    /// Whether it serves HTTPS.
+    /// Whether it serves HTTPS there.
     pub tls: bool,
+    /// Its Unix socket, if it has one.
+    pub socket: Option<PathBuf>,
+}
+
+impl AdminAddress {
+    /// Returns the address in a configuration.
+    pub(crate) fn of(settings: &admin::Settings) -> AdminAddress {
+        AdminAddress {
+            address: reachable(settings.listen),
+            tls: settings.tls,
+            socket: settings.socket.clone(),
+        }
+    }
 }
 
 /// Reads the address of the admin listener, and nothing else of the configuration: a running gate
@@ -64,19 +79,22 @@ fn read_text(
     let mut root = Table::root(&source, &document);
     let mut listen = root.optional_table("listen");
     let admin = listen.required("admin", "admin = \"127.0.0.1:9443\"", address);
+    // A mistake in it is one of the file, and not of the running gate.
+    let socket = listen.optional("admin_socket", |value| socket_path(value, &source, ""));
     let mut table = root.optional_table("admin");
     let has_own = ["certificate", "client_ca"].into_iter().any(|key| table.has(key));
     let tls = table.or("tls", false, boolean) || has_own;
     match admin {
         Some(listen) => {
-            Ok(AdminAddress { address: reachable(listen), tls: tls || service::needs_tls(listen) })
+            let tls = tls || service::needs_tls(listen);
+            Ok(AdminAddress { address: reachable(listen), tls, socket })
         }
         None => Err(source.finish().mistakes),
     }
 }
 
 /// Returns the address that a client connects to. "Every address" is none.
-pub(crate) fn reachable(listen: SocketAddr) -> SocketAddr {
+fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -132,6 +150,24 @@ mod tests {
         let variables =
             [("LOANGATE__LISTEN__ADMIN", "127.0.0.1:7"), ("LOANGATE__ADMIN__TLS", "true")];
         assert_eq!(found(text, &variables), Ok(("127.0.0.1:7".to_owned(), true)));
+    }
+
+    #[test]
+    fn unix_socket_is_beside_the_file() {
+        let socket = |text: &str, variables: &[(&str, &str)]| {
+            let variables = variables.iter().map(|(name, text)| ((*name).into(), (*text).into()));
+            let found = read(Path::new("/etc/gate.toml"), text, &Override::all(variables));
+            found.unwrap().socket.map(|path| path.display().to_string())
+        };
+        let listen = "[listen]\nadmin = \"127.0.0.1:9443\"\n";
+        let with = |line: &str| format!("{listen}{line}\n[tls]\nkey\n");
+        let found = socket(&with("admin_socket = \"run/admin.sock\""), &[]);
+        assert_eq!(found.as_deref(), Some("/etc/run/admin.sock"));
+        let variable = ("LOANGATE__LISTEN__ADMIN_SOCKET", "/run/loangate/admin.sock");
+        assert_eq!(socket(listen, &[variable]).as_deref(), Some("/run/loangate/admin.sock"));
+        for none in ["", "admin_socket = 7", "admin_socket = \"\""] {
+            assert_eq!(socket(&with(none), &[]), None, "{none}");
+        }
     }
 
     #[test]

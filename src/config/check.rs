@@ -18,6 +18,7 @@ use crate::catalog::Catalog;
 use crate::circulation::{ListMistake, Lists};
 use crate::clock::Clock;
 use crate::ledger;
+use crate::listeners::check_socket_path;
 use crate::origin::{Origin, Where};
 use crate::reader::{self, KeySource, Readers};
 use crate::telemetry::{Metrics, access_log};
@@ -44,6 +45,7 @@ pub async fn check(file: &Path, online: bool) -> Checked {
     };
     let mut checker = Checker { file, loaded: &loaded, checked: Checked::default() };
     checker.addresses();
+    checker.admin_socket();
     checker.certificates(true);
     checker.readers();
     checker.origins();
@@ -111,6 +113,21 @@ impl Checker<'_> {
                 _ => continue,
             };
             self.checked.mistakes.push(self.at(key, sentence));
+        }
+    }
+
+    /// Checks that the Unix socket of the admin listener can be made. A socket that is there is no
+    /// mistake: the gate may be running.
+    fn admin_socket(&mut self) {
+        let Some(path) = &self.loaded.config.admin.socket else { return };
+        let Err(sentence) = check_socket_path(path) else { return };
+        let found = self.at("listen.admin_socket", sentence);
+        // The service manager makes directories of /run at each start.
+        let is_made_later =
+            path.starts_with("/run") && path.parent().is_some_and(|it| !it.exists());
+        match is_made_later {
+            true => self.checked.warnings.push(found),
+            false => self.checked.mistakes.push(found),
         }
     }
 

@@ -1,12 +1,13 @@
 //! Reads the keys of `[server]` about upgrades.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::socket_path::socket_path;
 use super::table::Table;
-use super::values::{self, nonzero_duration};
+use super::values::nonzero_duration;
 use crate::ledger::StoreSettings;
 use crate::listeners;
 
@@ -19,23 +20,18 @@ pub(super) struct Handover {
 }
 
 impl Handover {
-    /// Reads the keys.
-    pub(super) fn read(table: &mut Table<'_>) -> Handover {
+    /// Reads the keys. `admin_socket` is another Unix socket, which must have another path.
+    pub(super) fn read(table: &mut Table<'_>, admin_socket: Option<&Path>) -> Handover {
         let timeout = table.or("handover_timeout", Duration::from_secs(120), nonzero_duration);
         let source = table.source();
         let file = table.optional("handover", |value| {
             if matches!(value, DeValue::String(text) if text.is_empty()) {
                 return Ok(PathBuf::new());
             }
-            let file = source.path(&values::text(value)?);
-            let length = file.as_os_str().len();
-            let longest = listeners::longest_file();
-            match length <= longest {
-                true => Ok(file),
-                false => Err(format!(
-                    "the path has {length} bytes, and the system allows {longest} for this socket. \
-                     Write a shorter path, or \"\" for no upgrades while it runs"
-                )),
+            let file = socket_path(value, source, "\"\" for no upgrades while it runs")?;
+            match admin_socket == Some(&file) {
+                false => Ok(file),
+                true => Err("it is the same path as listen.admin_socket. Write another".to_owned()),
             }
         });
         Handover { file, timeout }

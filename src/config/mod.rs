@@ -32,6 +32,7 @@ mod reports;
 mod routes;
 mod secrets;
 mod service;
+mod socket_path;
 mod source;
 mod table;
 #[cfg(test)]
@@ -50,7 +51,6 @@ use crate::{
     lending as bokbasen, listeners, metering, monitor, origin, reader, server, telemetry,
 };
 
-pub(crate) use admin_address::reachable;
 pub use admin_address::{AdminAddress, admin_address};
 pub use check::{Checked, check, check_files};
 pub use ledger::ledger_of_url;
@@ -265,7 +265,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         ledger::ledger(&mut root, lending.as_ref().and_then(lending::Lending::platform));
     let mut tls = tls::tls(&mut root, ledger.as_ref().map(|ledger| &ledger.store));
     let acme = tls.as_mut().and_then(|tls| tls.acme.take());
-    let (mut admin, admin_tls) = service::admin(&mut root, listen.admin).unzip();
+    let (mut admin, admin_tls) = service::admin(&mut root, &listen).unzip();
     let admin_tls = admin_tls.unwrap_or_default();
     let (server, handover) = service::server(&mut root, &listen, tls, admin_tls).unzip();
     let stored = server.as_ref().map_or(Duration::ZERO, |server| server.store_requests);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -9,6 +10,7 @@ use toml::de::DeValue;
 
 use super::handover::Handover;
 use super::limits;
+use super::socket_path::socket_path;
 use super::table::Table;
 use super::tls::{self, Tls};
 use super::values::{
@@ -26,6 +28,8 @@ const MAX_STORED: Duration = Duration::from_secs(7 * 86_400);
 pub(super) struct Listen {
     pub(super) public: Option<SocketAddr>,
     pub(super) admin: Option<SocketAddr>,
+    /// The Unix socket of the admin listener.
+    pub(super) admin_socket: Option<PathBuf>,
     /// The networks of `proxy_protocol`.
     pub(super) proxies: Vec<IpNet>,
 }
@@ -41,9 +45,12 @@ pub(super) fn listen(root: &mut Table<'_>) -> Listen {
     if public.is_some_and(|public| public.port() != 0 && Some(public) == admin) {
         table.mistake("admin", "it is the same address as public. Write another port");
     }
+    let source = table.source();
+    let admin_socket =
+        table.optional("admin_socket", |value| socket_path(value, source, "remove the key"));
     let proxies = table.or("proxy_protocol", Vec::new(), list(limits::proxy_network));
     table.finish();
-    Listen { public, admin, proxies }
+    Listen { public, admin, admin_socket, proxies }
 }
 
 pub(super) fn server(
@@ -55,7 +62,7 @@ pub(super) fn server(
     let mut table = root.optional_table("server");
     let drain = table.or("drain", Duration::from_secs(60), duration);
     let drain_delay = table.or("drain_delay", Duration::ZERO, duration);
-    let handover = Handover::read(&mut table);
+    let handover = Handover::read(&mut table, listen.admin_socket.as_deref());
     let buffers = table.or("buffers", 256 << 20, buffers);
     let hsts = table.or("hsts", Duration::from_secs(180 * 86_400), duration);
     let recent_requests = table.or("recent_requests", 10_000, number(0, 10_000_000));
@@ -117,7 +124,7 @@ fn cors(root: &mut Table<'_>) -> server::Cors {
 /// Reads `[admin]`, with what differs in its TLS.
 pub(super) fn admin(
     root: &mut Table<'_>,
-    listen: Option<SocketAddr>,
+    listen: &Listen,
 ) -> Option<(admin::Settings, server::AdminTls)> {
     let mut table = root.required_table("admin", "token = { file = \"certs/admin.token\" }")?;
     let token = table.secret("token", "token = { file = \"certs/admin.token\" }");
@@ -134,11 +141,12 @@ pub(super) fn admin(
     ];
     let field = table.or("proxies_set", admin::ForwardedField::default(), one_of(&fields));
     table.finish();
-    let listen = listen?;
+    let (listen, socket) = (listen.admin?, listen.admin_socket.clone());
     let has_own = own_tls.certificate.is_some() || own_tls.client_ca.is_some();
     let tls = tls || has_own || needs_tls(listen);
     let proxies = admin::Proxies { networks, field };
-    let settings = admin::Settings { listen, token: token?, tls, open_metrics, hosts, proxies };
+    let token = token?;
+    let settings = admin::Settings { listen, socket, token, tls, open_metrics, hosts, proxies };
     Some((settings, own_tls))
 }
 

@@ -7,15 +7,20 @@
 //!
 //! - `activation` takes the sockets of a service manager (`LISTEN_FDS`).
 //! - `handover` passes the sockets from a running gate to its successor.
-//! - `bind` opens new sockets, and `early_admin` one for the time before the gate can start.
+//! - `bind` opens new sockets, and `early_admin` those for the time before the gate can start.
+//! - `admin_socket` is the Unix socket of the admin listener, and `socket_file` the file of such a
+//!   socket.
 
 mod activation;
+mod admin_socket;
 mod bind;
 mod early_admin;
 mod handover;
 mod socket;
+mod socket_file;
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -23,17 +28,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::service_manager::ServiceManager;
 use socket::{NamedSocket, nonblocking};
+use socket_file::FileIdentity;
 
 pub(crate) use activation::Activated;
-pub(crate) use early_admin::EarlyAdmin;
+pub(crate) use admin_socket::{AdminSocket, AdminSocketFile};
+pub(crate) use early_admin::{EarlyAdmin, EarlySockets};
 pub(crate) use handover::Settings;
 use handover::{Found, Predecessor};
-pub(crate) use handover::{HandoverError, HandoverService, Offer, default_file, longest_file};
+pub(crate) use handover::{HandoverError, HandoverService, Offer, default_file};
+pub(crate) use socket_file::{check_socket_path, longest_file};
 
 /// The name of the readers' sockets.
 pub(crate) const PUBLIC: &str = "public";
 /// The name of the admin socket.
 pub(crate) const ADMIN: &str = "admin";
+/// The name of the Unix socket of the admin listener.
+const ADMIN_SOCKET: &str = "admin-socket";
 
 /// How long a successor waits until a draining predecessor has closed an address.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,6 +81,14 @@ pub(crate) enum ListenError {
         /// The error of the operating system.
         source: std::io::Error,
     },
+    /// The Unix socket of the admin listener cannot be bound.
+    #[error("cannot listen at {} (listen.admin_socket): {source}", path.display())]
+    AdminSocket {
+        /// The path as configured.
+        path: PathBuf,
+        /// What is wrong.
+        source: std::io::Error,
+    },
     /// A socket cannot be used or duplicated.
     #[error("cannot use a listening socket: {0}")]
     Socket(std::io::Error),
@@ -82,6 +100,8 @@ pub(crate) struct Opened {
     /// The readers' sockets, at least one.
     pub(crate) public: Vec<TcpListener>,
     pub(crate) admin: TcpListener,
+    /// The Unix socket of the admin listener, if it is configured.
+    pub(crate) admin_socket: Option<AdminSocket>,
     /// The address of the readers' sockets, with the actual port.
     pub(crate) address: SocketAddr,
     /// Duplicates, to be handed over.
@@ -92,6 +112,10 @@ pub(crate) struct Opened {
 #[derive(Debug)]
 pub(crate) struct Listeners {
     addresses: Addresses,
+    /// The path of `listen.admin_socket`.
+    admin_socket: Option<PathBuf>,
+    /// The file at that path before the predecessor sent its sockets.
+    admin_file: Option<FileIdentity>,
     /// The sockets that were received, in order.
     received: Vec<NamedSocket>,
     predecessor: Option<Predecessor>,
@@ -102,9 +126,11 @@ pub(crate) struct Listeners {
 
 impl Listeners {
     /// Returns listeners that bind their addresses, and hand over nothing.
-    pub(crate) fn unshared(addresses: Addresses) -> Listeners {
+    pub(crate) fn unshared(addresses: Addresses, admin_socket: Option<PathBuf>) -> Listeners {
         Listeners {
             addresses,
+            admin_socket,
+            admin_file: None,
             received: Vec::new(),
             predecessor: None,
             service: None,
@@ -119,17 +145,20 @@ impl Listeners {
     pub(crate) async fn acquire(
         settings: &Settings,
         addresses: Addresses,
+        admin_socket: Option<PathBuf>,
         activated: Activated,
         service_manager: ServiceManager,
     ) -> Result<Listeners, HandoverError> {
-        let mut listeners = Listeners::unshared(addresses);
+        let file = admin_socket.as_deref().and_then(|path| FileIdentity::at(path).ok());
+        let mut listeners = Listeners::unshared(addresses, admin_socket);
+        listeners.admin_file = file;
         listeners.service_manager = service_manager;
         listeners.received = activated.assign(addresses)?;
         // Port 0 is another port for each process, so there is nothing to hand over.
         if settings.file.is_none() || addresses.public.port() == 0 {
             return Ok(listeners);
         }
-        let (predecessor, passed) = match Predecessor::connect(settings, addresses).await? {
+        let (predecessor, passed) = match Predecessor::connect(settings, addresses, file).await? {
             Found::NoProcess => {
                 listeners.service = Some(settings.clone());
                 return Ok(listeners);
@@ -166,19 +195,21 @@ impl Listeners {
         self.predecessor.is_some()
     }
 
-    /// Returns the source of an admin socket for the time before the gate can start.
+    /// Returns the source of admin sockets for the time before the gate can start.
     ///
     /// # Errors
     /// Returns [`ListenError`] if a received socket cannot be duplicated.
     pub(crate) fn early_admin(&self) -> Result<EarlyAdmin, ListenError> {
-        let received = self.received.iter().find(|socket| socket.name == ADMIN);
-        match received {
-            _ if self.has_predecessor() => Ok(EarlyAdmin::Elsewhere),
-            Some(received) => {
-                received.duplicate().map(EarlyAdmin::Received).map_err(ListenError::Socket)
-            }
-            None => Ok(EarlyAdmin::Unbound(self.addresses.admin)),
+        if self.has_predecessor() {
+            return Ok(EarlyAdmin::Elsewhere);
         }
+        let received = self.received.iter().find(|socket| socket.name == ADMIN);
+        let received = received.map(NamedSocket::duplicate).transpose();
+        Ok(EarlyAdmin::Here {
+            received: received.map_err(ListenError::Socket)?,
+            address: self.addresses.admin,
+            path: self.admin_socket.clone(),
+        })
     }
 
     /// Waits for the work of the start. Fails if the predecessor gives up before its end. If the
@@ -214,6 +245,7 @@ impl Listeners {
                 .await
                 .map_err(|source| ListenError::Admin { address: admin, source })?,
         };
+        let admin_socket = self.open_admin_socket().await?;
         let mut sockets = self.take(PUBLIC, public)?;
         if sockets.is_empty() {
             sockets = self
@@ -224,10 +256,26 @@ impl Listeners {
         // What is left has an address that is no longer configured. The predecessor accepts what
         // waits there.
         self.received.clear();
-        let offer = Offer::of(&sockets, &admin).map_err(ListenError::Socket)?;
+        let offer = Offer::of(&sockets, &admin, admin_socket.as_ref());
+        let offer = offer.map_err(ListenError::Socket)?;
         let address = sockets.first().map_or(Ok(public), TcpListener::local_addr);
         let address = address.map_err(ListenError::Socket)?;
-        Ok(Opened { public: sockets, admin, address, offer })
+        Ok(Opened { public: sockets, admin, admin_socket, address, offer })
+    }
+
+    /// Takes the Unix socket of the predecessor, if the file at the path is its, or binds one.
+    async fn open_admin_socket(&mut self) -> Result<Option<AdminSocket>, ListenError> {
+        let Some(path) = self.admin_socket.clone() else { return Ok(None) };
+        let passed = self.received.extract_if(.., |socket| socket.name == ADMIN_SOCKET).next();
+        let file = FileIdentity::at(&path).ok();
+        let opened = match (passed, file) {
+            // Not if somebody has replaced the file in the meantime.
+            (Some(passed), Some(file)) if self.admin_file == Some(file) => {
+                AdminSocket::adopt(&path, file, passed.socket)
+            }
+            _ => self.bind(|| AdminSocket::bind(&path)).await,
+        };
+        opened.map(Some).map_err(|source| ListenError::AdminSocket { path, source })
     }
 
     /// Takes the sockets with this name and address.
@@ -284,6 +332,8 @@ impl Listeners {
         if let Some(predecessor) = self.predecessor.take() {
             predecessor.serving().await?;
         }
+        // No predecessor removes it any more, and a successor may take over from now on.
+        offer.own_admin_file(true);
         let Some(settings) = self.service else { return Ok(None) };
         let service = HandoverService::start(
             &settings,

@@ -449,6 +449,22 @@ const CASES: &[Case] = &[
         ],
     ),
     (
+        "a Unix socket of operators with a path that is too long",
+        "[tls]",
+        concat!(
+            "admin_socket = \"/0123456789/0123456789/0123456789/0123456789/0123456789/",
+            "0123456789/0123456789/0123456789/0123456789/0123456789\"\n\n[tls]"
+        ),
+        &["7: listen.admin_socket: the path has 110 bytes, and the system allows 103 for this \
+             socket. Write a shorter path, or remove the key"],
+    ),
+    (
+        "one path for two Unix sockets",
+        "[tls]",
+        "admin_socket = \"run/gate.sock\"\n\n[server]\nhandover = \"run/gate.sock\"\n\n[tls]",
+        &["10: server.handover: it is the same path as listen.admin_socket. Write another"],
+    ),
+    (
         "requests that are stored for too long, and from no memory",
         "[tls]",
         "[server]\nrecent_requests = 0\nstore_requests = \"8d\"\n\n[tls]",

@@ -22,6 +22,7 @@ mod access_log;
 mod accesses;
 mod acme;
 mod admin;
+mod admin_socket;
 mod admin_tls;
 mod balance;
 mod brake;

@@ -15,9 +15,10 @@ use super::answers::{check_accepted, refusal_of};
 use super::sandbox::StagingSandbox;
 use crate::catalog::{Catalog, Target};
 use crate::cli::CliError;
+use crate::cli::admin_route::AdminRoute;
 use crate::cli::client_tls::ClientTls;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{AdminAddress, Config};
 use crate::loan::{Isbn, LibraryId};
 use crate::lock::lock;
 use crate::origin::Where;
@@ -76,16 +77,16 @@ impl StagingGate {
             client = client.tls_certs_only(trusted);
         }
         let port = config.server.listen.port();
-        let scheme = if config.admin.tls { "https" } else { "http" };
-        let admin = format!("{scheme}://{}", config.admin.listen);
+        let tcp = args.admin.is_some() || args.tls.wants_tcp();
+        let route = AdminRoute::of(AdminAddress::of(&config.admin), tcp);
         let url = |written: &Option<String>, default: String| {
             written.clone().unwrap_or(default).trim_end_matches('/').to_owned()
         };
         Ok(StagingGate {
             client: client.build().map_err(CliError::new)?,
-            admin_client: client_with_deadline(&args.tls)?,
+            admin_client: client_with_deadline(&args.tls, &route)?,
             base: url(&args.url, format!("https://localhost:{port}")),
-            admin: url(&args.admin, admin),
+            admin: url(&args.admin, route.url()),
             admin_token: config.admin.token.clone(),
             readers,
             library: args.library,
@@ -268,8 +269,8 @@ fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none())
 }
 
-fn client_with_deadline(tls: &ClientTls) -> Result<reqwest::Client, CliError> {
-    tls.apply(client().timeout(TIMEOUT))?.build().map_err(CliError::new)
+fn client_with_deadline(tls: &ClientTls, route: &AdminRoute) -> Result<reqwest::Client, CliError> {
+    route.apply(tls.apply(client().timeout(TIMEOUT))?).build().map_err(CliError::new)
 }
 
 fn admin_failed(error: reqwest::Error) -> String {

@@ -18,7 +18,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::Refusal;
+use super::{FileIdentity, Refusal};
 use crate::service_manager::ServiceManager;
 
 /// The most bytes of a message's JSON.
@@ -32,7 +32,14 @@ const LENGTH_BYTES: usize = 4;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Message {
     /// The successor's first message.
-    Hello { version: u32, public: SocketAddr, admin: SocketAddr },
+    Hello {
+        version: u32,
+        public: SocketAddr,
+        admin: SocketAddr,
+        /// The file at its `listen.admin_socket`. An older gate does not know it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        admin_file: Option<FileIdentity>,
+    },
     /// The predecessor does not hand over.
     Refused { reason: Refusal },
     /// The names of the sockets that come with the message, in order. More follow unless it is the

@@ -18,9 +18,10 @@
 //!
 //! - `message` encodes messages and file descriptors.
 //! - `predecessor` is the successor's side, and `service` the side of the running gate.
-//! - `file` binds the Unix socket.
+//!
+//! `hello` also names the file at the successor's `listen.admin_socket`. If the file belongs to the
+//! predecessor, the Unix socket is passed too, and the file is the successor's from `draining` on.
 
-mod file;
 mod message;
 mod predecessor;
 mod service;
@@ -28,6 +29,7 @@ mod service;
 mod tests;
 
 use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -35,9 +37,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::activation::ActivationError;
-use super::{ADMIN, NamedSocket, PUBLIC};
+use super::admin_socket::Ownership;
+use super::socket_file::FileIdentity;
+use super::{ADMIN, ADMIN_SOCKET, AdminSocket, NamedSocket, PUBLIC};
 use crate::lock::lock;
-pub(crate) use file::longest_file;
 pub(super) use predecessor::{Found, Predecessor};
 pub(crate) use service::HandoverService;
 
@@ -137,34 +140,61 @@ pub(crate) enum Refusal {
 
 /// Duplicates of listening sockets, for a successor. Clones share them.
 #[derive(Clone, Debug)]
-pub(crate) struct Offer(Arc<Mutex<Vec<NamedSocket>>>);
+pub(crate) struct Offer {
+    sockets: Arc<Mutex<Vec<NamedSocket>>>,
+    /// The file of the Unix socket of the admin listener.
+    admin_file: Option<(FileIdentity, Ownership)>,
+}
 
 impl Offer {
     /// Duplicates the sockets.
-    pub(super) fn of(public: &[TcpListener], admin: &TcpListener) -> std::io::Result<Offer> {
-        let public = public.iter().map(|socket| (PUBLIC, socket));
-        let duplicates = public.chain([(ADMIN, admin)]).map(|(name, socket)| {
-            Ok(NamedSocket { name: name.to_owned(), socket: socket.try_clone()?.into() })
+    pub(super) fn of(
+        public: &[TcpListener],
+        admin: &TcpListener,
+        admin_socket: Option<&AdminSocket>,
+    ) -> std::io::Result<Offer> {
+        let public = public.iter().map(|socket| (PUBLIC, socket.as_fd()));
+        let local = admin_socket.iter().map(|socket| (ADMIN_SOCKET, socket.listener.as_fd()));
+        let all = public.chain([(ADMIN, admin.as_fd())]).chain(local);
+        let duplicates = all.map(|(name, socket)| {
+            Ok(NamedSocket { name: name.to_owned(), socket: socket.try_clone_to_owned()? })
         });
-        Ok(Offer(Arc::new(Mutex::new(duplicates.collect::<std::io::Result<_>>()?))))
+        let sockets = Arc::new(Mutex::new(duplicates.collect::<std::io::Result<_>>()?));
+        let file = admin_socket.map(|socket| &socket.file);
+        let admin_file = file.map(|file| (file.identity(), file.ownership()));
+        Ok(Offer { sockets, admin_file })
     }
 
-    /// Duplicates them again, to be sent.
-    fn duplicates(&self) -> std::io::Result<Vec<NamedSocket>> {
+    /// Whether this is the file of the Unix socket of the admin listener.
+    fn has_admin_file(&self, file: Option<FileIdentity>) -> bool {
+        let own = self.admin_file.as_ref().map(|(identity, _)| *identity);
+        file.is_some() && file == own
+    }
+
+    /// Sets whether this gate removes that file at its end.
+    pub(super) fn own_admin_file(&self, is_own: bool) {
+        self.admin_file.iter().for_each(|(_, ownership)| ownership.set(is_own));
+    }
+
+    /// Duplicates the sockets again, to be sent. The Unix socket is only for a successor that has
+    /// its file.
+    fn duplicates(&self, with_admin_socket: bool) -> std::io::Result<Vec<NamedSocket>> {
         let duplicate = |named: &NamedSocket| {
             Ok(NamedSocket { name: named.name.clone(), socket: named.socket.try_clone()? })
         };
-        lock(&self.0).iter().map(duplicate).collect()
+        let sockets = lock(&self.sockets);
+        let is_sent = |named: &&NamedSocket| with_admin_socket || named.name != ADMIN_SOCKET;
+        sockets.iter().filter(is_sent).map(duplicate).collect()
     }
 
     /// Closes the duplicates with this name.
     pub(crate) fn close(&self, name: &str) {
-        lock(&self.0).retain(|socket| socket.name != name);
+        lock(&self.sockets).retain(|socket| socket.name != name);
     }
 
     /// Closes all duplicates.
     fn close_all(&self) {
-        lock(&self.0).clear();
+        lock(&self.sockets).clear();
     }
 }
 

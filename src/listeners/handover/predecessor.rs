@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant, sleep, sleep_until, timeout};
 
 use super::super::{Addresses, NamedSocket};
 use super::message::{Message, receive, send};
-use super::{HandoverError, REPLY_TIMEOUT, Refusal, Settings, VERSION};
+use super::{FileIdentity, HandoverError, REPLY_TIMEOUT, Refusal, Settings, VERSION};
 use crate::service_manager::ServiceManager;
 
 /// The most messages with sockets.
@@ -42,13 +42,15 @@ pub(in crate::listeners) struct Predecessor {
 }
 
 impl Predecessor {
-    /// Connects to the running gate, if there is one, and receives its sockets.
+    /// Connects to the running gate, if there is one, and receives its sockets. `admin_file` is the
+    /// file at this gate's `listen.admin_socket`.
     ///
     /// # Errors
     /// Returns a [`HandoverError`] if a gate may be running that does not hand over.
     pub(in crate::listeners) async fn connect(
         settings: &Settings,
         addresses: Addresses,
+        admin_file: Option<FileIdentity>,
     ) -> Result<Found, HandoverError> {
         let Some(file) = &settings.file else { return Ok(Found::NoProcess) };
         let Some(stream) = connect(file).await? else { return Ok(Found::NoProcess) };
@@ -58,7 +60,7 @@ impl Predecessor {
             return Err(HandoverError::OtherUser { file: file.clone(), user });
         }
         let Addresses { public, admin } = addresses;
-        let hello = Message::Hello { version: VERSION, public, admin };
+        let hello = Message::Hello { version: VERSION, public, admin, admin_file };
         send(&stream, &hello, &[], REPLY_TIMEOUT).await.map_err(no_response)?;
         let mut sockets = Vec::new();
         for _ in 0..MAX_MESSAGES {

@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::super::socket_file::SocketFile;
 use super::super::{Addresses, NamedSocket};
-use super::file::SocketFile;
 use super::message::{MAX_SOCKETS, Message, receive, send};
 use super::{Offer, REPLY_TIMEOUT, Refusal, Settings, VERSION};
 use crate::service_manager::ServiceManager;
@@ -179,13 +179,20 @@ impl Shared {
         };
         let process = peer.pid().unwrap_or_default();
         tracing::info!(process, "a successor is starting; this gate serves until it is ready");
-        self.pass_sockets(stream).await?;
+        let with_admin_socket = matches!(hello, Message::Hello { admin_file, .. }
+            if self.offer.has_admin_file(admin_file));
+        self.pass_sockets(stream, with_admin_socket).await?;
         expect(stream, &Message::Ready, self.timeout).await?;
         let go = Message::Go { service_manager: self.service_manager.clone() };
         send(stream, &go, &[], REPLY_TIMEOUT).await?;
         expect(stream, &Message::Serving, REPLY_TIMEOUT).await?;
+        // Before the successor can end, and leave the file to another one.
+        self.offer.own_admin_file(!with_admin_socket);
         // If it cannot be sent, the successor is dead.
-        send(stream, &Message::Draining, &[], REPLY_TIMEOUT).await?;
+        if let Err(error) = send(stream, &Message::Draining, &[], REPLY_TIMEOUT).await {
+            self.offer.own_admin_file(true);
+            return Err(error);
+        }
         self.successor.store(u32::try_from(process).unwrap_or_default(), Ordering::Release);
         self.offer.close_all();
         self.handed_over.cancel();
@@ -195,7 +202,7 @@ impl Shared {
 
     /// Returns whether a successor may start.
     fn accepts(&self, hello: &Message) -> Result<Starting<'_>, Refusal> {
-        let Message::Hello { version, public, admin } = hello else {
+        let Message::Hello { version, public, admin, .. } = hello else {
             return Err(Refusal::Version);
         };
         let Addresses { public: own_public, admin: own_admin } = self.addresses;
@@ -215,8 +222,8 @@ impl Shared {
         }
     }
 
-    async fn pass_sockets(&self, stream: &UnixStream) -> io::Result<()> {
-        let sockets = self.offer.duplicates()?;
+    async fn pass_sockets(&self, stream: &UnixStream, with_admin_socket: bool) -> io::Result<()> {
+        let sockets = self.offer.duplicates(with_admin_socket)?;
         let chunks: Vec<&[NamedSocket]> = match sockets.is_empty() {
             true => vec![&[]],
             false => sockets.chunks(MAX_SOCKETS).collect(),

@@ -18,6 +18,7 @@ struct Gate {
     public: SocketAddr,
     sockets: Vec<TcpListener>,
     admin: TcpListener,
+    admin_socket: Option<AdminSocket>,
     handed_over: CancellationToken,
     service: Option<HandoverService>,
 }
@@ -34,15 +35,24 @@ fn addresses() -> Addresses {
 }
 
 async fn acquire(settings: &Settings, addresses: Addresses) -> Result<Listeners, HandoverError> {
-    let manager = ServiceManager::default();
-    Listeners::acquire(settings, addresses, Activated::default(), manager).await
+    acquire_with(settings, addresses, None).await
+}
+
+/// Like [`acquire`], with a Unix socket of the admin listener at this path.
+async fn acquire_with(
+    settings: &Settings,
+    addresses: Addresses,
+    admin_socket: Option<&Path>,
+) -> Result<Listeners, HandoverError> {
+    let (path, manager) = (admin_socket.map(Path::to_owned), ServiceManager::default());
+    Listeners::acquire(settings, addresses, path, Activated::default(), manager).await
 }
 
 async fn serve(listeners: Listeners, opened: Opened) -> Result<Gate, HandoverError> {
-    let Opened { public: sockets, admin, address, offer } = opened;
+    let Opened { public: sockets, admin, admin_socket, address, offer } = opened;
     let handed_over = CancellationToken::new();
     let service = listeners.serving(offer, handed_over.clone()).await?;
-    Ok(Gate { public: address, sockets, admin, handed_over, service })
+    Ok(Gate { public: address, sockets, admin, admin_socket, handed_over, service })
 }
 
 /// Starts a gate as `app` does, after this other work.
@@ -51,7 +61,16 @@ async fn start(
     addresses: Addresses,
     work: impl Future<Output = ()>,
 ) -> Result<Gate, HandoverError> {
-    let mut listeners = acquire(settings, addresses).await?;
+    start_with(settings, addresses, None, work).await
+}
+
+async fn start_with(
+    settings: &Settings,
+    addresses: Addresses,
+    admin_socket: Option<&Path>,
+    work: impl Future<Output = ()>,
+) -> Result<Gate, HandoverError> {
+    let mut listeners = acquire_with(settings, addresses, admin_socket).await?;
     listeners.during(work).await?;
     let opened = listeners.open(2).await.unwrap();
     listeners.ready().await?;
@@ -61,6 +80,11 @@ async fn start(
 impl Gate {
     fn has_handed_over(&self) -> bool {
         self.handed_over.is_cancelled()
+    }
+
+    /// Accepts a connection of the Unix socket of the admin listener.
+    fn accept_local(&self) -> bool {
+        self.admin_socket.as_ref().is_some_and(|socket| socket.listener.accept().is_ok())
     }
 
     /// Accepts a connection that waits in one of the queues.
@@ -277,4 +301,56 @@ async fn stale_and_missing_files_are_no_gates() {
     let second = start(&settings, addresses(), async {}).await.unwrap();
     assert!(second.service.is_some());
     UnixStream::connect(&file).unwrap();
+}
+
+#[tokio::test]
+async fn unix_socket_passes_with_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(&directory.path().join("handover"), TIMEOUT);
+    let (addresses, path) = (addresses(), directory.path().join("admin.sock"));
+    let old = start_with(&settings, addresses, Some(&path), async {}).await.unwrap();
+    let identity = FileIdentity::at(&path).unwrap();
+    let waiting = UnixStream::connect(&path).unwrap();
+    // One that fails after it has received it.
+    let mut listeners = acquire_with(&settings, addresses, Some(&path)).await.unwrap();
+    let opened = listeners.open(2).await.unwrap();
+    assert!(opened.admin_socket.is_some());
+    drop((listeners, opened));
+    let new = loop {
+        match start_with(&settings, addresses, Some(&path), async {}).await {
+            Err(HandoverError::Refused { reason: Refusal::Busy, .. }) => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            new => break new.unwrap(),
+        }
+    };
+    assert!(old.has_handed_over());
+    drop(old);
+    assert_eq!(FileIdentity::at(&path).unwrap(), identity, "the very socket");
+    assert!(new.accept_local(), "the connection that the old gate had not accepted");
+    drop(waiting);
+    drop(new);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn unix_socket_at_another_path_is_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(&directory.path().join("handover"), TIMEOUT);
+    let path = |name: &str| directory.path().join(name);
+    let addresses = addresses();
+    let old = start_with(&settings, addresses, Some(&path("a.sock")), async {}).await.unwrap();
+    let new = start_with(&settings, addresses, Some(&path("b.sock")), async {}).await.unwrap();
+    assert!(old.has_handed_over());
+    drop(old);
+    assert!(!path("a.sock").exists());
+    UnixStream::connect(path("b.sock")).unwrap();
+    // A file that somebody has removed is made again, and a gate without the key leaves none.
+    std::fs::remove_file(path("b.sock")).unwrap();
+    let next = start_with(&settings, addresses, Some(&path("b.sock")), async {}).await.unwrap();
+    drop(new);
+    UnixStream::connect(path("b.sock")).unwrap();
+    let last = start(&settings, addresses, async {}).await.unwrap();
+    drop(next);
+    assert!(last.admin_socket.is_none() && !path("b.sock").exists());
 }
