@@ -15,6 +15,8 @@ mod balance;
 mod client_addresses;
 mod console_host;
 #[allow(unused_qualifications, reason = "utoipa's macros write them")]
+mod counts;
+#[allow(unused_qualifications, reason = "utoipa's macros write them")]
 mod ends;
 mod explain;
 mod forwarded;

@@ -1,23 +1,40 @@
-//! `GET /api/v1/status`: one look at this gate, for `loangate status`.
+//! `GET /api/v1/status`: one look at this gate, for `loangate status` and `loangate top`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::App;
+use super::counts::{self, Counts, Current};
+use super::problems::AdminProblem;
 use crate::ledger::LedgerError;
 use crate::monitor::{Activity, CallRates, Status};
 use crate::problem;
 
 /// The deadline of reading the ledger. Without an answer, its counts are left out.
 const LEDGER_DEADLINE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct StatusQuery {
+    /// Whether to count what is in the ledger: `true` (the default) or `false`.
+    ledger: bool,
+}
+
+impl Default for StatusQuery {
+    fn default() -> StatusQuery {
+        StatusQuery { ledger: true }
+    }
+}
 
 /// One look at a gate.
 #[derive(Debug, Serialize, ToSchema)]
@@ -39,11 +56,11 @@ pub(super) struct GateStatus {
     serving: Status,
     /// The number of problems at all gates.
     problems: usize,
-    /// The number of pauses of lending; absent if the ledger does not answer.
+    /// The number of pauses of lending; absent without an answer of the ledger.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = u64, required = false)]
     pauses: Option<usize>,
-    /// Loans that are open, of all gates; absent if the ledger does not answer.
+    /// Loans that are open, of all gates; absent without an answer of the ledger.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = u64, required = false)]
     loans: Option<usize>,
@@ -57,6 +74,10 @@ pub(super) struct GateStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     last_minute: Option<LastMinute>,
+    /// What the gate has counted since its start.
+    counts: Counts,
+    /// What the gate has at this moment.
+    current: Current,
 }
 
 /// What a gate did in the last minute.
@@ -96,21 +117,30 @@ struct Calls {
 
 /// One look at this gate: what it is, how well it serves, and what it does.
 #[utoipa::path(get, path = "/api/v1/status", tag = "support", operation_id = "gate_status",
-    responses(
+    params(StatusQuery), responses(
     (status = 200, description = "What the gate is and does", body = GateStatus),
+    (status = 400, response = inline(problem::Refused)),
     (status = 401, response = inline(problem::Refused)),
 ))]
-pub(super) async fn status(State(app): State<Arc<App>>) -> Json<GateStatus> {
+pub(super) async fn status(
+    State(app): State<Arc<App>>,
+    query: Result<Query<StatusQuery>, QueryRejection>,
+) -> Result<Json<GateStatus>, AdminProblem> {
+    let Query(query) = query.map_err(|rejection| AdminProblem::malformed(rejection.body_text()))?;
     let ledger = &app.parts.ledger;
     let counting = async {
         let loans = ledger.count_accepted().await?;
         Ok::<_, LedgerError>((loans, ledger.pauses().await?.len()))
     };
-    let counts = timeout(LEDGER_DEADLINE, counting).await.ok().and_then(Result::ok).unzip();
+    let (loans, pauses) = match query.ledger {
+        true => timeout(LEDGER_DEADLINE, counting).await.ok().and_then(Result::ok).unzip(),
+        false => (None, None),
+    };
     let watched = app.parts.monitor.problems();
     let unlisted: usize = watched.gates.iter().map(|gate| gate.unlisted).sum();
     let own = watched.gates.into_iter().find(|gate| gate.is_own);
-    Json(GateStatus {
+    let (counts, current) = counts::read(&app.parts);
+    Ok(Json(GateStatus {
         node: watched.node,
         version: env!("CARGO_PKG_VERSION"),
         process: std::process::id(),
@@ -119,12 +149,14 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Json<GateStatus> {
         admin_url: app.url.clone(),
         serving: app.parts.monitor.status(),
         problems: watched.problems.len() + unlisted,
-        pauses: counts.1,
-        loans: counts.0,
+        pauses,
+        loans,
         gates: 1 + ledger.other_processes(),
         certificate_expires: (app.parts.certificate_expiry)(),
         last_minute: own.and_then(|gate| gate.recent).map(last_minute),
-    })
+        counts,
+        current,
+    }))
 }
 
 fn last_minute(activity: Activity) -> LastMinute {

@@ -34,6 +34,7 @@ mod serve;
 mod signals;
 mod status;
 mod token;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -98,6 +99,8 @@ enum Command {
     Privacy(privacy::Command),
     /// Show what a running gate is and does; exit with 1 if it serves no reader.
     Status(admin_client::GateArgs),
+    /// Show what a running gate does, again each second, until Ctrl-C.
+    Top(top::Args),
     /// List what needs a person now, as a running gate sees it; exit with 1 if it is critical.
     Problems(admin_client::GateArgs),
     /// Check that the gate of this machine serves readers; exit with 1 if it does not.
@@ -167,6 +170,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Lending(command) => block_on(lending::run(command)),
         Command::Privacy(command) => block_on(privacy::run(command)),
         Command::Status(gate) => block_on(status::run(gate)),
+        Command::Top(args) => block_on(top::run(args)),
         Command::Problems(gate) => block_on(problems::run(gate)),
         Command::Healthcheck(args) => block_on(healthcheck::run(args)),
         Command::Reload(gate) => block_on(reload::run(gate)),

@@ -1,7 +1,7 @@
 //! What commands print: results to standard output, errors to standard error.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -75,6 +75,13 @@ pub(super) fn printable(text: &str) -> String {
         false => letter.to_string(),
     };
     text.chars().map(escaped).collect()
+}
+
+/// Whether an output is a terminal on which a command may move the cursor.
+pub(super) fn is_drawable(out: &impl IsTerminal) -> bool {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let is_plain = set("NO_COLOR").is_some() || set("TERM").is_none_or(|term| term == "dumb");
+    out.is_terminal() && !is_plain
 }
 
 /// Writes to standard output. A closed pipe is not an error.

@@ -3,11 +3,13 @@
 //!
 //! A thread writes it, so a terminal or pipe that stalls or is closed does not delay the work.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use humantime::format_duration;
+
+use super::output::is_drawable;
 
 /// The interval between drawings on a terminal.
 const TERMINAL_INTERVAL: Duration = Duration::from_millis(200);
@@ -122,9 +124,7 @@ impl Drop for Progress {
 
 impl Style {
     fn of_standard_error() -> Style {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let is_plain = set("NO_COLOR").is_some() || set("TERM").is_none_or(|term| term == "dumb");
-        match std::io::stderr().is_terminal() && !is_plain {
+        match is_drawable(&std::io::stderr()) {
             true => Style::Terminal,
             false => Style::Lines,
         }

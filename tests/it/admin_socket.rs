@@ -142,6 +142,7 @@ async fn commands_use_the_socket_unless_tcp_is_wanted() {
         (&["loans", "list"], ""),
         (&["lending", "list"], ""),
         (&["reload"], ""),
+        (&["top", "--count", "1", "--interval", "100ms"], "requests"),
         (&["healthcheck"], &format!("the gate at {path} is ready")),
         (&["healthcheck", "--live"], &format!("the gate at {path} responds")),
     ] {

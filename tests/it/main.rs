@@ -122,6 +122,7 @@ mod supervision;
 mod support_commands;
 mod title_table;
 mod tls_choice;
+mod top;
 mod two_processes;
 mod upgrade;
 mod watch;

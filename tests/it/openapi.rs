@@ -212,6 +212,8 @@ async fn every_operation_answers_as_described() {
         ("GET", "/status.json".into(), None, 200),
         ("GET", "/api/v1/now".into(), None, 200),
         ("GET", "/api/v1/status".into(), None, 200),
+        ("GET", "/api/v1/status?ledger=false".into(), None, 200),
+        ("GET", "/api/v1/status?ledger=maybe".into(), None, 400),
         ("GET", "/api/v1/now?window=day".into(), None, 200),
         ("GET", "/api/v1/now?window=year".into(), None, 400),
         ("GET", "/api/v1/accesses?limit=0".into(), None, 400),

@@ -13,7 +13,7 @@ const CONNECTIONS_TOTAL: Family<()> = Family::counter(
     Unit::Count,
     "Connections with a successful handshake",
 );
-const CONNECTIONS: Family<Worker> =
+pub(super) const CONNECTIONS: Family<Worker> =
     Family::gauge("loangate_connections", Unit::Count, "Open connections, by worker thread");
 const CONNECTIONS_LIMIT: Family<()> = Family::gauge(
     "loangate_connections_limit",
@@ -89,7 +89,7 @@ label_enum! {
 }
 
 /// The number of a worker thread.
-struct Worker(usize);
+pub(super) struct Worker(usize);
 
 impl Label for Worker {
     const KEY: &'static str = "worker";

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::Metrics;
 use super::family::{DURATION_BUCKETS, Family, Labels};
 use super::text::{Sample, samples};
-use super::{balance, ledger, lending, loans, origins, requests, tasks};
+use super::{balance, connections, ledger, lending, loans, origins, requests, tasks};
 
 /// Counts since the start, and current values.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,6 +22,8 @@ pub struct Readings {
     pub bytes: u64,
     /// Response bodies in progress.
     pub streams: u64,
+    /// Open connections of readers.
+    pub connections: u64,
     /// Loans that Bokbasen accepted.
     pub loans: u64,
     /// Ends that Bokbasen has not acknowledged, and those of them that have waited for a day.
@@ -101,6 +103,7 @@ impl Readings {
             head: series.durations(&requests::HEAD),
             bytes: series.sum(&requests::DELIVERED),
             streams: series.sum(&requests::STREAMS),
+            connections: series.sum(&connections::CONNECTIONS),
             loans: series.with_label(&loans::LOAN_EVENTS, "event", &["accepted"]),
             ends_waiting: series.sum(&loans::ENDS_WAITING),
             ends_overdue: series.sum(&loans::ENDS_OVERDUE),
