@@ -29,7 +29,7 @@
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
 //! | `lock`, `loopback`, `near_cache`, `reload`, `service_manager`, `spreadsheet` | each other |
 //! | `client_networks`, `durable_file`, `http_calls`, `language`, `loan` | each other |
-//! | `path`, `problem` | each other |
+//! | `path`, `problem`, `public_addresses` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `lending`, `origin` | |
 //! | `listeners` | |
 //! | `ledger` | `supervise` |
@@ -110,6 +110,7 @@ mod origin;
 pub mod path;
 pub mod problem;
 pub mod process_handles;
+mod public_addresses;
 pub mod reader;
 mod reload;
 pub mod samples;

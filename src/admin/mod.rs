@@ -73,6 +73,7 @@ use crate::console;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
 use crate::monitor::Monitor;
+use crate::public_addresses::PublicAddresses;
 use crate::reader::Readers;
 use crate::reload::Reloading;
 use crate::server::{Explainer, RequestConfigs};
@@ -129,6 +130,8 @@ pub(crate) struct Parts {
     pub readers: Arc<Readers>,
     /// The public base URL of links, without a trailing slash.
     pub public_base: String,
+    /// The addresses of the public listener.
+    pub public_addresses: PublicAddresses,
     /// Explains what requests would get.
     pub explainer: Arc<Explainer>,
     /// Whether there is a list of prices of usage reports.

@@ -40,7 +40,7 @@ impl Default for StatusQuery {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = GateStatus)]
 pub(super) struct GateStatus {
-    /// The machine and the port of the public listener.
+    /// The machine and the first port of the public listener.
     node: String,
     /// The version of the program.
     version: &'static str,
@@ -52,6 +52,8 @@ pub(super) struct GateStatus {
     /// The URL of links, and that of the admin listener.
     public_url: String,
     admin_url: String,
+    /// The addresses of the public listener.
+    public_addresses: Vec<String>,
     /// How well readers are served.
     serving: Status,
     /// The number of problems at all gates.
@@ -147,6 +149,7 @@ pub(super) async fn status(
         started: app.started,
         public_url: app.parts.public_base.clone(),
         admin_url: app.url.clone(),
+        public_addresses: app.parts.public_addresses.iter().map(|each| each.to_string()).collect(),
         serving: app.parts.monitor.status(),
         problems: watched.problems.len() + unlisted,
         pauses,

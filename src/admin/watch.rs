@@ -36,7 +36,7 @@ pub(super) struct ShownProblems {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ProblemsNode)]
 struct ShownNode {
-    /// Its machine and the port of its public listener.
+    /// Its machine and the first port of its public listener.
     node: String,
     /// The number of its problems.
     problems: usize,

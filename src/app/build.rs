@@ -24,6 +24,7 @@ use crate::listeners::EarlyAdmin;
 use crate::metering::Meter;
 use crate::monitor::{CertificateDates, LoginKeys, Monitor, OrderFailure, Probes};
 use crate::process_handles::ProcessHandles;
+use crate::public_addresses::PublicAddresses;
 use crate::reader::{KeyTrouble, Readers};
 use crate::server::{
     self, Certificates, DateProblem, Explainer, Heartbeat, RecentRequests, RequestConfigs, Services,
@@ -50,7 +51,7 @@ pub(super) struct ConnectedParts {
 
 /// The public listener, for the admin listener.
 pub(super) struct Serving {
-    pub(super) address: SocketAddr,
+    pub(super) addresses: PublicAddresses,
     pub(super) services: Arc<Services>,
     pub(super) heartbeat: Heartbeat,
 }
@@ -75,8 +76,7 @@ impl ConnectedParts {
             meter.clone(),
             metrics.clone(),
         )?;
-        let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let requests = request_config::build(config, catalog, delivery, workers)?;
+        let requests = request_config::build(config, catalog, delivery, workers())?;
         let ledger = open_ledger(config, &readers, &certificates, &handles, early_admin).await?;
         warn_of_other_processes(&ledger);
         let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone())?;
@@ -124,8 +124,8 @@ impl ConnectedParts {
         }
     }
 
-    /// Returns the watch of this gate. `public` is the address of the public listener.
-    pub(super) fn monitor(&self, config: &Config, public: SocketAddr) -> Monitor {
+    /// Returns the watch of this gate.
+    pub(super) fn monitor(&self, config: &Config, public: &PublicAddresses) -> Monitor {
         let certificates = self.certificates.clone();
         let dates = move |now| {
             let problems = certificates.date_problems(now).into_iter();
@@ -173,7 +173,7 @@ impl ConnectedParts {
         reloader: &Reloader,
         stopping: &CancellationToken,
     ) -> admin::Parts {
-        let Serving { address, services, heartbeat } = serving;
+        let Serving { addresses, services, heartbeat } = serving;
         let name = self.certificates.name().filter(|name| !name.starts_with('*'));
         let clock = self.handles.clock.clone();
         let explainer = Explainer::new(services, self.requests.explainer.clone(), name, clock);
@@ -188,7 +188,8 @@ impl ConnectedParts {
             gate: self.gate.clone(),
             circulation: self.circulation.clone(),
             readers: self.readers.clone(),
-            public_base: public_base(&self.certificates, address),
+            public_base: public_base(&self.certificates, addresses.first()),
+            public_addresses: addresses,
             explainer: Arc::new(explainer),
             has_prices: self.has_prices,
             requests: self.requests.clone(),
@@ -201,6 +202,11 @@ impl ConnectedParts {
             certificate_expiry: Box::new(move || certificates.first_expiry()),
         }
     }
+}
+
+/// Returns the number of workers.
+pub(super) fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Warns at the start if other gates share the ledger.
@@ -216,14 +222,15 @@ fn warn_of_other_processes(ledger: &Ledger) {
     }
 }
 
-/// Returns the name of this gate for operators: the machine, and the port of the public listener.
-pub(super) fn node_name(public: SocketAddr) -> String {
+/// Returns the name of this gate for operators: the machine, and the first port of the public
+/// listener.
+pub(super) fn node_name(public: &PublicAddresses) -> String {
     let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let machine = match machine.trim() {
         "" => "gate",
         name => name,
     };
-    format!("{machine}:{}", public.port())
+    format!("{machine}:{}", public.first().port())
 }
 
 /// Returns the base URL of links. Uses the certificate's name, because the listen address may be a

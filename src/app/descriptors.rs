@@ -1,18 +1,27 @@
 //! Divides the file descriptors of the process among readers, origins and everything else.
 
+use super::build::workers;
 use crate::admin;
 use crate::config::Config;
 use crate::server::{self, Limits};
 
-/// File descriptors for the ledger, the runtimes, listening sockets, standard streams, closing
-/// connections and briefly open files.
+/// File descriptors for the ledger, the runtimes, the sockets of one public address, standard
+/// streams, closing connections and briefly open files.
 const RESERVED_DESCRIPTORS: u64 = 96;
+
+/// Returns the file descriptors of the public addresses after the first one: a socket for each
+/// worker, and its duplicate for a successor.
+fn of_more_addresses(config: &Config) -> u64 {
+    let sockets = config.server.listen.others().len().saturating_mul(workers());
+    u64::try_from(sockets).unwrap_or(u64::MAX).saturating_mul(2)
+}
 
 /// Raises the file descriptor limit, and adjusts the limits of reader and origin connections to it.
 pub(super) fn fit_limits(config: &mut Config) {
     let descriptors = server::raise_descriptor_limit();
     let calls = u64::try_from(config.lending.concurrency).unwrap_or(u64::MAX);
     let reserved = calls.saturating_add(admin::DESCRIPTORS).saturating_add(RESERVED_DESCRIPTORS);
+    let reserved = reserved.saturating_add(of_more_addresses(config));
     let for_origins =
         config.origins.iter().map(|origin| origin.descriptors()).fold(0, u64::saturating_add);
     let configured = config.server.limits.connections;

@@ -1,7 +1,6 @@
 //! The task that exports telemetry to a collector. `no_export` takes its place in a program that is
 //! built without the feature `otlp`.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -12,6 +11,7 @@ use super::StartError;
 use super::build::{ConnectedParts, node_name};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::public_addresses::PublicAddresses;
 use crate::supervise::supervise;
 use crate::telemetry::{Metrics, Otlp, Task, Tracer};
 
@@ -40,7 +40,7 @@ impl PendingExport {
     pub(super) fn start(
         self,
         parts: &ConnectedParts,
-        public: SocketAddr,
+        public: &PublicAddresses,
     ) -> Result<Export, StartError> {
         let Some(otlp) = self.0 else { return Ok(Export::default()) };
         let export = otlp.connect(&node_name(public))?;

@@ -1,12 +1,11 @@
 //! Exports nothing: the program is built without the feature `otlp`, and the configuration refuses
 //! the table.
 
-use std::net::SocketAddr;
-
 use super::StartError;
 use super::build::ConnectedParts;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::public_addresses::PublicAddresses;
 use crate::telemetry::{Metrics, Tracer};
 
 #[derive(Debug)]
@@ -21,7 +20,11 @@ impl PendingExport {
         (PendingExport, Tracer::default())
     }
 
-    pub(super) fn start(self, _: &ConnectedParts, _: SocketAddr) -> Result<Export, StartError> {
+    pub(super) fn start(
+        self,
+        _: &ConnectedParts,
+        _: &PublicAddresses,
+    ) -> Result<Export, StartError> {
         Ok(Export::default())
     }
 }

@@ -4,7 +4,6 @@
 //! matters: first the readers drain, then the meter and `circulation` stop,
 //! then the ledger. So the ledger still records everything that readers do.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +26,7 @@ use crate::listeners::{
 };
 use crate::metering::Flusher;
 use crate::process_handles::ProcessHandles;
+use crate::public_addresses::PublicAddresses;
 use crate::reader::{KeyTrouble, Readers};
 use crate::server::{self, Heartbeat, RequestRecorder};
 use crate::service_manager::ServiceManager;
@@ -51,8 +51,8 @@ const NO_CERTIFICATE: &str = "There is no certificate of [tls.acme] yet, and the
 /// A running gate.
 #[derive(Debug)]
 pub struct Running {
-    /// The address where readers connect.
-    pub public: SocketAddr,
+    /// The addresses where readers connect.
+    pub public: PublicAddresses,
     /// The URL of the admin API.
     pub admin_url: String,
     /// The authentication of readers.
@@ -80,7 +80,7 @@ pub struct Running {
 
 /// Returns the addresses that a configuration names.
 pub(crate) fn addresses(config: &Config) -> Addresses {
-    Addresses { public: config.server.listen, admin: config.admin.listen }
+    Addresses { public: config.server.listen.clone(), admin: config.admin.listen }
 }
 
 /// Starts everything in a configuration, on the current runtime. Readers get their own threads.
@@ -118,7 +118,7 @@ pub(crate) async fn start_with(
     let opened = listeners.open(parts.requests.workers()).await?;
     let (offer, was_taken_over) = (opened.offer.clone(), listeners.has_predecessor());
     let reloader = Reloader::new(file.to_owned(), written, &parts);
-    let export = export.start(&parts, opened.address)?;
+    let export = export.start(&parts, &opened.addresses)?;
     let mut running = serve(&config, parts, reloader, opened, &mut listeners).await?;
     running.export = export;
     match listeners.serving(offer, running.handed_over.clone()).await {
@@ -147,14 +147,14 @@ async fn serve(
     opened: Opened,
     listeners: &mut Listeners,
 ) -> Result<Running, StartError> {
-    let address = opened.address;
+    let addresses = opened.addresses;
     let services = Arc::new(parts.services(&config.server));
     let (unready, stopping) = (CancellationToken::new(), CancellationToken::new());
     background::start(&parts, &stopping);
     let store_requests = config.server.store_requests;
     let clock = parts.handles.clock.clone();
     let recorder = RequestRecorder::start(services.clone(), clock, store_requests);
-    let monitor = parts.monitor(config, address);
+    let monitor = parts.monitor(config, &addresses);
     monitor.start(&stopping);
     require_login_keys(&parts.readers, listeners).await?;
     require_certificate(parts.certificates.awaits_first(), listeners)?;
@@ -167,7 +167,8 @@ async fn serve(
     let (serving, certificates) = (services.clone(), parts.certificates.clone());
     let server =
         server::start(&config.server, serving, certificates, &parts.requests, opened.public)?;
-    let readers_side = Serving { address, services, heartbeat: server.heartbeat() };
+    let readers_side =
+        Serving { addresses: addresses.clone(), services, heartbeat: server.heartbeat() };
     let for_admin = parts.for_admin(config, readers_side, monitor, &reloader, &unready);
     let handed_over = CancellationToken::new();
     let ConnectedParts {
@@ -183,7 +184,7 @@ async fn serve(
         circulation.start_reports(settings, client, stored_file);
     }
     Ok(Running {
-        public: address,
+        public: addresses,
         admin_url: admin.url().to_owned(),
         readers,
         server,

@@ -1,6 +1,7 @@
 //! `loangate serve`: serves files until a signal stops it, another process takes over, or its
 //! ledger was moved.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 
@@ -60,7 +61,8 @@ pub(super) async fn run(args: Args, activated: Activated) -> Result<(), CliError
     manager.ready(&status(&running));
     if args.json {
         let ready = serde_json::json!({
-            "base_url": format!("https://{}", running.public),
+            "base_url": base_url(running.public.first()),
+            "base_urls": running.public.iter().map(base_url).collect::<Vec<_>>(),
             "admin_url": running.admin_url,
         });
         say(&ready.to_string())?;
@@ -141,6 +143,10 @@ async fn stop(running: Running, end: End, signals: &mut Signals) -> Result<(), L
         () = signals.drain() => tracing::warn!("stopped without draining"),
     }
     Ok(())
+}
+
+fn base_url(address: SocketAddr) -> String {
+    format!("https://{address}")
 }
 
 fn status(running: &Running) -> String {

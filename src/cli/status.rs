@@ -52,7 +52,15 @@ fn gate(status: &Value, now: Timestamp) -> String {
 }
 
 fn listeners(status: &Value) -> String {
-    format!("readers {}, admin {}", text(status, "/public_url"), text(status, "/admin_url"))
+    let addresses = status.pointer("/public_addresses").and_then(Value::as_array);
+    let addresses = addresses.into_iter().flatten().filter_map(Value::as_str).map(printable);
+    // The URL has the port of the first one.
+    let several = match addresses.collect::<Vec<String>>().as_slice() {
+        [] | [_] => String::new(),
+        several => format!(" (at {})", several.join(" and ")),
+    };
+    let (readers, admin) = (text(status, "/public_url"), text(status, "/admin_url"));
+    format!("readers {readers}{several}, admin {admin}")
 }
 
 fn serving(status: &Value) -> String {
@@ -174,6 +182,7 @@ mod tests {
         let status = json!({
             "node": "gate1:8443", "version": "1.2.3", "process": 7,
             "started": "2027-01-15T08:30:29Z", "public_url": "https://a", "admin_url": "http://b",
+            "public_addresses": ["127.0.0.1:1", "[::1]:1"],
             "serving": { "status": "ok",
                 "components": { "reading": ok, "borrowing": ok, "returning": ok } },
             "problems": 0, "pauses": 1, "loans": 12, "gates": 2,
@@ -186,6 +195,7 @@ mod tests {
         let screen = screen(&status, now);
         for line in [
             "gate       gate1:8443, loangate 1.2.3, process 7, up 3h 29m",
+            "listeners  readers https://a (at 127.0.0.1:1 and [::1]:1), admin http://b",
             "loans      12 open, 0.5 begun a minute; lending is paused (`loangate lending list`)",
             "readers    120 requests a minute, 0 refused, 98.7 % decided by the cache; 3 streams, \
              2.5 MB/s",

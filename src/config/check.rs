@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Loaded, Mistake, check_online, load};
@@ -93,18 +94,22 @@ impl Checker<'_> {
     /// address in use is no mistake: the gate may be running.
     fn addresses(&mut self) {
         let config = &self.loaded.config;
-        for (key, address) in
-            [("listen.public", config.server.listen), ("listen.admin", config.admin.listen)]
-        {
+        let public = config.server.listen.iter().map(|address| ("listen.public", address));
+        for (key, address) in public.chain([("listen.admin", config.admin.listen)]) {
             let Err(error) = try_bind(address) else { continue };
             let sentence = match error.kind() {
                 ErrorKind::AddrNotAvailable => {
+                    let wildcard = if address.is_ipv4() { "0.0.0.0" } else { "[::]" };
                     format!(
                         "this machine does not have the address {}. Write one of its own, or \
-                         0.0.0.0",
+                         {wildcard}",
                         address.ip()
                     )
                 }
+                _ if Errno::from_io_error(&error) == Some(Errno::AFNOSUPPORT) => format!(
+                    "this machine has no IPv6, so it cannot listen on {address}. Remove the \
+                     address, or turn IPv6 on"
+                ),
                 ErrorKind::PermissionDenied => format!(
                     "this user may not listen on port {}. Write one from 1024 on, or allow it \
                      (AmbientCapabilities=CAP_NET_BIND_SERVICE)",

@@ -26,6 +26,7 @@ mod login_services;
 mod origins;
 mod otlp;
 mod overrides;
+mod public_addresses;
 mod readers;
 mod reloadable;
 mod reports;
@@ -295,7 +296,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     root.finish();
     let lending = lending?;
     let (server, ledger) = (server?, ledger?);
-    let handover = handover?.settings(&ledger.store, server.listen.port());
+    let handover = handover?.settings(&ledger.store, server.listen.first().port());
     Some(Config {
         handover,
         server,

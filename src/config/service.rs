@@ -9,16 +9,17 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::handover::Handover;
-use super::limits;
 use super::socket_path::socket_path;
 use super::table::Table;
 use super::tls::{self, Tls};
 use super::values::{
     self, address, boolean, duration, list, nonzero_duration, number, one_of, size,
 };
+use super::{limits, public_addresses};
 use crate::circulation::Licences;
 use crate::ledger::PostgresSettings;
 use crate::loan::LibraryId;
+use crate::public_addresses::PublicAddresses;
 use crate::{admin, delivery, gate, metering, server, telemetry};
 
 /// The longest time for which requests are stored.
@@ -26,7 +27,7 @@ const MAX_STORED: Duration = Duration::from_secs(7 * 86_400);
 
 #[derive(Debug, Default)]
 pub(super) struct Listen {
-    pub(super) public: Option<SocketAddr>,
+    pub(super) public: Option<PublicAddresses>,
     pub(super) admin: Option<SocketAddr>,
     /// The Unix socket of the admin listener.
     pub(super) admin_socket: Option<PathBuf>,
@@ -40,10 +41,18 @@ pub(super) fn listen(root: &mut Table<'_>) -> Listen {
     else {
         return Listen::default();
     };
-    let public = table.required("public", "public = \"0.0.0.0:8443\"", address);
+    let public = table.required("public", "public = \"0.0.0.0:8443\"", public_addresses::read);
     let admin = table.required("admin", "admin = \"127.0.0.1:9443\"", address);
-    if public.is_some_and(|public| public.port() != 0 && Some(public) == admin) {
-        table.mistake("admin", "it is the same address as public. Write another port");
+    let both = public.as_ref().zip(admin);
+    match both.and_then(|(public, admin)| public.overlapping(admin)) {
+        Some(address) if Some(address) == admin => {
+            table.mistake("admin", "it is the same address as public. Write another port");
+        }
+        Some(address) => {
+            let sentence = format!("it overlaps the public address {address}. Write another port");
+            table.mistake("admin", sentence);
+        }
+        None => {}
     }
     let source = table.source();
     let admin_socket =
@@ -78,7 +87,7 @@ pub(super) fn server(
     table.finish();
     let limits = limits::limits(root, listen.proxies.clone());
     let cors = cors(root);
-    let listen = listen.public?;
+    let listen = listen.public.clone()?;
     let Tls { certificate, ordered, extra, ticket_keys, choice, .. } = tls?;
     let settings = server::Settings {
         listen,

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use listenfd::ListenFd;
 
 use super::{ADMIN, Addresses, HandoverError, NamedSocket, PUBLIC};
+use crate::public_addresses::PublicAddresses;
 
 /// The most sockets that a service manager passes.
 const MAX_SOCKETS: usize = 64;
@@ -44,8 +45,8 @@ pub(crate) enum ActivationError {
         name: String,
         /// Its address.
         at: std::net::SocketAddr,
-        /// The configured address of readers.
-        public: std::net::SocketAddr,
+        /// The configured addresses of readers.
+        public: Box<PublicAddresses>,
         /// The configured address of operators.
         admin: std::net::SocketAddr,
     },
@@ -82,7 +83,7 @@ impl Activated {
     }
 
     /// Names each socket after the address that it has. One that is named after another is refused.
-    pub(super) fn assign(self, addresses: Addresses) -> Result<Vec<NamedSocket>, HandoverError> {
+    pub(super) fn assign(self, addresses: &Addresses) -> Result<Vec<NamedSocket>, HandoverError> {
         let assigned = self.0.into_iter().map(|socket| assign(socket, addresses));
         assigned.collect::<Result<_, _>>().map_err(HandoverError::Activation)
     }
@@ -100,21 +101,18 @@ fn names(count: &str, names: Option<String>) -> Result<Vec<String>, ActivationEr
     }
 }
 
-fn assign(socket: NamedSocket, addresses: Addresses) -> Result<NamedSocket, ActivationError> {
+fn assign(socket: NamedSocket, addresses: &Addresses) -> Result<NamedSocket, ActivationError> {
     let Addresses { public, admin } = addresses;
     let NamedSocket { name, .. } = &socket;
     let Ok(at) = socket.address() else {
         return Err(ActivationError::NoListener { name: name.clone() });
     };
-    let fits = |of: &str, address| {
-        let other = if of == PUBLIC { ADMIN } else { PUBLIC };
-        name != other && socket.is_at(address)
-    };
-    let of = if fits(PUBLIC, public) {
+    let of = if name != ADMIN && public.of_socket(at).is_some() {
         PUBLIC
-    } else if fits(ADMIN, admin) {
+    } else if name != PUBLIC && socket.is_at(*admin) {
         ADMIN
     } else {
+        let (public, admin) = (Box::new(public.clone()), *admin);
         return Err(ActivationError::Unused { name: name.clone(), at, public, admin });
     };
     Ok(NamedSocket { name: of.to_owned(), socket: socket.socket })
@@ -148,6 +146,7 @@ mod tests {
 
     #[test]
     fn sockets_are_assigned_by_their_addresses() {
+        let elsewhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
         for (name, is_public, assigned) in [
             ("", true, Some(PUBLIC)),
             ("loangate.socket", false, Some(ADMIN)),
@@ -156,16 +155,15 @@ mod tests {
             (PUBLIC, false, None),
         ] {
             let (socket, at) = socket(name);
-            let elsewhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
             let (public, admin) = if is_public { (at, elsewhere) } else { (elsewhere, at) };
-            let result = Activated(vec![socket]).assign(Addresses { public, admin });
+            let public = PublicAddresses::from(SocketAddr::from(([127, 0, 0, 2], 1))).with(public);
+            let result = Activated(vec![socket]).assign(&Addresses { public, admin });
             let names = result.ok().map(|sockets| sockets[0].name.clone());
             assert_eq!(names.as_deref(), assigned, "{name:?}");
         }
         let (unknown, _) = socket("");
-        let elsewhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let addresses = Addresses { public: elsewhere, admin: elsewhere };
-        let error = Activated(vec![unknown]).assign(addresses).unwrap_err();
+        let addresses = Addresses { public: elsewhere.into(), admin: elsewhere };
+        let error = Activated(vec![unknown]).assign(&addresses).unwrap_err();
         assert!(error.to_string().contains("Write the same addresses"), "{error}");
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! - `activation` takes the sockets of a service manager (`LISTEN_FDS`).
 //! - `handover` passes the sockets from a running gate to its successor.
+//! - `public_sockets` opens the readers' sockets of every address: received, or new ones.
 //! - `bind` opens new sockets, and `early_admin` those for the time before the gate can start.
 //! - `admin_socket` is the Unix socket of the admin listener, and `socket_file` the file of such a
 //!   socket.
@@ -16,6 +17,7 @@ mod admin_socket;
 mod bind;
 mod early_admin;
 mod handover;
+mod public_sockets;
 mod socket;
 mod socket_file;
 
@@ -26,6 +28,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::public_addresses::PublicAddresses;
 use crate::service_manager::ServiceManager;
 use socket::{NamedSocket, nonblocking};
 use socket_file::FileIdentity;
@@ -51,16 +54,16 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 const BIND_RETRY: Duration = Duration::from_millis(20);
 
 /// The addresses that a configuration names.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Addresses {
-    pub(crate) public: SocketAddr,
+    pub(crate) public: PublicAddresses,
     pub(crate) admin: SocketAddr,
 }
 
 /// Why the process has no listening sockets.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ListenError {
-    /// The public address cannot be bound.
+    /// A public address cannot be bound.
     #[error(
         "cannot listen on {address}: {source}; is another program there, \
          or is the port below 1024?"
@@ -97,13 +100,13 @@ pub(crate) enum ListenError {
 /// The sockets of an open gate.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    /// The readers' sockets, at least one.
+    /// The readers' sockets of all addresses, at least one.
     pub(crate) public: Vec<TcpListener>,
     pub(crate) admin: TcpListener,
     /// The Unix socket of the admin listener, if it is configured.
     pub(crate) admin_socket: Option<AdminSocket>,
-    /// The address of the readers' sockets, with the actual port.
-    pub(crate) address: SocketAddr,
+    /// The addresses of the readers' sockets, with the actual ports.
+    pub(crate) addresses: PublicAddresses,
     /// Duplicates, to be handed over.
     pub(crate) offer: Offer,
 }
@@ -150,15 +153,20 @@ impl Listeners {
         service_manager: ServiceManager,
     ) -> Result<Listeners, HandoverError> {
         let file = admin_socket.as_deref().and_then(|path| FileIdentity::at(path).ok());
-        let mut listeners = Listeners::unshared(addresses, admin_socket);
-        listeners.admin_file = file;
-        listeners.service_manager = service_manager;
-        listeners.received = activated.assign(addresses)?;
+        let received = activated.assign(&addresses)?;
+        let mut listeners = Listeners {
+            received,
+            service_manager,
+            admin_file: file,
+            ..Listeners::unshared(addresses, admin_socket)
+        };
         // Port 0 is another port for each process, so there is nothing to hand over.
-        if settings.file.is_none() || addresses.public.port() == 0 {
+        let has_any_port = listeners.addresses.public.iter().any(|address| address.port() == 0);
+        if settings.file.is_none() || has_any_port {
             return Ok(listeners);
         }
-        let (predecessor, passed) = match Predecessor::connect(settings, addresses, file).await? {
+        let found = Predecessor::connect(settings, &listeners.addresses, file).await?;
+        let (predecessor, passed) = match found {
             Found::NoProcess => {
                 listeners.service = Some(settings.clone());
                 return Ok(listeners);
@@ -236,9 +244,9 @@ impl Listeners {
     /// # Errors
     /// Returns [`ListenError`]; nothing is left open.
     pub(crate) async fn open(&mut self, workers: usize) -> Result<Opened, ListenError> {
-        let Addresses { public, admin } = self.addresses;
+        let admin = self.addresses.admin;
         // First, because only one process can have it.
-        let admin = match self.take(ADMIN, admin)?.into_iter().next() {
+        let admin = match self.take(ADMIN, |socket| socket.is_at(admin))?.into_iter().next() {
             Some(socket) => socket,
             None => self
                 .bind(|| bind::exclusive(admin))
@@ -246,21 +254,13 @@ impl Listeners {
                 .map_err(|source| ListenError::Admin { address: admin, source })?,
         };
         let admin_socket = self.open_admin_socket().await?;
-        let mut sockets = self.take(PUBLIC, public)?;
-        if sockets.is_empty() {
-            sockets = self
-                .bind(|| bind::shared(public, workers))
-                .await
-                .map_err(|source| ListenError::Public { address: public, source })?;
-        }
+        let (public, addresses) = self.open_public(workers).await?;
         // What is left has an address that is no longer configured. The predecessor accepts what
         // waits there.
         self.received.clear();
-        let offer = Offer::of(&sockets, &admin, admin_socket.as_ref());
+        let offer = Offer::of(&public, &admin, admin_socket.as_ref());
         let offer = offer.map_err(ListenError::Socket)?;
-        let address = sockets.first().map_or(Ok(public), TcpListener::local_addr);
-        let address = address.map_err(ListenError::Socket)?;
-        Ok(Opened { public: sockets, admin, admin_socket, address, offer })
+        Ok(Opened { public, admin, admin_socket, addresses, offer })
     }
 
     /// Takes the Unix socket of the predecessor, if the file at the path is its, or binds one.
@@ -278,9 +278,13 @@ impl Listeners {
         opened.map(Some).map_err(|source| ListenError::AdminSocket { path, source })
     }
 
-    /// Takes the sockets with this name and address.
-    fn take(&mut self, name: &str, address: SocketAddr) -> Result<Vec<TcpListener>, ListenError> {
-        let is_wanted = |socket: &mut NamedSocket| socket.name == name && socket.is_at(address);
+    /// Takes the sockets with this name that are wanted.
+    fn take(
+        &mut self,
+        name: &str,
+        is_wanted: impl Fn(&NamedSocket) -> bool,
+    ) -> Result<Vec<TcpListener>, ListenError> {
+        let is_wanted = |socket: &mut NamedSocket| socket.name == name && is_wanted(socket);
         let taken = self.received.extract_if(.., is_wanted);
         taken.map(|taken| nonblocking(taken.socket).map_err(ListenError::Socket)).collect()
     }

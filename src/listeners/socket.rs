@@ -19,7 +19,7 @@ impl NamedSocket {
         address.as_socket().ok_or_else(|| std::io::ErrorKind::Unsupported.into())
     }
 
-    /// Whether the socket has a configured address. Port 0 stands for any port.
+    /// Whether the socket has this configured address. Port 0 stands for any port.
     pub(super) fn is_at(&self, configured: SocketAddr) -> bool {
         self.address().is_ok_and(|address| match configured.port() {
             0 => address.ip() == configured.ip(),

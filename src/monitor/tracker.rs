@@ -39,7 +39,7 @@ pub(crate) struct Problem {
     pub(crate) subject: Option<String>,
     /// How bad it is.
     pub(crate) severity: Severity,
-    /// The gate that sees it: its machine and the port of its public listener.
+    /// The gate that sees it: its machine and the first port of its public listener.
     pub(crate) node: String,
     /// Since when.
     #[schema(value_type = String, format = DateTime)]

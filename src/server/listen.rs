@@ -24,6 +24,9 @@ static ACCEPT_LOG: LogLimit = LogLimit::per_minute();
 
 /// Sets the options that accepted sockets inherit, and deals the listening sockets out to the
 /// workers. A worker without a socket serves what others accept, and one may have several.
+///
+/// The sockets of one address follow each other, so each worker has one of each address if there
+/// are as many as workers.
 pub(super) fn deal(
     sockets: Vec<TcpListener>,
     workers: usize,

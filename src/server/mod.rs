@@ -1,8 +1,8 @@
 //! The public listener: HTTPS over HTTP/1.1 and HTTP/2, on one single-threaded runtime per core.
 //!
 //! `app` builds the [`Services`] and calls [`start`]. Each worker thread has its own listening
-//! socket (SO_REUSEPORT) and its own connections to the origins. The workers share the
-//! [`Services`]. Every connection is a task of the worker that was least busy when it arrived.
+//! socket of each address (SO_REUSEPORT) and its own connections to the origins. The workers share
+//! the [`Services`]. Every connection is a task of the worker that was least busy when it arrived.
 //!
 //! [`Running::drain`] stops accepting and closes idle connections. It waits up to `server.drain`
 //! for responses in flight, and then aborts the remaining connections.
@@ -46,7 +46,7 @@ mod tls_choice;
 mod tls_stream;
 mod validity;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -60,6 +60,7 @@ use tokio_util::task::TaskTracker;
 use crate::buffer_budget::Buffers;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
+use crate::public_addresses::PublicAddresses;
 use crate::reader::Readers;
 use crate::reload::Current;
 use crate::supervise::supervise;
@@ -115,8 +116,8 @@ pub struct OrderedCertificate {
 /// The keys of `[listen] public`, `[tls]` and `[server]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The address and port that readers connect to.
-    pub listen: SocketAddr,
+    /// The addresses that readers connect to.
+    pub listen: PublicAddresses,
     /// The default certificate, for names that no other certificate covers.
     pub certificate: Certificate,
     /// `[tls.acme]`: the default certificate is ordered, and may not be there yet.
@@ -225,8 +226,8 @@ struct Worker {
 pub(crate) struct Api;
 
 /// Starts one worker for each configuration, which has the worker's own connections to the origins.
-/// The workers accept from the sockets, at least one, which listen on one address. Must be called
-/// on a runtime: it spawns a task that samples the load of the workers.
+/// The workers accept from the sockets, at least one, which listen on the public addresses. Must be
+/// called on a runtime: it spawns a task that samples the load of the workers.
 ///
 /// # Errors
 /// [`ServerError`]. No worker is left running.

@@ -229,6 +229,30 @@ const CASES: &[Case] = &[
         &["5: listen.admin: it is the same address as public. Write another port"],
     ),
     (
+        "an admin address that a public wildcard includes",
+        "public = \"127.0.0.1:8443\"",
+        "public = [\"127.0.0.1:8443\", \"0.0.0.0:9443\"]",
+        &["5: listen.admin: it overlaps the public address 0.0.0.0:9443. Write another port"],
+    ),
+    (
+        "an admin address that is also public",
+        "public = \"127.0.0.1:8443\"",
+        "public = [\"[::1]:8443\", \"127.0.0.1:9443\"]",
+        &["5: listen.admin: it is the same address as public. Write another port"],
+    ),
+    (
+        "an address twice",
+        "public = \"127.0.0.1:8443\"",
+        "public = [\"127.0.0.1:8443\", \"127.0.0.1:8443\"]",
+        &["4: listen.public: 127.0.0.1:8443 is listed twice. Remove one of them"],
+    ),
+    (
+        "no public address",
+        "public = \"127.0.0.1:8443\"",
+        "public = []",
+        &["4: listen.public: the list is empty. Write an address like \"0.0.0.0:8443\""],
+    ),
+    (
         "a number for a string",
         "admin = \"127.0.0.1:9443\"",
         "admin = 9443",
@@ -708,6 +732,13 @@ const CASES: &[Case] = &[
         "\"192.0.2.7:8443\"",
         &["4: listen.public: this machine does not have the address 192.0.2.7. Write one of its \
              own, or 0.0.0.0"],
+    ),
+    (
+        "a second address of another machine",
+        "\"127.0.0.1:8443\"",
+        "[\"127.0.0.1:8443\", \"[2001:db8::7]:8443\"]",
+        &["4: listen.public: this machine does not have the address 2001:db8::7. Write one of \
+             its own, or [::]"],
     ),
     (
         "a certificate and a key that are exchanged",

@@ -41,6 +41,8 @@ fn variables_override_keys_of_every_kind() {
         ("LOANGATE__LISTEN__ADMIN_SOCKET", "admin.sock"),
         ("LOANGATE__ADMIN__OPEN_METRICS", "true"),
         ("LOANGATE__CORS__ORIGINS", "[\"https://app.example.no\"]"),
+        // A list, but the file has a text.
+        ("LOANGATE__LISTEN__PUBLIC", "[\"127.0.0.1:8443\", \"[::1]:8443\"]"),
         ("LOANGATE__ORIGINS__0__URL", "https://files.example.no/"),
         ("LOANGATE__READERS__JWT__CLAIMS__BORROWER", "card"),
         // A number, but the file has a text.
@@ -54,6 +56,7 @@ fn variables_override_keys_of_every_kind() {
         "connections = 500  # LOANGATE__LIMITS__CONNECTIONS",
         "admin_socket = \"admin.sock\"  # LOANGATE__LISTEN__ADMIN_SOCKET",
         "open_metrics = true  # LOANGATE__ADMIN__OPEN_METRICS",
+        "public = [\"127.0.0.1:8443\", \"[::1]:8443\"]  # LOANGATE__LISTEN__PUBLIC",
         "origins = [\"https://app.example.no\"]  # LOANGATE__CORS__ORIGINS",
         "url = \"https://files.example.no/\"  # LOANGATE__ORIGINS__0__URL",
         "borrower = \"card\"  # LOANGATE__READERS__JWT__CLAIMS__BORROWER",
@@ -114,6 +117,7 @@ fn comparison_says_what_a_reload_changes_and_shows_no_secret() {
     let old = fs::read_to_string(directory.path().join("config.toml")).unwrap();
     let new = old
         .replace("\"127.0.0.1:9443\"", "\"127.0.0.1:9444\"\nadmin_socket = \"admin.sock\"")
+        .replace("\"127.0.0.1:8443\"", "[\"127.0.0.1:8443\", \"[::1]:8443\"]")
         .replace("client_id = \"sandbox-client\"", "client_id = \"mine\"")
         .replace("{ file = \"certs/link.key\" }", "\"0123456789abcdef0123456789abcdef\"");
     let newer = new.replace("0123456789abcdef\"", "0123456789abcdee\"");
@@ -131,7 +135,8 @@ fn comparison_says_what_a_reload_changes_and_shows_no_secret() {
                     readers.links.keys[0].secret: { file = \"certs/link.key\" } -> \"…\"\n\
                     These need a restart:\n  \
                     listen.admin: \"127.0.0.1:9443\" -> \"127.0.0.1:9444\"\n  \
-                    listen.admin_socket: set to \"admin.sock\"\n";
+                    listen.admin_socket: set to \"admin.sock\"\n  \
+                    listen.public: \"127.0.0.1:8443\" -> [\"127.0.0.1:8443\", \"[::1]:8443\"]\n";
     assert_eq!(shown, expected);
     let shown = compared(&["check", "--diff", "new.toml", "newer.toml"]);
     assert_eq!(shown, "A reload changes:\n  readers.links.keys[0].secret: another secret\n");
@@ -139,5 +144,5 @@ fn comparison_says_what_a_reload_changes_and_shows_no_secret() {
     let changes: Vec<Value> = serde_json::from_str(&shown).unwrap();
     let restart = changes.iter().filter(|change| change["needs_restart"] == true);
     let restart: Vec<&Value> = restart.map(|change| &change["key"]).collect();
-    assert_eq!(restart, ["listen.admin", "listen.admin_socket"]);
+    assert_eq!(restart, ["listen.admin", "listen.admin_socket", "listen.public"]);
 }

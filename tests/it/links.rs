@@ -266,8 +266,7 @@ async fn link_opens_no_other_title_or_path_by_any_trick() {
         stage.link(&Scope::prefix(&format!("/files/{}", &AUDIO[..12])).unwrap()),
     ];
     let before = scene.origin.requests().len();
-    let (address, ca) =
-        (scene.gate.as_ref().unwrap().public, scene.dir.path().join("certs/ca.pem"));
+    let (address, ca) = (scene.address(), scene.dir.path().join("certs/ca.pem"));
     for late in [false, true] {
         if late {
             stage.clock.advance(HOUR);

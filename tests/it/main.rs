@@ -96,6 +96,7 @@ mod postgres_support;
 mod privacy;
 mod proxy_protocol;
 mod prune;
+mod public_addresses;
 mod readme;
 mod reference;
 mod refusals;

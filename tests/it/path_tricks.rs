@@ -220,7 +220,7 @@ async fn stage() -> Stage {
     let answer = scene.get(&scene.http1(), &path, &token).send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK, "the loan");
     answer.bytes().await.unwrap();
-    let address = scene.gate.as_ref().unwrap().public;
+    let address = scene.address();
     let ca = scene.dir.path().join("certs/ca.pem");
     Stage { scene, token, address, ca }
 }

@@ -285,7 +285,8 @@ async fn wrong_gate_clock_differs_from_wrong_login_clock() {
     let file = scene.config_file();
     let loaded = loangate::config::load(&file).unwrap();
     let gate = loangate::app::start(&file, loaded, Clock::movable(behind)).await.unwrap();
-    (scene.base, scene.admin) = (format!("https://{}", gate.public), gate.admin_url.clone());
+    (scene.base, scene.admin) =
+        (format!("https://{}", gate.public.first()), gate.admin_url.clone());
     scene.gate = Some(gate);
     let said = detail(&scene, real.as_second()).await;
     assert!(

@@ -104,6 +104,39 @@ async fn sockets_of_the_service_manager_survive_restarts() {
     scene.end().await;
 }
 
+/// One of the two public addresses has no socket. It is bound.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_of_several_addresses_are_used() {
+    let listen = |address: &str| TcpListener::bind(address).unwrap();
+    let (ipv4, ipv6) = (listen("127.0.0.1:0"), listen("[::1]:0"));
+    let first = free_ports(2);
+    let admin = SocketAddr::from(([127, 0, 0, 1], first));
+    let bound = SocketAddr::from(([127, 0, 0, 1], first + 1));
+    let public = [ipv6.local_addr().unwrap(), bound, ipv4.local_addr().unwrap()];
+    let mut scene = scene(public[0], admin).await;
+    let list = public.map(|address| format!("\"{address}\"")).join(", ");
+    scene.replace_in_config(&format!("public = \"{}\"", public[0]), &format!("public = [{list}]"));
+    for (sockets, names) in
+        [([&ipv4, &ipv6], "public:public"), ([&ipv6, &ipv4], "loangate.socket:loangate.socket")]
+    {
+        let mut gate = activated(&sockets, names, &scene.config_file()).await;
+        let bases = public.map(|address| format!("https://{address}"));
+        assert_eq!(gate.ready["base_urls"], serde_json::json!(bases));
+        for base in bases {
+            scene.base = base;
+            for _ in 0..10 {
+                assert_eq!(read(&scene).await, StatusCode::OK, "{}", scene.base);
+            }
+        }
+        gate.terminate();
+        assert!(gate.exit().await.success());
+    }
+    // The system keeps the sockets open, and the gate has closed the address that it bound.
+    assert!(std::net::TcpStream::connect(public[0]).is_ok());
+    assert!(std::net::TcpStream::connect(bound).is_err());
+    scene.end().await;
+}
+
 #[tokio::test]
 async fn socket_without_an_address_is_refused() {
     let (public, other) = (TcpListener::bind("127.0.0.1:0"), TcpListener::bind("127.0.0.1:0"));

@@ -267,8 +267,7 @@ async fn path_tricks_reach_no_other_title_or_prefix() {
     let token = scene.token("kari");
     put(&scene, AUDIO, &token).await;
     let link = scene.link(&["--prefix", "/media/lyd/1/"]);
-    let (address, ca) =
-        (scene.gate.as_ref().unwrap().public, scene.dir.path().join("certs/ca.pem"));
+    let (address, ca) = (scene.address(), scene.dir.path().join("certs/ca.pem"));
     let before = scene.origin.requests().len();
     for (target, status) in [
         (format!("/~{link}/media/lyd/12/kap%202.mp3"), 403),

@@ -2,6 +2,7 @@
 //! breaks and no connection is refused or reset. Also what happens if the new process fails.
 
 use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -458,6 +459,58 @@ async fn upgrades_and_a_drain_break_nothing() {
     let left = std::fs::read_dir(scene.dir.path().join("data")).unwrap();
     let names: Vec<_> = left.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     assert!(!names.iter().any(|name| name.contains("handover")), "{names:?}");
+    scene.end().await;
+}
+
+/// The gates listen at one address, at both, at both, and at the other one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_are_added_and_dropped_without_a_break() {
+    let mut scene = scene("").await;
+    let (one, other) =
+        (scene.address(), SocketAddr::from((Ipv6Addr::LOCALHOST, scene.address().port())));
+    let list = |public: &[SocketAddr]| {
+        let quoted: Vec<String> = public.iter().map(|each| format!("\"{each}\"")).collect();
+        format!("public = [{}]", quoted.join(", "))
+    };
+    let lists = [list(&[one]), list(&[one, other]), list(&[other, one]), list(&[other])];
+    scene.replace_in_config(&format!("public = \"{one}\""), &lists[0]);
+    let (mut gates, mut downloads) = (vec![serve(&scene).await], Vec::new());
+    downloads.push(Downloads::start(&scene, 4).await);
+    let mut loads = vec![Load::start(&scene)];
+    for upgrade in 1..lists.len() {
+        if upgrade == 3 {
+            // Nobody connects to the address that is dropped.
+            loads.remove(0).end().await;
+        }
+        scene.replace_in_config(&lists[upgrade - 1], &lists[upgrade]);
+        gates.push(serve(&scene).await);
+        for load in &loads {
+            load.more(&scene, 50).await;
+        }
+        if upgrade == 1 {
+            scene.base = format!("https://{other}");
+            loads.push(Load::start(&scene));
+        }
+        for address in if upgrade == 3 { vec![other] } else { vec![one, other] } {
+            scene.base = format!("https://{address}");
+            downloads.push(Downloads::start(&scene, 4).await);
+        }
+        downloads.iter_mut().for_each(Downloads::all_run);
+        assert!(gates.iter_mut().all(Process::runs), "they still have downloads");
+    }
+    let refused = async || TcpStream::connect(one).await.is_err();
+    scene.until("the dropped address is closed", refused).await;
+    for load in loads {
+        load.more(&scene, 50).await;
+        load.end().await;
+    }
+    for downloads in downloads {
+        downloads.complete().await;
+    }
+    gates.last().unwrap().terminate();
+    for gate in &mut gates {
+        assert!(gate.exit().await.success());
+    }
     scene.end().await;
 }
 

@@ -80,7 +80,8 @@ pub(crate) async fn connect_with_buffer(
     protocol: &str,
     bytes: u32,
 ) -> TlsStream<TcpStream> {
-    let socket = TcpSocket::new_v4().unwrap();
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.unwrap();
     socket.set_recv_buffer_size(bytes).unwrap();
     connect_over(socket.connect(address).await.unwrap(), ca, "localhost", protocol).await
 }

@@ -181,7 +181,7 @@ impl Scene {
         let file = self.config_file();
         let loaded = loangate::config::load(&file).unwrap();
         let gate = app::start(&file, loaded, self.setting.clock.clone()).await.unwrap();
-        self.base = format!("https://{}", gate.public);
+        self.base = format!("https://{}", gate.public.first());
         self.admin = gate.admin_url.clone();
         self.gate = Some(gate);
     }

@@ -197,12 +197,12 @@ fn write(dir: &Path, name: &str, text: &str) -> Result<(), CliError> {
 
 impl Demo {
     fn base(&self) -> String {
-        format!("https://{}", self.gate.public)
+        format!("https://{}", self.gate.public.first())
     }
 
     /// Returns the address of the web reader, with the host name of the certificate.
     fn page_url(&self) -> String {
-        format!("https://localhost:{}/demo/", self.gate.public.port())
+        format!("https://localhost:{}/demo/", self.gate.public.first().port())
     }
 
     /// Returns what a program needs to use the demo, as JSON.
@@ -244,7 +244,7 @@ impl Demo {
     /// Returns the walkthrough, with the demo's addresses.
     fn walkthrough(&self) -> String {
         walkthrough::lines(&walkthrough::Endpoints {
-            base: &format!("https://localhost:{}", self.gate.public.port()),
+            base: &format!("https://localhost:{}", self.gate.public.first().port()),
             admin: &self.gate.admin_url,
             sandbox: self.sandbox.url(),
             origin: self.storage.url(),

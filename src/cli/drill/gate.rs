@@ -76,7 +76,7 @@ impl StagingGate {
             let trusted = Certificate::from_pem_bundle(&pem).map_err(CliError::new)?;
             client = client.tls_certs_only(trusted);
         }
-        let port = config.server.listen.port();
+        let port = config.server.listen.first().port();
         let tcp = args.admin.is_some() || args.tls.wants_tcp();
         let route = AdminRoute::of(AdminAddress::of(&config.admin), tcp);
         let url = |written: &Option<String>, default: String| {

@@ -251,9 +251,8 @@ async fn row_that_an_earlier_process_left_is_found() {
     let heads = other.close().await;
     let mut settings = settings(&database.url());
     settings.heads = heads.path().to_owned();
-    let findings = async || {
-        verify(&settings, &audit_key(), &RowsRead::default()).await.unwrap().findings
-    };
+    let findings =
+        async || verify(&settings, &audit_key(), &RowsRead::default()).await.unwrap().findings;
     assert_eq!(findings().await, Vec::<String>::new());
     let restore = "DELETE FROM loans; INSERT INTO loans SELECT * FROM saved";
     sqlx::raw_sql(restore).execute(&mut connection).await.unwrap();
@@ -338,13 +337,9 @@ async fn verification_works_behind_pgbouncer() {
     let mut settings = settings(&scene.database.url_at(bouncer.port()));
     settings.heads = scene.heads.path().to_owned();
     let store = StoreSettings::Postgres(Box::new(settings));
-    let verified = crate::ledger::verify(&store, &audit_key(), &RowsRead::default())
-        .await
-        .unwrap();
+    let verified = crate::ledger::verify(&store, &audit_key(), &RowsRead::default()).await.unwrap();
     assert_eq!((verified.findings, verified.steps), (Vec::new(), 12));
-    let checked = crate::ledger::check(&store, &audit_key(), &RowsRead::default())
-        .await
-        .unwrap();
+    let checked = crate::ledger::check(&store, &audit_key(), &RowsRead::default()).await.unwrap();
     assert_eq!(checked, Vec::<String>::new());
 }
 

@@ -32,9 +32,14 @@ const LENGTH_BYTES: usize = 4;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Message {
     /// The successor's first message.
+    ///
+    /// `public` is the first of its public addresses. `other_public` are the others, which a gate
+    /// of an earlier version neither sends nor reads.
     Hello {
         version: u32,
         public: SocketAddr,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        other_public: Vec<SocketAddr>,
         admin: SocketAddr,
         /// The file at its `listen.admin_socket`. An older gate does not know it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -205,6 +210,23 @@ mod tests {
         }
         send(&one, &Message::Ready, &[listener.as_fd()], LIMIT).await.unwrap();
         assert_eq!(receive(&other, LIMIT).await.unwrap_err().kind(), ErrorKind::InvalidData);
+    }
+
+    /// A gate of an earlier version knows no list.
+    #[test]
+    fn one_address_is_sent_as_before() {
+        let json =
+            "{\"hello\":{\"version\":1,\"public\":\"127.0.0.1:1\",\"admin\":\"127.0.0.1:2\"}}";
+        let hello: Message = serde_json::from_str(json).unwrap();
+        let one = Message::Hello {
+            version: 1,
+            public: ([127, 0, 0, 1], 1).into(),
+            other_public: Vec::new(),
+            admin: ([127, 0, 0, 1], 2).into(),
+            admin_file: None,
+        };
+        assert_eq!(hello, one);
+        assert_eq!(serde_json::to_string(&one).unwrap(), json);
     }
 
     #[tokio::test]

@@ -22,6 +22,8 @@
 //! `hello` also names the file at the successor's `listen.admin_socket`. If the file belongs to the
 //! predecessor, the Unix socket is passed too, and the file is the successor's from `draining` on.
 
+#[cfg(test)]
+mod address_tests;
 mod message;
 mod predecessor;
 mod service;

@@ -49,7 +49,7 @@ impl Predecessor {
     /// Returns a [`HandoverError`] if a gate may be running that does not hand over.
     pub(in crate::listeners) async fn connect(
         settings: &Settings,
-        addresses: Addresses,
+        addresses: &Addresses,
         admin_file: Option<FileIdentity>,
     ) -> Result<Found, HandoverError> {
         let Some(file) = &settings.file else { return Ok(Found::NoProcess) };
@@ -60,7 +60,13 @@ impl Predecessor {
             return Err(HandoverError::OtherUser { file: file.clone(), user });
         }
         let Addresses { public, admin } = addresses;
-        let hello = Message::Hello { version: VERSION, public, admin, admin_file };
+        let hello = Message::Hello {
+            version: VERSION,
+            public: public.first(),
+            other_public: public.others().to_vec(),
+            admin: *admin,
+            admin_file,
+        };
         send(&stream, &hello, &[], REPLY_TIMEOUT).await.map_err(no_response)?;
         let mut sockets = Vec::new();
         for _ in 0..MAX_MESSAGES {

@@ -1,6 +1,7 @@
 //! The running gate's side of a handover.
 
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -202,13 +203,15 @@ impl Shared {
 
     /// Returns whether a successor may start.
     fn accepts(&self, hello: &Message) -> Result<Starting<'_>, Refusal> {
-        let Message::Hello { version, public, admin, .. } = hello else {
+        let Message::Hello { version, public, other_public, admin, .. } = hello else {
             return Err(Refusal::Version);
         };
-        let Addresses { public: own_public, admin: own_admin } = self.addresses;
+        let own = &self.addresses;
+        let is_shared = |address: &SocketAddr| own.public.iter().any(|one| one == *address);
         if *version != VERSION {
             Err(Refusal::Version)
-        } else if *public != own_public && *admin != own_admin {
+        } else if *admin != own.admin && !std::iter::once(public).chain(other_public).any(is_shared)
+        {
             Err(Refusal::OtherAddresses)
         } else if self.is_busy.swap(true, Ordering::AcqRel) {
             Err(Refusal::Busy)

@@ -169,7 +169,7 @@ impl Stage {
             (running, runtime)
         });
         let (running, runtime) = started.await.unwrap();
-        self.scene.base = format!("https://{}", running.public);
+        self.scene.base = format!("https://{}", running.public.first());
         self.scene.admin = running.admin_url.clone();
         self.gate = Some(Gate::Alive { running: Box::new(running), runtime: Slow(Some(runtime)) });
     }

@@ -103,7 +103,8 @@ impl ClusterGate {
     pub(crate) async fn replace(&self, loaded: Loaded) {
         self.terminate().await;
         let running = app::start(&self.config, loaded, Clock::system()).await.unwrap();
-        let (base, admin) = (format!("https://{}", running.public), running.admin_url.clone());
+        let (base, admin) =
+            (format!("https://{}", running.public.first()), running.admin_url.clone());
         let state = State { process: None, running: Some(running), base, admin };
         *self.state.lock().unwrap() = state;
     }
