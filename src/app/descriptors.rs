@@ -10,10 +10,10 @@ use crate::server::{self, Limits};
 const RESERVED_DESCRIPTORS: u64 = 96;
 
 /// Returns the file descriptors of the public addresses after the first one: a socket for each
-/// worker, and its duplicate for a successor.
+/// worker, its duplicate for a successor, and another one while that is passed.
 fn of_more_addresses(config: &Config) -> u64 {
     let sockets = config.server.listen.others().len().saturating_mul(workers());
-    u64::try_from(sockets).unwrap_or(u64::MAX).saturating_mul(2)
+    u64::try_from(sockets).unwrap_or(u64::MAX).saturating_mul(3)
 }
 
 /// Raises the file descriptor limit, and adjusts the limits of reader and origin connections to it.

@@ -1,6 +1,7 @@
 //! A client of the admin API of a running gate. The configuration has the address and the token.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reqwest::header::HeaderValue;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -11,6 +12,14 @@ use super::CliError;
 use super::admin_route::AdminRoute;
 use super::client_tls::ClientTls;
 use crate::config::AdminAddress;
+use crate::http_calls::{BodyError, read_body};
+
+/// The timeout for a connection and the TLS handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The timeout of a call with its response, if the command has no other.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
+/// More bytes than a document of a gate has.
+const MAX_DOCUMENT: usize = 64 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GateArgs {
@@ -69,7 +78,9 @@ impl AdminClient {
                  --client-cert and --client-key",
             ));
         }
-        let client = gate.tls.apply(reqwest::Client::builder().no_proxy())?;
+        route.require_trusted()?;
+        let client = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT);
+        let client = gate.tls.apply(client)?;
         let client = route.apply(client).build().map_err(CliError::new)?;
         let (token, why) = (config.admin.token, gate.why.clone());
         Ok(AdminClient { client, route, token, why, config: gate.config.clone() })
@@ -87,7 +98,7 @@ impl AdminClient {
         if let Ok(mut path) = url.path_segments_mut() {
             path.extend(segments);
         }
-        let request = with(self.client.request(method, url));
+        let request = with(self.client.request(method, url).timeout(RESPONSE_TIMEOUT));
         let mut request = request.bearer_auth(self.token.expose_secret());
         if let Some(why) = &self.why {
             request = request.header("access-reason", why);
@@ -104,7 +115,7 @@ impl AdminClient {
     /// Returns the sentences of a refusal.
     async fn refusal(&self, response: Response) -> CliError {
         let status = response.status();
-        let document: Value = response.json().await.unwrap_or_default();
+        let document = read(response).await.unwrap_or_default();
         let detail = document
             .get("detail")
             .and_then(Value::as_str)
@@ -134,6 +145,12 @@ fn mistake(mistake: &Value) -> String {
     }
 }
 
-pub(super) async fn read(response: Response) -> Result<Value, CliError> {
-    response.json().await.map_err(|error| CliError::new(error.without_url()))
+/// Reads a document, whatever program sends it.
+pub(super) async fn read(mut response: Response) -> Result<Value, CliError> {
+    let body = read_body(&mut response, MAX_DOCUMENT).await.map_err(|error| match error {
+        BodyError::Failed(error) => CliError::new(error.without_url()),
+        BodyError::TooLarge => CliError::new("the response is too long for one of a gate"),
+    })?;
+    serde_json::from_slice(&body)
+        .map_err(|error| CliError::new(format!("the response is not one of a gate: {error}")))
 }

@@ -6,12 +6,18 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use reqwest::ClientBuilder;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
 
+use super::CliError;
 use crate::config::AdminAddress;
 use crate::http_calls::innermost;
 
+/// How long a full accept queue may keep a connection waiting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The file with the names of the users of this machine.
 const USERS: &str = "/etc/passwd";
 
@@ -46,6 +52,43 @@ impl AdminRoute {
             AdminRoute::Tcp { address, tls: true } => format!("https://{address}"),
             AdminRoute::Tcp { address, tls: false } => format!("http://{address}"),
             AdminRoute::Socket(_) => "http://localhost".to_owned(),
+        }
+    }
+
+    /// Whether it is a Unix socket that this user cannot connect to.
+    pub(super) async fn is_closed(&self) -> bool {
+        match self {
+            AdminRoute::Tcp { .. } => false,
+            AdminRoute::Socket(path) => {
+                let connected = timeout(CONNECT_TIMEOUT, UnixStream::connect(path)).await;
+                connected.is_ok_and(|connected| connected.is_err())
+            }
+        }
+    }
+
+    /// Refuses a Unix socket at which another user than the gate's could listen: that user would
+    /// get the token.
+    ///
+    /// # Errors
+    /// Returns a sentence that says what to do.
+    pub(super) fn require_trusted(&self) -> Result<(), CliError> {
+        let AdminRoute::Socket(path) = self else { return Ok(()) };
+        let named = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = named.unwrap_or(Path::new("."));
+        // Without them, the connection fails and says why.
+        let Ok((socket, found)) =
+            path.symlink_metadata().and_then(|socket| Ok((socket, directory.metadata()?)))
+        else {
+            return Ok(());
+        };
+        let is_private = found.mode() & 0o022 == 0 && [0, socket.uid()].contains(&found.uid());
+        match is_private {
+            true => Ok(()),
+            false => Err(CliError::new(format!(
+                "other users than the gate's can write to the directory {}, so the token is not \
+                 sent to the socket there. Allow only the user of the gate, or use --tcp",
+                directory.display()
+            ))),
         }
     }
 
@@ -118,6 +161,7 @@ fn name_of(id: u32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn gate() -> AdminAddress {
         AdminAddress {
@@ -149,5 +193,20 @@ mod tests {
         let user = name_of(user).unwrap_or_else(|| format!("#{user}"));
         assert!(said.contains(&format!("sudo -u '{user}' loangate")), "{said}");
         assert_eq!(name_of(0).as_deref(), Some("root"));
+    }
+
+    #[test]
+    fn token_goes_to_no_directory_of_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let route = AdminRoute::Socket(path);
+        for (mode, is_trusted) in [(0o700, true), (0o755, true), (0o775, false), (0o1777, false)] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(directory.path(), permissions).unwrap();
+            assert_eq!(route.require_trusted().is_ok(), is_trusted, "{mode:o}");
+        }
+        let missing = AdminRoute::Socket(directory.path().join("missing.sock"));
+        assert!(missing.require_trusted().is_ok(), "nobody listens there");
     }
 }

@@ -1,12 +1,16 @@
 //! `loangate loans`: shows and ends the loans of a running gate, through its admin API.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::admin_client::{GateArgs, call, read};
 use super::{CliError, progress, show};
+
+/// The timeout of a balance, which asks Bokbasen for every loan.
+const BALANCE_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -97,8 +101,10 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
             let since: Vec<_> = since.map(|since| ("since", since)).into_iter().collect();
             let balance = async {
                 read(
-                    call(&gate, Method::POST, &["balance"], |request| request.query(&since))
-                        .await?,
+                    call(&gate, Method::POST, &["balance"], |request| {
+                        request.query(&since).timeout(BALANCE_TIMEOUT)
+                    })
+                    .await?,
                 )
                 .await
             };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::socket_path::socket_path;
+use super::socket_path::{collide, socket_path};
 use super::table::Table;
 use super::values::nonzero_duration;
 use crate::ledger::StoreSettings;
@@ -29,7 +29,7 @@ impl Handover {
                 return Ok(PathBuf::new());
             }
             let file = socket_path(value, source, "\"\" for no upgrades while it runs")?;
-            match admin_socket == Some(&file) {
+            match admin_socket.is_some_and(|other| collide(other, &file)) {
                 false => Ok(file),
                 true => Err("it is the same path as listen.admin_socket. Write another".to_owned()),
             }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::socket_file::{FileIdentity, SocketFile, check_socket_path};
 
@@ -73,6 +73,11 @@ impl AdminSocket {
         identity: FileIdentity,
         socket: OwnedFd,
     ) -> io::Result<AdminSocket> {
+        // Any other socket would be served without TLS.
+        let is_unix = SockRef::from(&socket).domain().is_ok_and(|domain| domain == Domain::UNIX);
+        if !is_unix {
+            return Err(io::Error::new(ErrorKind::InvalidData, "it is no Unix socket"));
+        }
         let listener = UnixListener::from(socket);
         listener.set_nonblocking(true)?;
         let file = SocketFile::of_other(path, identity);

@@ -39,7 +39,7 @@ pub(crate) use early_admin::{EarlyAdmin, EarlySockets};
 pub(crate) use handover::Settings;
 use handover::{Found, Predecessor};
 pub(crate) use handover::{HandoverError, HandoverService, Offer, default_file};
-pub(crate) use socket_file::{check_socket_path, longest_file};
+pub(crate) use socket_file::{check_socket_path, longest_file, temporary_file};
 
 /// The name of the readers' sockets.
 pub(crate) const PUBLIC: &str = "public";

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, fchmod};
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -20,13 +21,19 @@ const TEMPORARY: &str = ".new";
 const BACKLOG: i32 = 4096;
 /// The permissions of the file.
 const MODE: u32 = 0o600;
-/// The right of every user to write, and the bit that keeps them from replacing files of others.
-const WORLD_WRITABLE: u32 = 0o002;
-const STICKY: u32 = 0o1000;
+/// The rights of the group and of all users to write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Returns the most bytes of the file's path.
 pub(crate) const fn longest_file() -> usize {
     MAX_PATH - TEMPORARY.len()
+}
+
+/// Returns the name of the file at a path until its socket listens.
+pub(crate) fn temporary_file(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(TEMPORARY);
+    PathBuf::from(name)
 }
 
 /// Differs for any two files that exist at the same time.
@@ -59,9 +66,8 @@ impl SocketFile {
     /// Returns the error of the operating system, or `AlreadyExists` if another file is there.
     pub(super) fn bind(path: &Path) -> io::Result<(SocketFile, UnixListener)> {
         refuse_other_file(path)?;
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(TEMPORARY);
-        let temporary = PathBuf::from(temporary);
+        let temporary = temporary_file(path);
+        refuse_other_file(&temporary)?;
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -134,14 +140,21 @@ fn check_directory(path: &Path) -> Result<(), String> {
         ),
         _ => format!("the directory {shown} cannot be used: {error}. Write another path"),
     })?;
-    let mode = found.permissions().mode();
     if !found.is_dir() {
         return Err(format!("{shown} is not a directory. Write another path"));
     }
-    if mode & WORLD_WRITABLE != 0 && mode & STICKY == 0 {
+    // Also with a sticky bit: while no gate runs, another user could listen there and get tokens.
+    if found.permissions().mode() & WRITABLE_BY_OTHERS != 0 {
         return Err(format!(
-            "every user can write to the directory {shown}, and so replace the socket. Allow only \
-             the user of the gate: chmod o-w {shown}"
+            "other users can write to the directory {shown}, and so listen there in place of the \
+             gate. Allow only the user of the gate: chmod go-w {shown}"
+        ));
+    }
+    // Root checks the configuration of a gate that runs as another user.
+    let user = geteuid().as_raw();
+    if user != 0 && ![0, user].contains(&found.uid()) {
+        return Err(format!(
+            "the directory {shown} is another user's. Give it to the user of the gate: chown"
         ));
     }
     Ok(())
@@ -200,11 +213,13 @@ mod tests {
     }
 
     #[test]
-    fn directory_of_every_user_is_refused() {
+    fn directory_of_other_users_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let (shared, missing) = (directory.path().join("shared"), directory.path().join("missing"));
         fs::create_dir(&shared).unwrap();
-        for (mode, is_good) in [(0o700, true), (0o777, false), (0o702, false), (0o1777, true)] {
+        for (mode, is_good) in
+            [(0o700, true), (0o755, true), (0o770, false), (0o702, false), (0o1777, false)]
+        {
             fs::set_permissions(&shared, fs::Permissions::from_mode(mode)).unwrap();
             let checked = check_socket_path(&shared.join("admin.sock"));
             assert_eq!(checked.is_ok(), is_good, "{mode:o}: {checked:?}");

@@ -79,6 +79,7 @@ impl StagingGate {
         let port = config.server.listen.first().port();
         let tcp = args.admin.is_some() || args.tls.wants_tcp();
         let route = AdminRoute::of(AdminAddress::of(&config.admin), tcp);
+        route.require_trusted()?;
         let url = |written: &Option<String>, default: String| {
             written.clone().unwrap_or(default).trim_end_matches('/').to_owned()
         };

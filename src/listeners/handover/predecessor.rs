@@ -14,7 +14,7 @@ use super::{FileIdentity, HandoverError, REPLY_TIMEOUT, Refusal, Settings, VERSI
 use crate::service_manager::ServiceManager;
 
 /// The most messages with sockets.
-const MAX_MESSAGES: usize = 64;
+const MAX_MESSAGES: usize = 256;
 
 /// How often to look whether a gate that closed the connection still listens.
 const DEATH_CHECKS: u32 = 10;

@@ -182,15 +182,9 @@ impl Shared {
         tracing::info!(process, "a successor is starting; this gate serves until it is ready");
         let with_admin_socket = matches!(hello, Message::Hello { admin_file, .. }
             if self.offer.has_admin_file(admin_file));
-        self.pass_sockets(stream, with_admin_socket).await?;
-        expect(stream, &Message::Ready, self.timeout).await?;
-        let go = Message::Go { service_manager: self.service_manager.clone() };
-        send(stream, &go, &[], REPLY_TIMEOUT).await?;
-        expect(stream, &Message::Serving, REPLY_TIMEOUT).await?;
-        // Before the successor can end, and leave the file to another one.
+        // From now on the file may be the successor's, which this gate must leave if it ends first.
         self.offer.own_admin_file(!with_admin_socket);
-        // If it cannot be sent, the successor is dead.
-        if let Err(error) = send(stream, &Message::Draining, &[], REPLY_TIMEOUT).await {
+        if let Err(error) = self.pass_over(stream, with_admin_socket).await {
             self.offer.own_admin_file(true);
             return Err(error);
         }
@@ -199,6 +193,17 @@ impl Shared {
         self.handed_over.cancel();
         drop(starting);
         Ok(())
+    }
+
+    /// Passes the sockets, and waits until the successor serves them.
+    async fn pass_over(&self, stream: &UnixStream, with_admin_socket: bool) -> io::Result<()> {
+        self.pass_sockets(stream, with_admin_socket).await?;
+        expect(stream, &Message::Ready, self.timeout).await?;
+        let go = Message::Go { service_manager: self.service_manager.clone() };
+        send(stream, &go, &[], REPLY_TIMEOUT).await?;
+        expect(stream, &Message::Serving, REPLY_TIMEOUT).await?;
+        // If it cannot be sent, the successor is dead.
+        send(stream, &Message::Draining, &[], REPLY_TIMEOUT).await
     }
 
     /// Returns whether a successor may start.

@@ -337,6 +337,25 @@ async fn unix_socket_passes_with_its_file() {
 }
 
 #[tokio::test]
+async fn gate_that_ends_before_the_consent_leaves_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(&directory.path().join("handover"), TIMEOUT);
+    let (addresses, path) = (addresses(), directory.path().join("admin.sock"));
+    let old = start_with(&settings, &addresses, Some(&path), async {}).await.unwrap();
+    let mut listeners = acquire_with(&settings, &addresses, Some(&path)).await.unwrap();
+    let opened = listeners.open(2).await.unwrap();
+    let Gate { service, sockets, admin, admin_socket, .. } = old;
+    service.unwrap().stop().await;
+    drop((sockets, admin, admin_socket));
+    listeners.ready().await.unwrap();
+    let new = serve(listeners, opened).await.unwrap();
+    let _client = UnixStream::connect(&path).unwrap();
+    assert!(new.accept_local());
+    drop(new);
+    assert!(!path.exists(), "the file is the new gate's");
+}
+
+#[tokio::test]
 async fn unix_socket_at_another_path_is_bound() {
     let directory = tempfile::tempdir().unwrap();
     let settings = settings(&directory.path().join("handover"), TIMEOUT);
