@@ -169,7 +169,7 @@ fn last_minute(activity: Activity) -> LastMinute {
     LastMinute {
         loans: activity.loans,
         requests: activity.requests,
-        refusals: activity.refusals.values().sum(),
+        refusals: activity.refusals.values().fold(0.0, |sum, rate| sum + rate),
         hit_rate: (decided > 0).then(|| hits as f64 / decided as f64),
         bytes_per_second: activity.bytes,
         streams: activity.streams,

@@ -1,7 +1,7 @@
 //! What commands print: results to standard output, errors to standard error.
 
 use std::fmt;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -63,7 +63,7 @@ impl From<StartError> for CliError {
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sentences.join("\n"))
+        f.write_str(&printable_lines(&self.sentences.join("\n")))
     }
 }
 
@@ -77,6 +77,11 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(escaped).collect()
 }
 
+/// Returns lines that may have a text of somebody else, for a terminal.
+fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
 /// Whether an output is a terminal on which a command may move the cursor.
 pub(super) fn is_drawable(out: &impl IsTerminal) -> bool {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -84,11 +89,15 @@ pub(super) fn is_drawable(out: &impl IsTerminal) -> bool {
     out.is_terminal() && !is_plain
 }
 
-/// Writes to standard output. A closed pipe is not an error.
+/// Writes to standard output. A closed pipe is not an error, but a full disk is one.
 pub(super) fn say(text: &str) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
-    Ok(())
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(CliError::new(format!("the output cannot be written: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes a result to standard output: with `--json` the document, and otherwise its text.
@@ -97,7 +106,7 @@ pub(super) fn show(
     document: &Value,
     text: impl FnOnce(&Value) -> String,
 ) -> Result<(), CliError> {
-    say(&if is_json { format!("{document:#}") } else { text(document) })
+    say(&if is_json { format!("{document:#}") } else { printable_lines(&text(document)) })
 }
 
 /// Writes a result to standard output: with `--json` the document, and otherwise the lines.

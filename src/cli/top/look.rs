@@ -136,7 +136,7 @@ impl GateLook {
         let Some(rates) = &self.rates else {
             return format!("{} {} is up", time(self.at), printable(&self.node));
         };
-        let refused: f64 = rates.refusals_per_minute.values().sum();
+        let refused: f64 = rates.refusals_per_minute.values().fold(0.0, |sum, rate| sum + rate);
         let ledger = if self.ledger_writable { "ok" } else { "unwritable" };
         format!(
             "{} requests {}/s, {}, loans {}/min, refused {}/min, cached {}, connections {}, \
@@ -240,7 +240,7 @@ impl GateLook {
 }
 
 fn refusals(rates: &Rates) -> String {
-    let all: f64 = rates.refusals_per_minute.values().sum();
+    let all: f64 = rates.refusals_per_minute.values().fold(0.0, |sum, rate| sum + rate);
     let kinds = rates.refusals_per_minute.iter();
     let kinds: Vec<String> =
         kinds.map(|(kind, rate)| format!("{} {}", printable(kind), number(*rate))).collect();

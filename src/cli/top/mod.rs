@@ -8,6 +8,7 @@ mod screen;
 mod status;
 mod window;
 
+use std::io::ErrorKind;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -67,7 +68,8 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     let mut screen = Screen::new(form);
     let ended = tokio::select! {
         ended = watch(&client, &mut screen, args.interval, args.count) => ended,
-        () = signals.drain() => Ok(()),
+        // Also when the terminal is closed.
+        _ = signals.next() => Ok(()),
     };
     screen.restore().await;
     ended
@@ -87,9 +89,12 @@ async fn watch(
     loop {
         ticks.tick().await;
         let look = watcher.look(client).await;
-        if screen.show(&look).await.is_err() {
-            // A closed pipe is not an error.
-            return Ok(());
+        match screen.show(&look).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => {
+                return Err(CliError::new(format!("the output cannot be written: {error}")));
+            }
         }
         shown += u64::from(look.is_complete());
         match (look, count) {
