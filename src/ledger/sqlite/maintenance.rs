@@ -77,8 +77,6 @@ pub(in crate::ledger) async fn check(
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     let mut connection = open(ledger).await?;
     let mut reading = connection.begin().await.map_err(failed)?;
-    let total = sqlx::query_scalar(TOTAL).fetch_one(&mut *reading).await.map_err(failed)?;
-    read.expect(total);
     let mut found = Findings::default();
     for pragma in ["PRAGMA integrity_check", "PRAGMA foreign_key_check"] {
         let rows = sqlx::query(pragma).fetch_all(&mut *reading).await.map_err(failed)?;
@@ -86,6 +84,9 @@ pub(in crate::ledger) async fn check(
         let problems = messages.filter(|message| message != "ok");
         problems.for_each(|message| found.report(format!("SQLite reports: {message}")));
     }
+    // A damaged index must not keep the rest from being read.
+    let total = sqlx::query_scalar(TOTAL).fetch_one(&mut *reading).await;
+    read.expect(total.unwrap_or(0));
     let sql = format!("SELECT {COLUMNS} FROM loans");
     let mut rows = sqlx::query(AssertSqlSafe(sql)).fetch(&mut *reading);
     while let Some(row) = rows.try_next().await.map_err(failed)? {
