@@ -79,7 +79,9 @@ async fn read_v1(socket: &mut TcpStream, mut header: Vec<u8>) -> Result<ProxiedC
         socket.read_exact(header.get_mut(before..).unwrap_or_default()).await?;
     }
     let parsed = v1::Header::try_from(header.as_slice()).map_err(|_| ProxyError::Malformed)?;
-    if parsed.header.len() != header.len() {
+    // The parser reads "+1" as a port.
+    let has_sign = header.contains(&b'+') && parsed.addresses != v1::Addresses::Unknown;
+    if parsed.header.len() != header.len() || has_sign {
         return Err(ProxyError::Malformed);
     }
     Ok(match parsed.addresses {
@@ -202,6 +204,7 @@ mod tests {
             b"PROXY TCP6 192.0.2.7 198.51.100.1 1 2\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 198.51.100.1 65536 2\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 198.51.100.1 -1 2\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 +1 2\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 198.51.100.1 01 2\r\n".to_vec(),
             b"PROXY TCP4 gate.example 198.51.100.1 1 2\r\n".to_vec(),
             b"PROXY TCP4 \xff\xfe 198.51.100.1 1 2\r\n".to_vec(),

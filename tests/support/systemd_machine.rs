@@ -26,7 +26,7 @@ const ATTEMPT: &str = "set -eu
 
 /// Its files are in memory, since the files of this machine may be such a view already. systemd
 /// starts no service of this machine, only what the target needs, and can change neither its kernel
-/// nor its devices.
+/// nor its devices nor its network.
 const BOOT: &str = "set -eu
     mount -t tmpfs tmpfs \"$1\"
     cd \"$1\"
@@ -48,12 +48,17 @@ const BOOT: &str = "set -eu
     ln -s pts/ptmx root/dev/ptmx
     mount -t tmpfs tmpfs root/run
     mount -t tmpfs tmpfs root/tmp
-    mkdir root/run/changed
+    mkdir -p root/run/changed root/run/systemd/system
+    for unit in network-online.target nftables.service; do
+        ln -s /dev/null root/run/systemd/system/$unit
+    done
     mount --bind changed root/run/changed
     cd root
     pivot_root . mnt
     exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot . sh -c \
-        'umount --lazy /mnt && exec /lib/systemd/systemd --system --unit=basic.target'";
+        'umount --lazy /mnt && exec setpriv \
+            --bounding-set=-net_admin,-net_raw,-sys_boot,-sys_module,-sys_time --inh-caps=-all \
+            /lib/systemd/systemd --system --unit=basic.target'";
 
 /// Where it has the files that differ from those of this machine.
 const CHANGED: &str = "/run/changed";
