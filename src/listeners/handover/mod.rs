@@ -20,7 +20,8 @@
 //! - `predecessor` is the successor's side, and `service` the side of the running gate.
 //!
 //! `hello` also names the file at the successor's `listen.admin_socket`. If the file belongs to the
-//! predecessor, the Unix socket is passed too, and the file is the successor's from `draining` on.
+//! predecessor, the Unix socket is passed too. From then on the predecessor leaves the file, unless
+//! the successor fails, and it is the successor's from `draining` on.
 
 #[cfg(test)]
 mod address_tests;
