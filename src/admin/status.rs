@@ -169,6 +169,7 @@ fn last_minute(activity: Activity) -> LastMinute {
     LastMinute {
         loans: activity.loans,
         requests: activity.requests,
+        // `sum` of none is -0.
         refusals: activity.refusals.values().fold(0.0, |sum, rate| sum + rate),
         hit_rate: (decided > 0).then(|| hits as f64 / decided as f64),
         bytes_per_second: activity.bytes,

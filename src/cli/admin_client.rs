@@ -146,11 +146,16 @@ fn mistake(mistake: &Value) -> String {
 }
 
 /// Reads a document, whatever program sends it.
-pub(super) async fn read(mut response: Response) -> Result<Value, CliError> {
-    let body = read_body(&mut response, MAX_DOCUMENT).await.map_err(|error| match error {
-        BodyError::Failed(error) => CliError::new(error.without_url()),
-        BodyError::TooLarge => CliError::new("the response is too long for one of a gate"),
-    })?;
+pub(super) async fn read(response: Response) -> Result<Value, CliError> {
+    let body = body_of(response, MAX_DOCUMENT).await?;
     serde_json::from_slice(&body)
         .map_err(|error| CliError::new(format!("the response is not one of a gate: {error}")))
+}
+
+/// Reads the body of a response, if it has this many bytes at most.
+pub(super) async fn body_of(mut response: Response, most: usize) -> Result<Vec<u8>, CliError> {
+    read_body(&mut response, most).await.map_err(|error| match error {
+        BodyError::Failed(error) => CliError::new(error.without_url()),
+        BodyError::TooLarge => CliError::new("the response is too long for one of a gate"),
+    })
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::CliError;
 use crate::config::AdminAddress;
+use crate::durable_file::directory_of;
 use crate::http_calls::innermost;
 
 /// How long a full accept queue may keep a connection waiting.
@@ -73,8 +74,7 @@ impl AdminRoute {
     /// Returns a sentence that says what to do.
     pub(super) fn require_trusted(&self) -> Result<(), CliError> {
         let AdminRoute::Socket(path) = self else { return Ok(()) };
-        let named = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = named.unwrap_or(Path::new("."));
+        let directory = directory_of(path);
         // Without them, the connection fails and says why.
         let Ok((socket, found)) =
             path.symlink_metadata().and_then(|socket| Ok((socket, directory.metadata()?)))
@@ -160,8 +160,9 @@ fn name_of(id: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
 
     fn gate() -> AdminAddress {
         AdminAddress {

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use reqwest::redirect::Policy;
-use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::admin_client::body_of;
 use super::admin_route::AdminRoute;
 use super::client_tls::ClientCertificate;
 use super::{CliError, printable, show};
 use crate::config;
-use crate::http_calls::{BodyError, read_body};
 
 /// Timeout of the whole check.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,7 +69,7 @@ async fn check(route: &AdminRoute, args: &Args) -> Result<String, CliError> {
     let response = client.get(format!("{}/{path}", route.url())).send().await;
     let response = response.map_err(|error| CliError::new(route.unanswered(&error)))?;
     let status = response.status();
-    let body = body(response).await?;
+    let body = body_of(response, MAX_RESPONSE).await?;
     if live {
         return match status == StatusCode::OK && body == b"ok\n" {
             true => Ok(format!("the gate at {route} responds")),
@@ -94,12 +94,4 @@ async fn check(route: &AdminRoute, args: &Args) -> Result<String, CliError> {
 
 fn unknown(route: &AdminRoute, status: StatusCode) -> CliError {
     CliError::new(format!("what answers at {route} is no gate: {status}"))
-}
-
-/// Reads a response, and fails if it is long: whatever listens there may be no gate.
-async fn body(mut response: Response) -> Result<Vec<u8>, CliError> {
-    read_body(&mut response, MAX_RESPONSE).await.map_err(|error| match error {
-        BodyError::Failed(error) => CliError::new(error.without_url()),
-        BodyError::TooLarge => CliError::new("the response is too long for one of a gate"),
-    })
 }

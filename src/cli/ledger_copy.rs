@@ -2,11 +2,10 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde_json::json;
 
-use super::progress::Progress;
+use super::progress::{Progress, seconds_left};
 use super::{CliError, show_lines};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -132,12 +131,7 @@ fn left(progress: &CopyProgress) -> String {
     let CopyProgress::Copying { done, total, per_second, .. } = progress else {
         return String::new();
     };
-    match total.saturating_sub(*done).checked_div(*per_second) {
-        Some(seconds) if seconds > 0 => {
-            format!(", {} left", humantime::format_duration(Duration::from_secs(seconds)))
-        }
-        _ => String::new(),
-    }
+    total.saturating_sub(*done).checked_div(*per_second).map_or_else(String::new, seconds_left)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What commands print: results to standard output, errors to standard error.
 
 use std::fmt;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -49,7 +49,7 @@ impl CliError {
             false => self.to_string(),
         };
         if !self.sentences.is_empty() {
-            let _ = writeln!(std::io::stderr(), "{text}");
+            let _ = writeln!(io::stderr(), "{text}");
         }
         if self.is_of_arguments { WRONG_ARGUMENTS.into() } else { ExitCode::FAILURE }
     }
@@ -91,12 +91,16 @@ pub(super) fn is_drawable(out: &impl IsTerminal) -> bool {
 
 /// Writes to standard output. A closed pipe is not an error, but a full disk is one.
 pub(super) fn say(text: &str) -> Result<(), CliError> {
-    let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(CliError::new(format!("the output cannot be written: {error}")))
-        }
-        _ => Ok(()),
+    let mut out = io::stdout().lock();
+    is_open(writeln!(out, "{text}").and_then(|()| out.flush())).map(drop)
+}
+
+/// Whether a write has found its output open. A closed pipe is not an error.
+pub(super) fn is_open(written: io::Result<()>) -> Result<bool, CliError> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::new(format!("the output cannot be written: {error}"))),
     }
 }
 
@@ -125,7 +129,7 @@ pub(super) fn show_lines(
 pub(super) fn load(config: &Path) -> Result<crate::config::Config, CliError> {
     let loaded = crate::config::load(config).map_err(CliError::all)?;
     for warning in &loaded.warnings {
-        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+        let _ = writeln!(io::stderr(), "warning: {warning}");
     }
     Ok(loaded.config)
 }

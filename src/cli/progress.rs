@@ -47,12 +47,7 @@ enum Style {
 
 /// Does long work, and shows for how long.
 pub(super) async fn during<T>(what: &str, is_json: bool, work: impl Future<Output = T>) -> T {
-    let progress = Progress::start(is_json);
-    progress.set(what.to_owned(), false);
-    // Boxed: some work connects, which takes much memory.
-    let result = Box::pin(work).await;
-    drop(progress);
-    result
+    showing(|_| what.to_owned(), is_json, work).await
 }
 
 /// Does long work, and shows what `state` returns meanwhile.
@@ -62,6 +57,7 @@ pub(super) async fn showing<T>(
     work: impl Future<Output = T>,
 ) -> T {
     let (progress, began) = (Progress::start(is_json), Instant::now());
+    // Boxed: some work connects, which takes much memory.
     let mut work = Box::pin(work);
     loop {
         progress.set(state(began.elapsed()), false);
@@ -75,11 +71,15 @@ pub(super) async fn showing<T>(
 /// while nobody knows.
 pub(super) fn time_left(done: u64, total: u64, elapsed: Duration) -> String {
     let left = total.saturating_sub(done) as f64 / done as f64;
-    match Duration::try_from_secs_f64(elapsed.as_secs_f64() * left) {
-        Ok(left) if left.as_secs() > 0 => {
-            format!(", {} left", format_duration(Duration::from_secs(left.as_secs())))
-        }
-        _ => String::new(),
+    let left = Duration::try_from_secs_f64(elapsed.as_secs_f64() * left);
+    left.map_or_else(|_| String::new(), |left| seconds_left(left.as_secs()))
+}
+
+/// Returns the seconds that work still takes as the end of a sentence; empty for none.
+pub(super) fn seconds_left(seconds: u64) -> String {
+    match seconds {
+        0 => String::new(),
+        seconds => format!(", {} left", format_duration(Duration::from_secs(seconds))),
     }
 }
 

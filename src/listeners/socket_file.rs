@@ -13,6 +13,8 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::durable_file::directory_of;
+
 /// The most bytes of a path in `sockaddr_un`, without its final zero.
 const MAX_PATH: usize = 107;
 /// What is appended to the name until the socket listens.
@@ -128,10 +130,7 @@ pub(crate) fn check_socket_path(path: &Path) -> Result<(), String> {
 
 /// Checks the directory of a socket.
 fn check_directory(path: &Path) -> Result<(), String> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let directory = directory_of(path);
     let shown = directory.display();
     let found = fs::metadata(directory).map_err(|error| match error.kind() {
         ErrorKind::NotFound => format!(
@@ -154,7 +153,8 @@ fn check_directory(path: &Path) -> Result<(), String> {
     let user = geteuid().as_raw();
     if user != 0 && ![0, user].contains(&found.uid()) {
         return Err(format!(
-            "the directory {shown} is another user's. Give it to the user of the gate: chown"
+            "the directory {shown} is another user's. Give it to the user of the gate (chown), or \
+             write another path"
         ));
     }
     Ok(())

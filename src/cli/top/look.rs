@@ -136,7 +136,6 @@ impl GateLook {
         let Some(rates) = &self.rates else {
             return format!("{} {} is up", time(self.at), printable(&self.node));
         };
-        let refused: f64 = rates.refusals_per_minute.values().fold(0.0, |sum, rate| sum + rate);
         let ledger = if self.ledger_writable { "ok" } else { "unwritable" };
         format!(
             "{} requests {}/s, {}, loans {}/min, refused {}/min, cached {}, connections {}, \
@@ -145,7 +144,7 @@ impl GateLook {
             number(rates.requests_per_second),
             bytes(rates.bytes_per_second),
             number(rates.loans_per_minute),
-            number(refused),
+            number(rates.all_refusals_per_minute()),
             share(rates.hit_rate),
             self.connections,
             self.streams,
@@ -240,12 +239,11 @@ impl GateLook {
 }
 
 fn refusals(rates: &Rates) -> String {
-    let all: f64 = rates.refusals_per_minute.values().fold(0.0, |sum, rate| sum + rate);
     let kinds = rates.refusals_per_minute.iter();
     let kinds: Vec<String> =
         kinds.map(|(kind, rate)| format!("{} {}", printable(kind), number(*rate))).collect();
     let of = if kinds.is_empty() { String::new() } else { format!(": {}", kinds.join(", ")) };
-    format!("{} a minute{of}", number(all))
+    format!("{} a minute{of}", number(rates.all_refusals_per_minute()))
 }
 
 fn calls(rates: CallRates) -> String {

@@ -8,7 +8,6 @@ mod screen;
 mod status;
 mod window;
 
-use std::io::ErrorKind;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::CliError;
 use super::admin_client::{AdminClient, GateArgs, read};
 use super::client_tls::ClientTls;
+use super::output::is_open;
 use super::signals::Signals;
 use crate::clock::Clock;
 use look::{Away, Look};
@@ -89,12 +89,8 @@ async fn watch(
     loop {
         ticks.tick().await;
         let look = watcher.look(client).await;
-        match screen.show(&look).await {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-            Err(error) => {
-                return Err(CliError::new(format!("the output cannot be written: {error}")));
-            }
+        if !is_open(screen.show(&look).await)? {
+            return Ok(());
         }
         shown += u64::from(look.is_complete());
         match (look, count) {

@@ -60,7 +60,7 @@ impl Screen {
     /// it.
     ///
     /// # Errors
-    /// The output is closed.
+    /// The output cannot be written.
     pub(super) async fn show(&mut self, look: &Look) -> io::Result<()> {
         match self.form {
             Form::Terminal => {

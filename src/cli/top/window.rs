@@ -70,6 +70,12 @@ impl Window {
 }
 
 impl Rates {
+    /// Returns the rate of refusals of any type.
+    pub(super) fn all_refusals_per_minute(&self) -> f64 {
+        // `sum` of none is -0.
+        self.refusals_per_minute.values().fold(0.0, |sum, rate| sum + rate)
+    }
+
     fn between(
         oldest: &(Instant, Counts),
         last: &(Instant, Counts),

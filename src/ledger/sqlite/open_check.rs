@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use uuid::Uuid;
 
 use super::copy_marks;
+use crate::durable_file::directory_of;
 use crate::ledger::LedgerError;
 use crate::ledger::copy_mark::Marks;
 
@@ -74,9 +75,10 @@ fn test_file(file: &Path) -> Result<u64, Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };
-    let parent =
-        file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let nearest = parent.ancestors().find(|directory| directory.exists()).unwrap_or(Path::new("."));
+    let nearest = directory_of(file)
+        .ancestors()
+        .find(|directory| directory.exists())
+        .unwrap_or(Path::new("."));
     let nearest = if nearest.as_os_str().is_empty() { Path::new(".") } else { nearest };
     // SQLite writes its log beside the file, so the directory must be writable too.
     test_directory(nearest).map_err(|error| {

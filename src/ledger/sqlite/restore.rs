@@ -22,7 +22,7 @@ use super::connection::write_options;
 use super::process::{OpeningLock, Process};
 use super::{copy_marks, pauses, reconcile_file};
 use crate::crash::{self, Edge};
-use crate::durable_file::{ignore_missing, sync_directory_of};
+use crate::durable_file::{directory_of, ignore_missing, sync_directory_of};
 use crate::ledger::audit::head_file;
 use crate::ledger::membership::Membership;
 use crate::ledger::pauses::{PauseChange, PauseOrigin};
@@ -96,8 +96,7 @@ pub async fn restore(
     pause: &PauseOrigin,
 ) -> Result<Restored, RestoreError> {
     require_whole(ledger, backup)?;
-    let directory = ledger.parent().filter(|directory| !directory.as_os_str().is_empty());
-    let directory = directory.unwrap_or(Path::new("."));
+    let directory = directory_of(ledger);
     fs::create_dir_all(directory).map_err(failed("create", directory))?;
     // No gate can open the ledger while this is held.
     let _opening = OpeningLock::acquire(ledger).await.map_err(failed("lock", ledger))?;

@@ -12,12 +12,17 @@ use crate::ledger::test_support::{
 };
 use crate::ledger::{
     AuditKey, Cause, Filter, HistoryRow, Keys, Ledger, LedgerError, ReportState, ReportStep,
-    StoredRequest,
+    RowsRead, StoredRequest,
 };
 use crate::loan::{EndReason, Event, LoanId, LoanState};
 
 async fn open(directory: &Path) -> Result<Ledger, LedgerError> {
     try_open(&directory.join("data/loans.db"), &KEY).await
+}
+
+/// Verifies a ledger, and returns what is wrong with it.
+async fn findings(file: &Path) -> Vec<String> {
+    verify(file, &audit_key(), &RowsRead::default()).await.unwrap().findings
 }
 
 #[tokio::test]
@@ -87,15 +92,12 @@ async fn verify_names_each_changed_missing_or_swapped_step() {
         let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
         sqlx::raw_sql(damage).execute(&mut connection).await.unwrap();
         connection.close().await.unwrap();
-        let verified =
-            verify(&file, &audit_key(), &crate::ledger::RowsRead::default()).await.unwrap();
+        let verified = verify(&file, &audit_key(), &RowsRead::default()).await.unwrap();
         assert_eq!(verified.findings.len(), expected.len(), "{damage}: {:?}", verified.findings);
         for (found, expected) in verified.findings.iter().zip(expected) {
             assert!(found.starts_with(expected), "{damage}: {found}");
         }
-        let other = verify(&file, &AuditKey::new(&[3; 32]), &crate::ledger::RowsRead::default())
-            .await
-            .unwrap();
+        let other = verify(&file, &AuditKey::new(&[3; 32]), &RowsRead::default()).await.unwrap();
         assert!(
             other.findings.len() >= expected.len().min(1),
             "another key does not hide the damage"
@@ -121,12 +123,9 @@ async fn forgotten_loan_verifies_without_the_salts_of_its_steps() {
     assert_eq!(ledger.forget(Timestamp::MAX, 100).await.unwrap(), 2);
     assert_eq!(ledger.history(ids[0]).await.unwrap().last().unwrap().cause, "retention");
     ledger.close().await;
-    let verified = verify(&file, &audit_key(), &crate::ledger::RowsRead::default()).await.unwrap();
+    let verified = verify(&file, &audit_key(), &RowsRead::default()).await.unwrap();
     assert_eq!((verified.findings, verified.uncovered), (Vec::<String>::new(), 0));
-    assert_eq!(
-        check(&file, &crate::ledger::RowsRead::default()).await.unwrap(),
-        Vec::<String>::new()
-    );
+    assert_eq!(check(&file, &RowsRead::default()).await.unwrap(), Vec::<String>::new());
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file);
     let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
     let salted = "SELECT count(*) FROM history WHERE salt IS NOT NULL AND cause <> 'retention' \
@@ -182,16 +181,12 @@ async fn version_1_steps_verify_and_later_ones_cover_the_loan() {
     }
     ledger.apply(id, acceptance(100), by("begin")).await.unwrap();
     ledger.close().await;
-    let verified = verify(&file, &audit_key(), &crate::ledger::RowsRead::default()).await.unwrap();
+    let verified = verify(&file, &audit_key(), &RowsRead::default()).await.unwrap();
     assert_eq!((verified.findings, verified.uncovered), (Vec::<String>::new(), 1));
     sqlx::raw_sql("UPDATE loans SET due = due + 1").execute(&mut connection).await.unwrap();
-    let found =
-        verify(&file, &audit_key(), &crate::ledger::RowsRead::default()).await.unwrap().findings;
+    let found = findings(&file).await;
     assert!(found.len() == 1 && found[0].contains(&id.to_string()), "{found:?}");
-    assert_eq!(
-        check_loans(&file, &audit_key(), &crate::ledger::RowsRead::default()).await.unwrap(),
-        found
-    );
+    assert_eq!(check_loans(&file, &audit_key(), &RowsRead::default()).await.unwrap(), found);
 }
 
 #[tokio::test]
@@ -242,7 +237,7 @@ async fn chain_continues_after_reopening() {
     let ledger = open(directory.path()).await.unwrap();
     written(&ledger, 9).await;
     ledger.close().await;
-    let verified = verify(&file, &audit_key(), &crate::ledger::RowsRead::default()).await.unwrap();
+    let verified = verify(&file, &audit_key(), &RowsRead::default()).await.unwrap();
     assert_eq!((verified.findings, verified.head.number), (Vec::<String>::new(), 13));
 }
 
@@ -268,13 +263,7 @@ async fn older_copy_of_a_ledger_is_not_opened() {
     let ledger = open(directory.path()).await.unwrap();
     assert_eq!(ledger.reconciled().await.unwrap().map(|at| at.as_second()), Some(now.as_second()));
     ledger.close().await;
-    assert!(
-        verify(&file, &audit_key(), &crate::ledger::RowsRead::default())
-            .await
-            .unwrap()
-            .findings
-            .is_empty()
-    );
+    assert_eq!(findings(&file).await, Vec::<String>::new());
     let missing = directory.path().join("none.db");
     assert!(reconcile_file(&missing, &keys, now, true).await.is_err() && !missing.exists());
 }
@@ -297,7 +286,7 @@ async fn backup_has_no_stored_request() {
     let bytes = std::fs::read(&copy).unwrap();
     assert!(!bytes.windows(20).any(|part| part == b"a-title-that-was-rea"));
     assert!(!directory.path().join("copy.db-wal").exists());
-    assert!(check(&copy, &crate::ledger::RowsRead::default()).await.unwrap().is_empty());
+    assert!(check(&copy, &RowsRead::default()).await.unwrap().is_empty());
     ledger.close().await;
 }
 
@@ -383,13 +372,7 @@ async fn reports_of_an_older_copy_go_to_a_person() {
         let ledger = open(directory.path()).await.unwrap();
         assert!(std::fs::metadata(&head_file).unwrap().len() > 0);
         ledger.close().await;
-        assert!(
-            verify(&file, &audit_key(), &crate::ledger::RowsRead::default())
-                .await
-                .unwrap()
-                .findings
-                .is_empty()
-        );
+        assert_eq!(findings(&file).await, Vec::<String>::new());
     }
 }
 

@@ -10,7 +10,7 @@ mod line;
 mod output;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -24,6 +24,7 @@ use output::Output;
 use writer::{GATHER, Writer};
 
 use super::Metrics;
+use crate::durable_file::directory_of;
 
 /// The lines that wait for the writer: those of a second at full speed.
 const QUEUE: usize = 16_384;
@@ -163,8 +164,7 @@ pub(crate) fn check(output: &AccessOutput) -> Result<(), AccessLogError> {
     let AccessOutput::File(path) = output else {
         return Output::open(output).map(|_| ());
     };
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    let found = std::fs::read_dir(directory.unwrap_or(Path::new("."))).map(|_| ());
+    let found = std::fs::read_dir(directory_of(path)).map(|_| ());
     let found = found.and_then(|()| match path.is_dir() {
         true => Err(std::io::ErrorKind::IsADirectory.into()),
         false => Ok(()),
