@@ -216,10 +216,6 @@ async fn return_in_the_page_stops_a_playing_audiobook() {
 
     running_media(&page).expect("the browser loads the audio");
     page.click(&act(LONG_AUDIO, "giveBack")).await;
-    // The browser may cancel an earlier request, for which it has a newer one.
-    let is_aborted = |event: &Value| event["type"] == "Media" && event["canceled"] != true;
-    let failed = page.event("Network.loadingFailed", is_aborted).await;
-    let media = failed["requestId"].clone();
     let is_return = |event: &Value| {
         event["request"]["method"] == "DELETE" && event["request"]["url"].as_str().is_some()
     };
@@ -227,16 +223,18 @@ async fn return_in_the_page_stops_a_playing_audiobook() {
     let answer = |event: &Value| event["requestId"] == sent["requestId"];
     let returned = page.event("Network.responseReceived", answer).await;
     assert_eq!(returned["response"]["status"], 204, "{returned}");
-    let second = |event: &Value| event["timestamp"].as_f64().unwrap();
-    let after = second(&failed) - second(&returned);
-    assert!(after.abs() < 1.0, "the stream ended {after} s after the return");
 
     let why = page.until("document.getElementById('notice').innerText").await;
     assert!(why.as_str().unwrap().contains("403 loan-ended"), "{why}");
     page.until("document.querySelector('#steps .refused')").await;
     page.until("document.getElementById('books').textContent.includes('RETURNED')").await;
     show(&mut page, "returned").await;
-    let begun = page.event("Network.responseReceived", |event| event["requestId"] == media).await;
+    // A browser that has not read to the end of the stream yet may not report this end of it.
+    let is_cut = |line: &str| line.contains(LONG_AUDIO) && line.contains("end=\"cut\"");
+    demo.wait_for_line("the stream is cut", is_cut).await;
+    assert!(running_media(&page).is_none(), "the browser still loads the audio");
+    let is_media = |event: &Value| event["type"] == "Media";
+    let begun = page.event("Network.responseReceived", is_media).await;
     let fields = begun["response"]["headers"].as_object().unwrap().iter();
     let range = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-range"));
     let range = range.map(|(_, range)| range.as_str().unwrap()).next();

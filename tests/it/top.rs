@@ -153,7 +153,8 @@ async fn closed_output_ends_the_command() {
 /// Ctrl-C. Returns what the terminal got.
 fn on_terminal(script: &Path, config: &Path) -> String {
     let program = env!("CARGO_BIN_EXE_loangate");
-    let command = format!("{program} top --interval 100ms --config {}", config.display());
+    // The shell would end by the signal itself.
+    let command = format!("exec {program} top --interval 100ms --config {}", config.display());
     let mut script = Command::new(script);
     script.args(["-qefc", &command, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
     let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -175,8 +176,10 @@ fn on_terminal(script: &Path, config: &Path) -> String {
         }
     }
     drop(keys);
-    assert!(child.0.wait().unwrap().success());
-    String::from_utf8(text).unwrap()
+    let text = String::from_utf8(text).unwrap();
+    let status = child.0.wait().unwrap();
+    assert!(status.success(), "{status}: {text:?}");
+    text
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

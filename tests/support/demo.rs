@@ -157,6 +157,15 @@ impl Demo {
         request.send().await.unwrap().error_for_status().unwrap().text().await.unwrap()
     }
 
+    /// Waits until the log has such a line.
+    pub(crate) async fn wait_for_line(&self, what: &str, is_it: impl Fn(&str) -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while !self.log().lines().any(&is_it) {
+            assert!(tokio::time::Instant::now() < deadline, "not {what}: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until all bodies are sent, so that the log has a line for each.
     pub(crate) async fn wait_for_streams(&self) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);

@@ -138,7 +138,8 @@ async fn serve(listener: TcpListener, service: S3Service, stop: CancellationToke
     }
 }
 
-/// Starts a proxy that aborts each connection after a random number of bytes below this limit.
+/// Starts a proxy that aborts each connection after a random number of bytes: at most this limit,
+/// and at least half of it, so that each connection brings a download on.
 pub(crate) async fn breaking(to: String, within: u64, stop: CancellationToken) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -149,7 +150,7 @@ pub(crate) async fn breaking(to: String, within: u64, stop: CancellationToken) -
                 accepted = listener.accept() => accepted,
             };
             let Ok((socket, _)) = accepted else { continue };
-            tokio::spawn(forward_truncated(socket, to.clone(), fastrand::u64(1..within)));
+            tokio::spawn(forward_truncated(socket, to.clone(), fastrand::u64(within / 2..within)));
         }
     });
     address

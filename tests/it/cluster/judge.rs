@@ -37,6 +37,7 @@ fn exchange(kind: Kind, sent: u64, status: StatusCode) -> Exchange {
         answered: at(sent + 1),
         status: Some(status),
         problem: String::new(),
+        retry_after: None,
         is_corrupt: false,
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use loangate::sandbox::Bounds;
 use tokio::task::JoinSet;
@@ -14,8 +13,6 @@ const GATES: usize = 4;
 const BORROWERS: usize = 25;
 /// Simultaneous requests for each pair of reader and title, spread over all gates.
 const REQUESTS_PER_PAIR: usize = 40;
-/// Wait of a reader who got a 503, and its random extension.
-const BACKOFF: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_gates_begin_each_loan_once() {
@@ -40,14 +37,8 @@ async fn first_requests_begin_each_loan_once(store: Store) {
         for reader in &readers {
             let (cluster, reader) = (Arc::clone(&cluster), Arc::clone(reader));
             requests.spawn(async move {
-                let first = cluster.read(&cluster.gates[attempt % GATES], &reader).await;
-                if !first.is_ok() {
-                    // As an app does, which a gate that is overloaded tells to wait.
-                    let backoff = BACKOFF.mul_f64(1.0 + fastrand::f64());
-                    tokio::time::sleep(backoff).await;
-                    cluster.read_until_served(&reader, &mut fastrand::Rng::new()).await;
-                }
-                first
+                let gate = &cluster.gates[attempt % GATES];
+                cluster.read_until_served(gate, &reader, &mut fastrand::Rng::new()).await
             });
         }
     }

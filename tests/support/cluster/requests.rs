@@ -3,15 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use loangate::clock::Clock;
+use tokio::time::{Instant, sleep};
 
 use super::{Cluster, ClusterGate};
 use crate::support::{File, Scene};
 
 /// Timeout of a request, which a paused gate does not answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// The shortest and the longest wait of a reader before the next attempt, without what chance adds.
+const BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+/// The time in which a reader that waits between attempts is served.
+const SERVED_WITHIN: Duration = Duration::from_secs(180);
 /// Size of each file, in bytes.
 const FILE_SIZE: u64 = 20_000;
 
@@ -58,6 +65,8 @@ pub(crate) struct Exchange {
     pub(crate) status: Option<StatusCode>,
     /// Slug of the problem, or empty.
     pub(crate) problem: String,
+    /// `Retry-After` of the response.
+    pub(crate) retry_after: Option<Duration>,
     /// Whether a complete body has other bytes than the file.
     pub(crate) is_corrupt: bool,
 }
@@ -134,10 +143,12 @@ impl Cluster {
             answered: sent,
             status: None,
             problem: String::new(),
+            retry_after: None,
             is_corrupt: false,
         };
         if let Ok(response) = response {
             exchange.status = Some(response.status());
+            exchange.retry_after = seconds(response.headers().get(RETRY_AFTER));
             if let Ok(body) = response.bytes().await {
                 exchange.note_body(&body);
             }
@@ -146,22 +157,33 @@ impl Cluster {
         self.record(exchange)
     }
 
-    /// Requests the file at random gates until one serves it.
+    /// Requests the file at random gates until one serves it. Returns the response to the request
+    /// of the first gate, `gate`.
+    ///
+    /// Waits between two requests as an app does that obeys `Retry-After`. Readers that do not
+    /// could keep gates of a small machine too busy for the loan that all of them wait for.
     pub(crate) async fn read_until_served(
         &self,
+        gate: &ClusterGate,
         reader: &ClusterReader,
         chance: &mut fastrand::Rng,
     ) -> Exchange {
-        let deadline = tokio::time::Instant::now() + super::SETTLES_WITHIN;
-        loop {
-            let exchange = self.read(self.any_gate(chance), reader).await;
-            if exchange.is_ok() {
-                return exchange;
-            }
-            assert!(tokio::time::Instant::now() < deadline, "not served in time: {exchange:?}");
-            tokio::time::sleep(super::POLL_INTERVAL).await;
+        let deadline = Instant::now() + SERVED_WITHIN;
+        let first = self.read(gate, reader).await;
+        let mut last = first.clone();
+        while !last.is_ok() {
+            assert!(Instant::now() < deadline, "not served in time: {last:?}");
+            let told = last.retry_after.unwrap_or(BACKOFF).clamp(BACKOFF, LONGEST_BACKOFF);
+            sleep(told.mul_f64(1.0 + chance.f64())).await;
+            last = self.read(self.any_gate(chance), reader).await;
         }
+        first
     }
+}
+
+/// Returns the value of a `Retry-After` in seconds.
+fn seconds(value: Option<&HeaderValue>) -> Option<Duration> {
+    value?.to_str().ok()?.parse().ok().map(Duration::from_secs)
 }
 
 impl Exchange {
