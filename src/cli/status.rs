@@ -15,8 +15,17 @@ pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
     let status = read(response).await?;
     let now = Clock::system().machine_now();
     show(gate.json, &status, |status| screen(status, now))?;
-    match text(&status, "/serving/status").as_str() {
+    serves(&status)
+}
+
+/// Fails unless the gate says that it serves readers.
+fn serves(status: &Value) -> Result<(), CliError> {
+    match text(status, "/serving/status").as_str() {
         "down" => Err(CliError::new("the gate serves no reader; `loangate problems` says why")),
+        "" => Err(CliError::new(
+            "the answer does not say whether readers are served. Check that the address is that of \
+             the gate's admin listener, and that gate and command have the same version",
+        )),
         _ => Ok(()),
     }
 }
@@ -174,6 +183,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn only_a_gate_that_says_so_serves_readers() {
+        let of = |serving: Value| serves(&json!({ "serving": serving }));
+        for (status, is_good) in [("ok", true), ("degraded", true), ("down", false), ("", false)] {
+            assert_eq!(of(json!({ "status": status })).is_ok(), is_good, "{status}");
+        }
+        assert!(of(json!({})).is_err() && serves(&json!([])).is_err());
+    }
 
     #[test]
     fn screen_says_what_is_known() {
