@@ -27,9 +27,9 @@
 //! | module | may call |
 //! |---|---|
 //! | `accept`, `buffer_budget`, `clock`, `connection_handle`, `crash` | each other |
-//! | `lock`, `loopback`, `near_cache`, `reload`, `service_manager`, `spreadsheet` | each other |
+//! | `lock`, `loopback`, `low_priority`, `near_cache`, `reload`, `service_manager` | each other |
 //! | `client_networks`, `durable_file`, `http_calls`, `language`, `loan` | each other |
-//! | `path`, `problem`, `public_addresses` | each other |
+//! | `path`, `problem`, `public_addresses`, `spreadsheet` | each other |
 //! | `telemetry`, `process_handles`, `supervise`, `lending`, `origin` | |
 //! | `listeners` | |
 //! | `ledger` | `supervise` |
@@ -103,6 +103,7 @@ mod listeners;
 pub mod loan;
 mod lock;
 mod loopback;
+mod low_priority;
 mod metering;
 mod monitor;
 pub mod near_cache;

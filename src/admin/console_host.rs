@@ -64,6 +64,7 @@ pub(super) fn parts(app: &Arc<App>) -> console::Parts {
         public_base: app.parts.public_base.clone(),
         tls: app.settings.tls || is_url_https(app),
         settings: app.parts.console.clone(),
+        low_priority: app.parts.low_priority.clone(),
         host: Box::new(ConsoleHost(app.clone())),
     }
 }

@@ -64,6 +64,7 @@ use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use jiff::Timestamp;
 use secrecy::SecretString;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::buffer_budget::Buffers;
@@ -150,6 +151,8 @@ pub(crate) struct Parts {
     pub readers_api: utoipa::openapi::OpenApi,
     /// The TLS settings of the public listener.
     pub tls: listen::TlsSource,
+    /// The runtime for looks at the console, whose threads give way to all others.
+    pub low_priority: Handle,
     /// Returns when the first of its certificates expires.
     pub certificate_expiry: Box<dyn Fn() -> Option<Timestamp> + Send + Sync>,
 }
@@ -181,8 +184,8 @@ struct App {
 }
 
 impl Admin {
-    /// Serves requests on the current runtime. Once `handed_over` is cancelled, it accepts no more
-    /// connections.
+    /// Serves requests on the current runtime. Once `handed_over` is cancelled, it accepts no
+    /// more connections.
     ///
     /// # Errors
     /// Returns [`AdminError`] if a socket cannot be used.

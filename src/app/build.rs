@@ -197,6 +197,7 @@ impl ConnectedParts {
             monitor,
             console: config.console.clone(),
             clock: self.handles.clock.clone(),
+            low_priority: self.handles.low_priority.clone(),
             readers_api: server::Api::openapi(),
             tls: Arc::new(move || of_admin.admin_config()),
             certificate_expiry: Box::new(move || certificates.first_expiry()),

@@ -24,6 +24,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::listeners::{
     Addresses, AdminSocket, AdminSocketFile, HandoverService, Listeners, Opened, PUBLIC,
 };
+use crate::low_priority::Threads;
 use crate::metering::Flusher;
 use crate::process_handles::ProcessHandles;
 use crate::public_addresses::PublicAddresses;
@@ -73,6 +74,8 @@ pub struct Running {
     drain_delay: Duration,
     /// Exports telemetry, if it is on.
     export: Export,
+    /// Make the pages of the console.
+    threads: Option<Threads>,
     /// Makes `/readyz` report that the gate stops.
     unready: CancellationToken,
     stopping: CancellationToken,
@@ -110,7 +113,12 @@ pub(crate) async fn start_with(
     let metrics = Metrics::new()?;
     access_log::open(&config.access_log, &metrics)?.apply();
     let (export, tracer) = PendingExport::new(&config, &clock, &metrics);
-    let handles = ProcessHandles { clock, metrics, tracer, slow: Handle::current() };
+    let threads = Threads::start("low-priority").map_err(|error| {
+        let why = format!("cannot start a thread: {error}; check the limit of tasks (ulimit -u)");
+        StartError::all([why])
+    })?;
+    let (slow, low_priority) = (Handle::current(), threads.handle().clone());
+    let handles = ProcessHandles { clock, metrics, tracer, slow, low_priority };
     let early_admin = listeners.early_admin()?;
     let building = Box::pin(ConnectedParts::build(&config, handles, &early_admin));
     let parts = listeners.during(building).await??;
@@ -121,6 +129,7 @@ pub(crate) async fn start_with(
     let export = export.start(&parts, &opened.addresses)?;
     let mut running = serve(&config, parts, reloader, opened, &mut listeners).await?;
     running.export = export;
+    running.threads = Some(threads);
     match listeners.serving(offer, running.handed_over.clone()).await {
         Ok(handover) => {
             running.handover = handover;
@@ -200,6 +209,7 @@ async fn serve(
         service_manager: listeners.service_manager().clone(),
         drain_delay: config.server.drain_delay,
         export: Export::default(),
+        threads: None,
         unready,
         stopping,
     })

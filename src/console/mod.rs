@@ -47,6 +47,7 @@ use axum::Router;
 use axum::middleware;
 use axum::routing::{get, post};
 use http::Extensions;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::circulation::Circulation;
@@ -108,6 +109,8 @@ pub(crate) struct Parts {
     pub(crate) tls: bool,
     /// The keys of `[console]`.
     pub(crate) settings: Settings,
+    /// The runtime for looks, whose threads give way to all others.
+    pub(crate) low_priority: Handle,
     /// The listener that mounts it.
     pub(crate) host: Box<dyn Host>,
 }
@@ -136,6 +139,7 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(parts: Parts) -> Router<S
     let counts = library::Counts::new(parts.ledger.clone(), parts.clock.clone(), parts.has_prices);
     let (downloads, streams) = (Arc::new(Semaphore::new(1)), Streams::default());
     let oidc = Oidc::of(parts.settings.clone(), parts.clock.clone());
+    let low_priority = parts.low_priority.clone();
     let console = Arc::new(Console { parts, sessions, counts, downloads, streams, oidc });
     let with_session = Router::new()
         .route("/", get(find::form))
@@ -160,6 +164,7 @@ pub(crate) fn router<S: Clone + Send + Sync + 'static>(parts: Parts) -> Router<S
         .route("/help", get(help::show))
         .route("/sign-out", post(sign_in::sign_out))
         .fallback(async || Failure::NotFound)
+        .layer(middleware::from_fn_with_state(low_priority, visit::give_way))
         .layer(middleware::from_fn(visit::check_form))
         .layer(middleware::from_fn(roles::check))
         .layer(middleware::from_fn(visit::require_session));

@@ -13,7 +13,9 @@ use http::header::{
     ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, REFERRER_POLICY,
     SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 use url::form_urlencoded;
 
 use super::Console;
@@ -182,7 +184,7 @@ pub(super) async fn enter(
     next: Next,
 ) -> Response {
     let Some((visit, cookie)) = Visit::of(&console, &request) else {
-        return http::StatusCode::SERVICE_UNAVAILABLE.into_response();
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     if visit.session.is_some() {
         console.parts.host.note_session(request.extensions(), visit.secret.number());
@@ -209,6 +211,27 @@ pub(super) async fn require_session(
         Some(_) => next.run(request).await,
         None if request.method() == Method::POST => Failure::SignedOut.into_response(),
         None => Failure::SignInFirst.into_response(),
+    }
+}
+
+/// Runs a look on threads that give way to those of readers. What changes something runs where it
+/// did: a loan, for which others wait, does not.
+pub(super) async fn give_way(
+    State(low_priority): State<Handle>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !request.method().is_safe() {
+        return next.run(request).await;
+    }
+    // Also ends when the client is gone.
+    let look = AbortOnDropHandle::new(low_priority.spawn(next.run(request)));
+    match look.await {
+        Ok(page) => page,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        },
     }
 }
 
@@ -271,7 +294,15 @@ pub(super) async fn protect(mut response: Response) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
     use super::*;
+    use crate::low_priority::Threads;
 
     #[test]
     fn only_paths_of_this_console_are_gone_on_to() {
@@ -288,5 +319,25 @@ mod tests {
         let form = Form::parse(b"a=%20x%20&b=1&b=2").unwrap();
         assert_eq!((form.field("a"), form.field("b"), form.field("c")), ("x", "", ""));
         assert!(Form::parse("a=1&".repeat(MAX_FIELDS + 1).as_bytes()).is_none());
+    }
+
+    /// Returns the thread that serves a request with this method.
+    async fn thread(low_priority: &Handle, method: Method) -> String {
+        let name = async || std::thread::current().name().unwrap_or_default().to_owned();
+        let router = Router::new()
+            .route("/", get(name).post(name))
+            .layer(from_fn_with_state(low_priority.clone(), give_way));
+        let request = Request::builder().method(method).body(Body::empty()).unwrap();
+        let response = TowerToHyperService::new(router).call(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let name = to_bytes(response.into_body(), 100).await.unwrap();
+        String::from_utf8(name.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_a_look_gives_way() {
+        let threads = Threads::start("given-way").unwrap();
+        assert_eq!(thread(threads.handle(), Method::GET).await, "given-way");
+        assert_ne!(thread(threads.handle(), Method::POST).await, "given-way");
     }
 }

@@ -121,6 +121,7 @@ mod storages;
 mod stored_requests;
 mod supervision;
 mod support_commands;
+mod thread_priority;
 mod title_table;
 mod tls_choice;
 mod top;

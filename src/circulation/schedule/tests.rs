@@ -65,7 +65,13 @@ pub(in crate::circulation) async fn circulation(
         settings,
         ledger,
         lending,
-        ProcessHandles { clock, metrics, tracer: Tracer::default(), slow },
+        ProcessHandles {
+            clock,
+            metrics,
+            tracer: Tracer::default(),
+            slow: slow.clone(),
+            low_priority: slow,
+        },
     )
 }
 

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::PgConnection;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -64,6 +65,8 @@ pub(in crate::ledger) const BEGIN_READ_ONLY: &str = "BEGIN ISOLATION LEVEL READ 
 pub(in crate::ledger) struct Pool {
     connector: Connector,
     purpose: Purpose,
+    /// Opens the connections, and has their sockets, whoever asks for one.
+    runtime: Handle,
     permits: Arc<Semaphore>,
     waiters: AtomicUsize,
     state: Arc<Mutex<State>>,
@@ -93,6 +96,7 @@ impl Pool {
         Pool {
             connector,
             purpose,
+            runtime: Handle::current(),
             permits: Arc::new(Semaphore::new(size as usize)),
             waiters: AtomicUsize::new(0),
             state: Arc::default(),

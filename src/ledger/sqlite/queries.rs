@@ -59,6 +59,14 @@ pub(super) fn loans(condition: &str) -> String {
     format!("SELECT {COLUMNS} FROM loans WHERE {condition}")
 }
 
+/// Opens all connections of the pool for support. Each has a thread, with the priority of the one
+/// that opens it: one that a look at the console opens could be preempted while it holds a lock of
+/// SQLite that loans wait for. If it fails, the first query tries again.
+async fn open_support(pool: &SqlitePool) {
+    let opening = (0..SUPPORT_CONNECTIONS).map(|_| pool.acquire());
+    drop(futures_util::future::join_all(opening).await);
+}
+
 impl Queries {
     /// Opens the connections for readers' requests, and a separate pool for support.
     pub(super) async fn open(
@@ -75,7 +83,9 @@ impl Queries {
                 .acquire_timeout(ACQUIRE_DEADLINE)
         };
         let readers = pool(READ_CONNECTIONS).connect_with(options.clone()).await?;
-        let support = pool(SUPPORT_CONNECTIONS).connect_lazy_with(options);
+        let support = pool(SUPPORT_CONNECTIONS).idle_timeout(None).max_lifetime(None);
+        let support = support.connect_lazy_with(options);
+        open_support(&support).await;
         let file = Arc::new(file.to_owned());
         let queries = Queries { file, pool: readers, damaged };
         Ok((queries.clone(), Queries { pool: support, ..queries }))

@@ -67,7 +67,7 @@ impl Pool {
         let (sender, receiver) = oneshot::channel();
         let (connector, purpose) = (self.connector.clone(), self.purpose);
         let (state, generation) = (self.state.clone(), self.lock().generation);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let connected = connector.session(purpose).await;
             let connection = {
                 let mut state = lock(&state);
