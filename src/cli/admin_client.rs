@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
+use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -18,6 +19,8 @@ use crate::http_calls::{BodyError, read_body};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The timeout of a call with its response, if the command has no other.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
+/// The timeout of a call for what the gate knows at once.
+pub(super) const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 /// More bytes than a document of a gate has.
 const MAX_DOCUMENT: usize = 64 << 20;
 
@@ -79,7 +82,8 @@ impl AdminClient {
             ));
         }
         route.require_trusted()?;
-        let client = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT);
+        let client = reqwest::Client::builder().no_proxy().redirect(Policy::none());
+        let client = client.connect_timeout(CONNECT_TIMEOUT);
         let client = gate.tls.apply(client)?;
         let client = route.apply(client).build().map_err(CliError::new)?;
         let (token, why) = (config.admin.token, gate.why.clone());
@@ -119,7 +123,7 @@ impl AdminClient {
         let detail = document
             .get("detail")
             .and_then(Value::as_str)
-            .map_or_else(|| status.to_string(), str::to_owned);
+            .map_or_else(|| no_problem(&self.route, status), str::to_owned);
         if status == StatusCode::UNAUTHORIZED {
             // The client sent a token, so it must have the wrong value, whatever program responded.
             let (route, file) = (&self.route, self.config.display());
@@ -131,6 +135,11 @@ impl AdminClient {
         let mistakes = document.get("mistakes").and_then(Value::as_array).into_iter().flatten();
         CliError::all(std::iter::once(detail).chain(mistakes.map(mistake)))
     }
+}
+
+/// Returns what an answer that is no success and no problem document says.
+fn no_problem(route: &AdminRoute, status: StatusCode) -> String {
+    format!("the program at {route} answers {status}, which no gate does. Check the address.")
 }
 
 /// Formats a mistake in a configuration as `loangate check` does.

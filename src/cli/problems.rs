@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::admin_client::{GateArgs, call, read};
+use super::admin_client::{GateArgs, LOOK_TIMEOUT, call, read};
 use super::{CliError, printable, show};
 
 /// Prints the problems. Fails if there is a critical one.
 pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
-    let response = call(&gate, Method::GET, &["problems"], |request| request).await?;
+    let response =
+        call(&gate, Method::GET, &["problems"], |request| request.timeout(LOOK_TIMEOUT)).await?;
     let list = read(response).await?;
     show(gate.json, &list, lines)?;
     let is_critical = |problem: &Value| problem.get("severity") == Some(&"critical".into());

@@ -5,13 +5,14 @@ use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::admin_client::{GateArgs, call, read};
+use super::admin_client::{GateArgs, LOOK_TIMEOUT, call, read};
 use super::{CliError, printable, show};
 use crate::clock::{self, Clock};
 
 /// Prints what the gate is and does. Fails if it serves no reader.
 pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
-    let response = call(&gate, Method::GET, &["status"], |request| request).await?;
+    let response =
+        call(&gate, Method::GET, &["status"], |request| request.timeout(LOOK_TIMEOUT)).await?;
     let status = read(response).await?;
     let now = Clock::system().machine_now();
     show(gate.json, &status, |status| screen(status, now))?;
