@@ -6,8 +6,10 @@
 //! other one.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::spawn_blocking;
 
 /// The nice value of the threads: about a tenth of the time that others get on a busy core.
 #[cfg(target_os = "linux")]
@@ -36,6 +38,13 @@ impl Threads {
             .enable_all()
             .build()?;
         Ok(Threads { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+
+    /// Ends the tasks, and waits until none runs any more, for this time at most.
+    pub(crate) async fn stop(mut self, limit: Duration) {
+        let Some(runtime) = self.runtime.take() else { return };
+        // It may fail only if it panics.
+        let _ = spawn_blocking(move || runtime.shutdown_timeout(limit)).await;
     }
 
     /// Returns what spawns tasks.
@@ -90,5 +99,17 @@ mod tests {
         let task = threads.handle().spawn(std::future::pending::<()>());
         drop(threads);
         assert!(task.await.unwrap_err().is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn nothing_runs_after_the_stop() {
+        let threads = Threads::start("test").unwrap();
+        let (guard, ended) = tokio::sync::oneshot::channel::<()>();
+        let task = threads.handle().spawn(async move {
+            std::future::pending::<()>().await;
+            drop(guard);
+        });
+        threads.stop(Duration::from_secs(60)).await;
+        assert!(task.is_finished() && ended.await.is_err());
     }
 }

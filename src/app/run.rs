@@ -42,6 +42,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long requests of operators may continue after another gate has taken over.
 const ADMIN_DRAIN: Duration = Duration::from_secs(5);
+/// How long the pages of the console may take to end once their connections are closed.
+const LOOKS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a gate without a certificate takes over from no other.
 const NO_CERTIFICATE: &str = "There is no certificate of [tls.acme] yet, and the running gate \
@@ -320,6 +322,10 @@ impl Running {
             self.admin.drain(ADMIN_DRAIN).await;
         }
         self.admin.stop().await;
+        // What still looks at the ledger would take its end for a failure.
+        if let Some(threads) = self.threads {
+            threads.stop(LOOKS_TIMEOUT).await;
+        }
         self.ledger.close().await;
         self.export.stop().await;
     }

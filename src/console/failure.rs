@@ -28,6 +28,8 @@ pub(super) enum Failure {
     NotAllowed,
     /// A look at loans has no purpose yet.
     NoPurpose,
+    /// Another file is still written.
+    Busy,
     /// The ledger cannot be read.
     Ledger,
     /// An access cannot be recorded.
@@ -56,6 +58,7 @@ impl Failure {
             Failure::Forged => (texts.forged, StatusCode::FORBIDDEN),
             Failure::NotAllowed => (texts.not_allowed, StatusCode::FORBIDDEN),
             Failure::Malformed => (texts.malformed, StatusCode::BAD_REQUEST),
+            Failure::Busy => (texts.busy, StatusCode::SERVICE_UNAVAILABLE),
             Failure::Ledger => (texts.ledger, StatusCode::SERVICE_UNAVAILABLE),
             Failure::Trail => (texts.trail, StatusCode::SERVICE_UNAVAILABLE),
             Failure::SignIn(error) => (sign_in_error(error, visit.language), status_of(error)),

@@ -101,7 +101,7 @@ async fn download(
     let counted = counted.ok_or(Failure::Ledger)?;
     // One at a time: a file of many titles takes memory and a processor.
     let turn = timeout(DOWNLOAD_WAIT, console.downloads.clone().acquire_owned()).await;
-    let Ok(Ok(turn)) = turn else { return Err(Failure::Ledger) };
+    let Ok(Ok(turn)) = turn else { return Err(Failure::Busy) };
     let has_prices = console.parts.has_prices;
     let written = tokio::task::spawn_blocking(move || {
         // Held until the end, also if nobody waits for the file any more.

@@ -227,6 +227,7 @@ const FAILURES: Failures = Failures {
     signed_out: ["Logget ut", "Økten er over. Logg inn på nytt; ingenting ble gjort."],
     not_allowed: ["Ikke tillatt", "Rollen din tillater ikke dette."],
     malformed: ["Skjemaet kan ikke leses", "Åpne siden på nytt, og send skjemaet en gang til."],
+    busy: ["En annen fil skrives", "Én fil skrives om gangen. Prøv igjen om litt."],
     ledger: ["Lånebasen kan ikke leses", "Portens logg sier hvorfor. Prøv igjen om litt."],
     trail: [
         "Oppslaget kan ikke registreres",
