@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -157,22 +158,23 @@ impl Demo {
         request.send().await.unwrap().error_for_status().unwrap().text().await.unwrap()
     }
 
-    /// Waits until the log has such a line.
-    pub(crate) async fn wait_for_line(&self, what: &str, is_it: impl Fn(&str) -> bool) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-        while !self.log().lines().any(&is_it) {
-            assert!(tokio::time::Instant::now() < deadline, "not {what}: {}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    /// Waits for a line of the log that has all these words, and returns its time.
+    pub(crate) async fn time_of_line(&self, words: &[&str]) -> Timestamp {
+        let time = || {
+            let log = self.log();
+            let line = log.lines().find(|line| words.iter().all(|word| line.contains(word)))?;
+            line.split_whitespace().next()?.parse().ok()
+        };
+        super::until(&format!("{words:?} in the log"), async || time().is_some()).await;
+        time().unwrap()
     }
 
     /// Waits until all bodies are sent, so that the log has a line for each.
     pub(crate) async fn wait_for_streams(&self) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-        while super::metric(&self.admin("/metrics").await, "loangate_streams", "") != 0.0 {
-            assert!(tokio::time::Instant::now() < deadline, "a body did not end");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        super::until("all bodies are sent", async || {
+            super::metric(&self.admin("/metrics").await, "loangate_streams", "") == 0.0
+        })
+        .await;
     }
 }
 

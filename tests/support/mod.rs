@@ -28,6 +28,8 @@ pub(crate) mod systemd_machine;
 pub(crate) mod tcp_proxy;
 pub(crate) mod web_page_server;
 
+use std::time::Duration;
+
 pub(crate) use bokbasen::Bokbasen;
 pub(crate) use chromium::Chromium;
 pub(crate) use demo::Demo;
@@ -45,6 +47,15 @@ pub(crate) use web_page_server::Pages;
 /// ISBNs of the titles that tests use. The sandbox lends any title.
 pub(crate) const BOOK: &str = "9788299999014";
 pub(crate) const AUDIO: &str = "9788299999038";
+
+/// Polls until this holds. Panics after 30 seconds.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "timed out waiting for: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
 
 /// Sums all series of a metric whose labels contain this text, from the Prometheus text format.
 pub(crate) fn metric(text: &str, name: &str, labels: &str) -> f64 {

@@ -423,11 +423,7 @@ impl Scene {
 
     /// Polls until this holds. Panics after 30 seconds.
     pub(crate) async fn until<F: Future<Output = bool>>(&self, what: &str, holds: impl Fn() -> F) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-        while !holds().await {
-            assert!(tokio::time::Instant::now() < deadline, "timed out waiting for: {what}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        super::until(what, holds).await;
     }
 
     /// Compares the books with the ledger of a gate in any process.
