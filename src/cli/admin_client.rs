@@ -120,26 +120,20 @@ impl AdminClient {
     async fn refusal(&self, response: Response) -> CliError {
         let status = response.status();
         let document = read(response).await.unwrap_or_default();
-        let detail = document
-            .get("detail")
-            .and_then(Value::as_str)
-            .map_or_else(|| no_problem(&self.route, status), str::to_owned);
+        let detail = document.get("detail").and_then(Value::as_str).map(str::to_owned);
         if status == StatusCode::UNAUTHORIZED {
             // The client sent a token, so it must have the wrong value, whatever program responded.
             let (route, file) = (&self.route, self.config.display());
+            let detail = detail.unwrap_or_else(|| format!("{status}."));
             return CliError::new(format!(
                 "the gate at {route} refuses the admin token of {file}: {detail} Check that the \
                  gate runs with this configuration"
             ));
         }
+        let detail = detail.unwrap_or_else(|| self.route.no_gate(status));
         let mistakes = document.get("mistakes").and_then(Value::as_array).into_iter().flatten();
         CliError::all(std::iter::once(detail).chain(mistakes.map(mistake)))
     }
-}
-
-/// Returns what an answer that is no success and no problem document says.
-fn no_problem(route: &AdminRoute, status: StatusCode) -> String {
-    format!("the program at {route} answers {status}, which no gate does. Check the address.")
 }
 
 /// Formats a mistake in a configuration as `loangate check` does.

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use reqwest::ClientBuilder;
+use reqwest::{ClientBuilder, StatusCode};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -98,6 +98,11 @@ impl AdminRoute {
             AdminRoute::Tcp { .. } => client,
             AdminRoute::Socket(path) => client.unix_socket(path.clone()),
         }
+    }
+
+    /// Says that what answered is no gate.
+    pub(super) fn no_gate(&self, status: StatusCode) -> String {
+        format!("what answers at {self} is no gate: {status}")
     }
 
     /// Says why no gate answered.

@@ -73,7 +73,7 @@ async fn check(route: &AdminRoute, args: &Args) -> Result<String, CliError> {
     if live {
         return match status == StatusCode::OK && body == b"ok\n" {
             true => Ok(format!("the gate at {route} responds")),
-            false => Err(unknown(route, status)),
+            false => Err(CliError::new(route.no_gate(status))),
         };
     }
     let document: Value = serde_json::from_slice(&body).unwrap_or_default();
@@ -88,10 +88,6 @@ async fn check(route: &AdminRoute, args: &Args) -> Result<String, CliError> {
         (StatusCode::SERVICE_UNAVAILABLE, Some(false)) => {
             Err(CliError::new(format!("the gate at {route} is not ready: {faults}")))
         }
-        _ => Err(unknown(route, status)),
+        _ => Err(CliError::new(route.no_gate(status))),
     }
-}
-
-fn unknown(route: &AdminRoute, status: StatusCode) -> CliError {
-    CliError::new(format!("what answers at {route} is no gate: {status}"))
 }
