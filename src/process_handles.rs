@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::clock::Clock;
 use crate::telemetry::{Metrics, Tracer};
 
-/// The clock, the metrics, the tracer and the runtimes of the process. Cheap to clone.
+/// The clock, the metrics, the tracer and the slow runtime of the process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ProcessHandles {
     /// The clock of the gate, which tests can move.
@@ -20,6 +20,4 @@ pub struct ProcessHandles {
     pub tracer: Tracer,
     /// The runtime for everything except the requests of readers, which have their own threads.
     pub slow: Handle,
-    /// The runtime for pages that people look at, whose threads give way to all others.
-    pub low_priority: Handle,
 }

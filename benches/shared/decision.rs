@@ -56,13 +56,8 @@ impl Decider {
             .await
             .unwrap();
         let lending = Bokbasen::new(&config.lending, clock.clone(), metrics.clone()).unwrap();
-        let handles = ProcessHandles {
-            clock,
-            metrics,
-            tracer: Tracer::default(),
-            slow: Handle::current(),
-            low_priority: Handle::current(),
-        };
+        let handles =
+            ProcessHandles { clock, metrics, tracer: Tracer::default(), slow: Handle::current() };
         let circulation =
             Circulation::new(config.circulation, ledger.clone(), lending, handles.clone());
         let gate = Gate::new(&config.gate, circulation.clone(), handles);

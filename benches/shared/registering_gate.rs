@@ -36,13 +36,8 @@ impl RegisteringGate {
             polls: 8,
         };
         let lending = Bokbasen::new(lending, clock.clone(), metrics.clone()).unwrap();
-        let handles = ProcessHandles {
-            clock,
-            metrics,
-            tracer: Tracer::default(),
-            slow: Handle::current(),
-            low_priority: Handle::current(),
-        };
+        let handles =
+            ProcessHandles { clock, metrics, tracer: Tracer::default(), slow: Handle::current() };
         let circulation = Circulation::new(timing, ledger.clone(), lending, handles.clone());
         let gate = Gate::new(&gate::Settings::default(), circulation.clone(), handles);
         circulation.start();

@@ -184,8 +184,8 @@ struct App {
 }
 
 impl Admin {
-    /// Serves requests on the current runtime. Once `handed_over` is cancelled, it accepts no
-    /// more connections.
+    /// Serves requests on the current runtime. Once `handed_over` is cancelled, it accepts no more
+    /// connections.
     ///
     /// # Errors
     /// Returns [`AdminError`] if a socket cannot be used.

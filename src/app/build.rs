@@ -5,6 +5,7 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 
@@ -172,6 +173,7 @@ impl ConnectedParts {
         monitor: Monitor,
         reloader: &Reloader,
         stopping: &CancellationToken,
+        low_priority: Handle,
     ) -> admin::Parts {
         let Serving { addresses, services, heartbeat } = serving;
         let name = self.certificates.name().filter(|name| !name.starts_with('*'));
@@ -197,7 +199,7 @@ impl ConnectedParts {
             monitor,
             console: config.console.clone(),
             clock: self.handles.clock.clone(),
-            low_priority: self.handles.low_priority.clone(),
+            low_priority,
             readers_api: server::Api::openapi(),
             tls: Arc::new(move || of_admin.admin_config()),
             certificate_expiry: Box::new(move || certificates.first_expiry()),

@@ -77,7 +77,7 @@ pub struct Running {
     /// Exports telemetry, if it is on.
     export: Export,
     /// Make the pages of the console.
-    threads: Option<Threads>,
+    threads: Threads,
     /// Makes `/readyz` report that the gate stops.
     unready: CancellationToken,
     stopping: CancellationToken,
@@ -115,12 +115,7 @@ pub(crate) async fn start_with(
     let metrics = Metrics::new()?;
     access_log::open(&config.access_log, &metrics)?.apply();
     let (export, tracer) = PendingExport::new(&config, &clock, &metrics);
-    let threads = Threads::start("low-priority").map_err(|error| {
-        let why = format!("cannot start a thread: {error}; check the limit of tasks (ulimit -u)");
-        StartError::all([why])
-    })?;
-    let (slow, low_priority) = (Handle::current(), threads.handle().clone());
-    let handles = ProcessHandles { clock, metrics, tracer, slow, low_priority };
+    let handles = ProcessHandles { clock, metrics, tracer, slow: Handle::current() };
     let early_admin = listeners.early_admin()?;
     let building = Box::pin(ConnectedParts::build(&config, handles, &early_admin));
     let parts = listeners.during(building).await??;
@@ -131,7 +126,6 @@ pub(crate) async fn start_with(
     let export = export.start(&parts, &opened.addresses)?;
     let mut running = serve(&config, parts, reloader, opened, &mut listeners).await?;
     running.export = export;
-    running.threads = Some(threads);
     match listeners.serving(offer, running.handed_over.clone()).await {
         Ok(handover) => {
             running.handover = handover;
@@ -158,6 +152,10 @@ async fn serve(
     opened: Opened,
     listeners: &mut Listeners,
 ) -> Result<Running, StartError> {
+    let threads = Threads::start("low-priority").map_err(|error| {
+        let why = format!("cannot start a thread: {error}; check the limit of tasks (ulimit -u)");
+        StartError::all([why])
+    })?;
     let addresses = opened.addresses;
     let services = Arc::new(parts.services(&config.server));
     let (unready, stopping) = (CancellationToken::new(), CancellationToken::new());
@@ -180,7 +178,8 @@ async fn serve(
         server::start(&config.server, serving, certificates, &parts.requests, opened.public)?;
     let readers_side =
         Serving { addresses: addresses.clone(), services, heartbeat: server.heartbeat() };
-    let for_admin = parts.for_admin(config, readers_side, monitor, &reloader, &unready);
+    let looks = threads.handle().clone();
+    let for_admin = parts.for_admin(config, readers_side, monitor, &reloader, &unready, looks);
     let handed_over = CancellationToken::new();
     let ConnectedParts {
         handles, readers, requests, meter, ledger, circulation, reporting, ..
@@ -211,7 +210,7 @@ async fn serve(
         service_manager: listeners.service_manager().clone(),
         drain_delay: config.server.drain_delay,
         export: Export::default(),
-        threads: None,
+        threads,
         unready,
         stopping,
     })
@@ -323,9 +322,7 @@ impl Running {
         }
         self.admin.stop().await;
         // What still looks at the ledger would take its end for a failure.
-        if let Some(threads) = self.threads {
-            threads.stop(LOOKS_TIMEOUT).await;
-        }
+        self.threads.stop(LOOKS_TIMEOUT).await;
         self.ledger.close().await;
         self.export.stop().await;
     }

@@ -160,7 +160,7 @@ impl Circulation {
         lending: Bokbasen,
         handles: ProcessHandles,
     ) -> Circulation {
-        let ProcessHandles { clock, metrics, tracer, slow, .. } = handles;
+        let ProcessHandles { clock, metrics, tracer, slow } = handles;
         let inner = Inner {
             availabilities: availability::AvailabilityCache::new(settings.availability_ttl),
             future_ends: moka::sync::Cache::new(FUTURE_ENDS),

@@ -115,7 +115,7 @@ pub struct Gate {
 impl Gate {
     /// Creates a gate over this circulation, and subscribes to the ends of loans.
     pub fn new(settings: &Settings, circulation: Circulation, handles: ProcessHandles) -> Gate {
-        let ProcessHandles { clock, metrics, tracer, slow, .. } = handles;
+        let ProcessHandles { clock, metrics, tracer, slow } = handles;
         let decisions =
             Arc::new(Decisions::new(clock.clone(), circulation.feed_status(), settings.freshness));
         let running = end::Running { decisions: decisions.clone(), slow: slow.clone() };

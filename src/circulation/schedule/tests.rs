@@ -65,13 +65,7 @@ pub(in crate::circulation) async fn circulation(
         settings,
         ledger,
         lending,
-        ProcessHandles {
-            clock,
-            metrics,
-            tracer: Tracer::default(),
-            slow: slow.clone(),
-            low_priority: slow,
-        },
+        ProcessHandles { clock, metrics, tracer: Tracer::default(), slow },
     )
 }
 

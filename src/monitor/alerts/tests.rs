@@ -159,13 +159,7 @@ fn start(receivers: &[&Receiver], timing: Timing) -> (Alerts, CancellationToken)
     let (alerts, stop) = (Alerts::with_timing(webhooks, timing), CancellationToken::new());
     let (clock, metrics) = (Clock::system(), Metrics::new().unwrap());
     alerts.start(
-        &ProcessHandles {
-            clock,
-            metrics,
-            tracer: Tracer::default(),
-            slow: Handle::current(),
-            low_priority: Handle::current(),
-        },
+        &ProcessHandles { clock, metrics, tracer: Tracer::default(), slow: Handle::current() },
         &stop,
     );
     (alerts, stop)
