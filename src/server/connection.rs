@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
-use super::deadlines::FIRST_REQUEST_GRACE;
+use super::deadlines::NEXT_REQUEST_GRACE;
 use super::limits::Limit;
 use super::open_connections::Entry;
 use super::placement::WorkerSlot;
@@ -151,14 +151,14 @@ pub(super) async fn unless_aborted<F: Future + Unpin>(
 }
 
 /// Waits for the future. Returns none if the connection is aborted before, or has drained for
-/// [`FIRST_REQUEST_GRACE`]: a client that has just connected gets its response.
+/// [`NEXT_REQUEST_GRACE`]: a client that has just connected gets its response.
 async fn unless_late<F: Future + Unpin>(connection: &Connection, future: F) -> Option<F::Output> {
     let mut grace: Option<Pin<Box<Sleep>>> = None;
     let is_late = |context: &mut Context<'_>| {
         if !connection.is_draining() {
             return Poll::Pending;
         }
-        let sleep = || Box::pin(tokio::time::sleep(FIRST_REQUEST_GRACE));
+        let sleep = || Box::pin(tokio::time::sleep(NEXT_REQUEST_GRACE));
         grace.get_or_insert_with(sleep).as_mut().poll(context)
     };
     poll_unless_aborted(connection, future, is_late).await

@@ -15,9 +15,9 @@ use super::limits::{Limit, Limits};
 /// How long an ending connection stays open without a request in flight. An HTTP/2 client needs a
 /// round trip to receive the GOAWAY, and requests that cross it still get a response.
 const ENDING_GRACE: Duration = Duration::from_secs(1);
-/// The same for a connection that has had no request when the gate begins to drain. The client may
+/// The same while a client that cannot know of the drain has sent no request since it began. It may
 /// have sent one, or is about to.
-pub(super) const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(3);
+pub(super) const NEXT_REQUEST_GRACE: Duration = Duration::from_secs(3);
 /// The interval of `h2_resets_per_minute`.
 const MINUTE: Duration = Duration::from_secs(60);
 /// The longest interval between checks while a response is in flight, since its end may not wake
@@ -61,6 +61,15 @@ pub(super) enum Step {
     Close(Option<Limit>),
 }
 
+/// What the client has been told when the connection begins to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing: over HTTP/1.1, only a response can say that it is the last one.
+    Nothing,
+    /// To send no further request, by a GOAWAY.
+    Goaway,
+}
+
 /// The deadlines of one connection.
 #[derive(Debug)]
 pub(super) struct Deadlines {
@@ -74,8 +83,8 @@ pub(super) struct Deadlines {
     /// When the connection began to end, and its number of requests at that time. The cause is its
     /// age, its number of requests, idleness or a drain.
     ending: Option<(Instant, u64)>,
-    /// How long an ending connection stays open before its first request.
-    first_grace: Duration,
+    /// How long an ending connection stays open before its next request.
+    next_grace: Duration,
     requests: u64,
     progress: u64,
     /// The start of the minute in which resets are counted, and the number of resets before it.
@@ -92,7 +101,7 @@ impl Deadlines {
             head_since: None,
             sent_at: now,
             ending: None,
-            first_grace: ENDING_GRACE,
+            next_grace: ENDING_GRACE,
             requests: 0,
             progress: 0,
             resets: (now, 0),
@@ -101,9 +110,10 @@ impl Deadlines {
 
     /// Ends the connection once no request is in flight, because the gate drains, or the connection
     /// is evicted.
-    pub(super) fn drain(&mut self, now: Instant, is_evicted: bool) {
-        if self.ending.is_none() && self.requests == 0 && !is_evicted {
-            self.first_grace = FIRST_REQUEST_GRACE;
+    pub(super) fn drain(&mut self, now: Instant, is_evicted: bool, told: Told) {
+        let is_unaware = self.requests == 0 || told == Told::Nothing;
+        if self.ending.is_none() && is_unaware && !is_evicted {
+            self.next_grace = NEXT_REQUEST_GRACE;
         }
         self.ending.get_or_insert((now, self.requests));
     }
@@ -197,11 +207,11 @@ impl Deadlines {
             (self.idle_since, self.limits.idle, Limit::Idle)
         };
         let deadline = since + allowed;
-        let Some((ending, _)) = self.ending.filter(|_| !observed.running) else {
+        let Some((ending, before)) = self.ending.filter(|_| !observed.running) else {
             return Some((deadline, Some(limit)));
         };
         // An incomplete head does not count as a request in flight.
-        let grace = if self.requests == 0 { self.first_grace } else { ENDING_GRACE };
+        let grace = if self.requests == before { self.next_grace } else { ENDING_GRACE };
         let grace = ending.max(since) + grace;
         if limit == Limit::Idle || grace < deadline {
             Some((grace, None))
@@ -353,7 +363,7 @@ mod tests {
             let mut deadlines = Deadlines::new(Arc::new(Limits::default()), began);
             let observed = Observed { requests: 1, ..observed };
             deadlines.check(began, &observed);
-            deadlines.drain(began + Duration::from_secs(1), false);
+            deadlines.drain(began + Duration::from_secs(1), false, Told::Goaway);
             let step = |deadlines: &mut Deadlines, second| {
                 deadlines.check(began + Duration::from_secs(second), &observed)
             };
@@ -362,7 +372,7 @@ mod tests {
         }
         let began = Instant::now();
         let mut deadlines = Deadlines::new(Arc::new(Limits::default()), began);
-        deadlines.drain(began, false);
+        deadlines.drain(began, false, Told::Nothing);
         let running = Observed { running: true, ..IDLE };
         assert!(matches!(
             deadlines.check(began + Duration::from_secs(5000), &running),
@@ -371,20 +381,28 @@ mod tests {
     }
 
     #[test]
-    fn drain_waits_for_the_first_request() {
-        let grace = FIRST_REQUEST_GRACE.as_secs_f64();
-        for (is_evicted, requested, end) in
-            [(false, 99.0, grace), (true, 99.0, 1.0), (false, 2.5, 3.5)]
-        {
+    fn drain_waits_for_the_next_request_of_an_unaware_client() {
+        let grace = NEXT_REQUEST_GRACE.as_secs_f64();
+        use Told::{Goaway, Nothing};
+        for (is_evicted, before, told, requested, end) in [
+            (false, 0, Goaway, 99.0, grace),
+            (false, 0, Goaway, 2.5, 3.5),
+            (false, 5, Goaway, 99.0, 1.0),
+            (false, 5, Nothing, 99.0, grace),
+            (false, 5, Nothing, 2.5, 3.5),
+            (true, 0, Nothing, 99.0, 1.0),
+            (true, 5, Nothing, 99.0, 1.0),
+        ] {
             let began = Instant::now();
             let mut deadlines = Deadlines::new(Arc::new(Limits::default()), began);
-            deadlines.drain(began, is_evicted);
+            deadlines.check(began, &Observed { requests: before, ..IDLE });
+            deadlines.drain(began, is_evicted, told);
             let closed = (0..100).map(|half| f64::from(half) / 2.0).find(|second| {
-                let observed = Observed { requests: u64::from(*second >= requested), ..IDLE };
+                let requests = before + u64::from(*second >= requested);
                 let now = began + Duration::from_secs_f64(*second);
-                deadlines.check(now, &observed) == Step::Close(None)
+                deadlines.check(now, &Observed { requests, ..IDLE }) == Step::Close(None)
             });
-            assert_eq!(closed, Some(end), "{is_evicted} {requested}");
+            assert_eq!(closed, Some(end), "{is_evicted} {before} {told:?} {requested}");
         }
     }
 

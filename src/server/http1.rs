@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::connection::{ConnectionInfo, HEAD_SIZE, unless_aborted};
-use super::deadlines::{Deadlines, Observed, Step};
+use super::deadlines::{Deadlines, Observed, Step, Told};
 use super::limits::Limit;
 use super::request_body::RequestBody;
 use super::tls_stream::TlsStream;
@@ -49,6 +49,7 @@ pub(super) async fn serve(tls: TlsStream, worker: &Arc<Worker>, info: Connection
         Http1Monitor { tls: &tls, worker, connection: &info.connection, requests, deadlines };
     loop {
         if !monitor.wait_for_bytes().await {
+            monitor.close().await;
             return;
         }
         match Box::pin(serve_requests(&mut monitor, &info)).await {
@@ -86,9 +87,12 @@ async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -
             return Poll::Ready(false);
         }
         // Only after hyper has read a request that was waiting, since hyper closes an idle
-        // connection here.
-        if info.connection.is_draining() && !std::mem::replace(&mut is_ending, true) {
-            monitor.deadlines.drain(Instant::now(), info.connection.is_evicted());
+        // connection here. One that can be parked gets time for another request instead.
+        if info.connection.is_draining() && !is_ending {
+            if monitor.drain(Instant::now()) {
+                return Poll::Ready(true);
+            }
+            is_ending = true;
             Pin::new(&mut served).graceful_shutdown();
             context.waker().wake_by_ref();
         }
@@ -144,6 +148,7 @@ impl RequestHandler {
             let request = request.map(RequestBody::new);
             let config = worker.config.get();
             let mut response = dispatch::dispatch(&worker.services, &config, &info, request).await;
+            let is_last = is_last || info.connection.is_draining();
             drop(in_flight); // the body of a file has a guard of its own
             if has_body {
                 tls.clear_unparsed_input(); // the input since then was the body
@@ -201,17 +206,17 @@ enum Check {
 
 impl Http1Monitor<'_> {
     /// Waits for the first byte of the next request. Returns false if the connection ends before:
-    /// it closed or was aborted, the gate drains, or a deadline has passed. A connection without a
-    /// request yet gets some time for it.
+    /// it closed or was aborted, or a deadline has passed. While the gate drains, the client still
+    /// gets some time for a request: HTTP/1.1 has no GOAWAY that would tell it to send none.
     async fn wait_for_bytes(&mut self) -> bool {
         loop {
             let (tls, connection) = (self.tls, self.connection);
             let is_draining = connection.is_draining();
             if is_draining {
-                self.deadlines.drain(Instant::now(), connection.is_evicted());
+                self.deadlines.drain(Instant::now(), connection.is_evicted(), Told::Nothing);
             }
             let Check::Again(until) = self.check_deadlines(Instant::now()) else { return false };
-            let may_wait = self.deadlines.requests() == 0 && !connection.is_evicted();
+            let may_wait = !connection.is_evicted();
             // A request that has arrived gets a response even if the connection drains.
             let readable = poll_fn(|context| match tls.poll_readable(context) {
                 Poll::Pending if connection.is_draining() && !may_wait => Poll::Ready(Some(false)),
@@ -227,6 +232,23 @@ impl Http1Monitor<'_> {
         }
     }
 
+    /// Notes that the gate drains, or that the connection is evicted. Returns whether the
+    /// connection can be parked.
+    fn drain(&mut self, now: Instant) -> bool {
+        self.check_deadlines(now);
+        self.deadlines.drain(now, self.connection.is_evicted(), Told::Nothing);
+        self.can_park()
+    }
+
+    /// Tells the client that this is the end (RFC 8446 §6.1), if the socket accepts that at once.
+    async fn close(&self) {
+        if !self.connection.is_aborted() {
+            // A client that does not read gets no close_notify, and nothing waits for it.
+            let closed = poll_fn(|context| Poll::Ready(self.tls.poll_close(context)));
+            let _ = closed.await;
+        }
+    }
+
     /// Whether a request is being handled, or a file is being sent.
     fn is_running(&self) -> bool {
         !self.connection.is_idle()
@@ -237,16 +259,20 @@ impl Http1Monitor<'_> {
         self.tls.release_if_stalled(now.into_std());
         let count = self.deadlines.requests();
         let check = self.check_deadlines(now);
-        let is_idle =
-            !self.is_running() && self.tls.is_sent() && count == self.deadlines.requests();
-        // hyper may still have to read the rest of a request's body. After parking, those bytes
-        // would be parsed as a request.
-        let can_park =
-            !self.tls.has_unparsed_input() && !self.requests.with_body.load(Ordering::Relaxed);
         match check {
-            Check::Again(_) if is_idle && can_park => Check::Park,
+            Check::Again(_) if count == self.deadlines.requests() && self.can_park() => Check::Park,
             check => check,
         }
+    }
+
+    /// Whether hyper's state can be dropped.
+    fn can_park(&self) -> bool {
+        let is_idle = !self.is_running() && self.tls.is_sent();
+        // hyper may still have to read the rest of a request's body. After parking, those bytes
+        // would be parsed as a request.
+        let is_parsed =
+            !self.tls.has_unparsed_input() && !self.requests.with_body.load(Ordering::Relaxed);
+        is_idle && is_parsed
     }
 
     fn check_deadlines(&mut self, now: Instant) -> Check {

@@ -156,6 +156,33 @@ async fn new_connections_are_served_while_the_gate_drains() {
     scene.end().await;
 }
 
+/// Over HTTP/1.1, only a response can tell a client that its connection ends.
+#[tokio::test]
+async fn used_connection_gets_one_more_response_while_the_gate_drains() {
+    let (scene, mut gate) = scene(Vec::new()).await;
+    let ca = scene.ca();
+    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let used = async || {
+        let mut stream = raw_client::connect(scene.address(), &ca, "localhost", "http/1.1").await;
+        stream.write_all(request).await.unwrap();
+        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        stream
+    };
+    let (mut stream, mut silent) = (used().await, used().await);
+    gate.terminate();
+    scene.until("no new connections", async || refuses_connections(&scene).await).await;
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+    assert!(text.starts_with("http/1.1 ") && text.contains("connection: close"), "{text}");
+    // An end with a close_notify. Without one, this would be an error.
+    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+    drop((stream, silent));
+    assert_eq!(gate.exit().await.code(), Some(0));
+    scene.end().await;
+}
+
 #[tokio::test]
 async fn second_signal_stops_at_once() {
     let (scene, mut gate) = scene(Vec::new()).await;
