@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use toml::de::DeValue;
 
+use super::service::Listen;
 use super::table::Table;
 use super::values::{self, list, nonzero_duration, number};
 use crate::server::Limits;
 
-/// Reads the table. `proxy_protocol` are the networks of load balancers that send its header.
-pub(super) fn limits(root: &mut Table<'_>, proxy_protocol: Vec<IpNet>) -> Limits {
+/// Reads the table. `listen` has the networks of load balancers that send a header.
+pub(super) fn limits(root: &mut Table<'_>, listen: &Listen) -> Limits {
     let default = Limits::default();
     let mut table = root.optional_table("limits");
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
@@ -19,7 +20,8 @@ pub(super) fn limits(root: &mut Table<'_>, proxy_protocol: Vec<IpNet>) -> Limits
     let limits = Limits {
         connections: connections.unwrap_or(default.connections),
         connections_per_address: per_address.unwrap_or(default.connections_per_address),
-        proxy_protocol,
+        proxy_protocol: listen.proxies.clone(),
+        proxy_protocol_at: listen.proxied.clone(),
         exempt_networks: table.or("exempt_networks", Vec::new(), list(network)),
         handshake: table.or("handshake", default.handshake, nonzero_duration),
         preface: table.or("preface", default.preface, nonzero_duration),

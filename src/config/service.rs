@@ -33,6 +33,8 @@ pub(super) struct Listen {
     pub(super) admin_socket: Option<PathBuf>,
     /// The networks of `proxy_protocol`.
     pub(super) proxies: Vec<IpNet>,
+    /// The addresses of `proxy_protocol_at`.
+    pub(super) proxied: Vec<SocketAddr>,
 }
 
 pub(super) fn listen(root: &mut Table<'_>) -> Listen {
@@ -58,8 +60,22 @@ pub(super) fn listen(root: &mut Table<'_>) -> Listen {
     let admin_socket =
         table.optional("admin_socket", |value| socket_path(value, source, "remove the key"));
     let proxies = table.or("proxy_protocol", Vec::new(), list(limits::proxy_network));
+    let proxied = table.or("proxy_protocol_at", Vec::new(), list(address));
+    let is_public =
+        |at: &SocketAddr| public.iter().flat_map(PublicAddresses::iter).any(|one| one == *at);
+    if public.is_some()
+        && let Some(other) = proxied.iter().find(|at| !is_public(at))
+    {
+        let sentence = format!("listen.public has no {other}. Write an address that it has");
+        table.mistake("proxy_protocol_at", sentence);
+    }
+    if proxies.is_empty() && !proxied.is_empty() {
+        let sentence = "proxy_protocol lists no network that sends a header. Add it, or remove \
+                        this key";
+        table.mistake("proxy_protocol_at", sentence);
+    }
     table.finish();
-    Listen { public, admin, admin_socket, proxies }
+    Listen { public, admin, admin_socket, proxies, proxied }
 }
 
 pub(super) fn server(
@@ -85,7 +101,7 @@ pub(super) fn server(
         table.mistake("store_requests", sentence);
     }
     table.finish();
-    let limits = limits::limits(root, listen.proxies.clone());
+    let limits = limits::limits(root, listen);
     let cors = cors(root);
     let listen = listen.public.clone()?;
     let Tls { certificate, ordered, extra, ticket_keys, choice, .. } = tls?;

@@ -3,7 +3,7 @@
 //! `config` builds [`Limits`]. `app` reduces it to the available file descriptors, and the server
 //! applies it to every connection. [`Limit`] names a reached limit in metrics.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -30,6 +30,8 @@ pub struct Limits {
     pub exempt_networks: Vec<IpNet>,
     /// Networks of load balancers, whose connections begin with a header of the PROXY protocol.
     pub proxy_protocol: Vec<IpNet>,
+    /// The public addresses at which they do so; empty for all of them.
+    pub proxy_protocol_at: Vec<SocketAddr>,
     /// The timeout of the TLS handshake, and of such a header before it.
     pub handshake: Duration,
     /// The timeout from the handshake to the end of the client's HTTP/2 preface.
@@ -60,6 +62,7 @@ impl Default for Limits {
             connections_per_address: 256,
             exempt_networks: Vec::new(),
             proxy_protocol: Vec::new(),
+            proxy_protocol_at: Vec::new(),
             handshake: Duration::from_secs(10),
             preface: Duration::from_secs(10),
             head: Duration::from_secs(20),
@@ -93,10 +96,29 @@ impl Limits {
         client_networks::contains(&self.exempt_networks, address)
     }
 
-    /// Whether a connection from this address begins with a header of the PROXY protocol.
-    pub(super) fn has_proxy_header(&self, address: IpAddr) -> bool {
-        client_networks::contains(&self.proxy_protocol, address)
+    /// Whether a connection from this address begins with a header of the PROXY protocol. `local`
+    /// returns the gate's address of the connection.
+    pub(super) fn has_proxy_header(
+        &self,
+        peer: IpAddr,
+        local: impl FnOnce() -> Option<SocketAddr>,
+    ) -> bool {
+        let is_there = || {
+            let listed = |local| self.proxy_protocol_at.iter().any(|at| receives(*at, local));
+            // If nobody knows the address, the header is required.
+            self.proxy_protocol_at.is_empty() || local().is_none_or(listed)
+        };
+        client_networks::contains(&self.proxy_protocol, peer) && is_there()
     }
+}
+
+/// Whether a listed address receives the connections to this address. `[::]` does so for IPv4 with
+/// addresses that are mapped to IPv6.
+fn receives(listed: SocketAddr, local: SocketAddr) -> bool {
+    let (ip, is_of_family) = (listed.ip(), listed.is_ipv4() == local.is_ipv4());
+    let is_there = ip.to_canonical() == local.ip().to_canonical();
+    let has_port = listed.port() == local.port() || listed.port() == 0;
+    has_port && (is_there || ip.is_unspecified() && is_of_family)
 }
 
 /// Raises the soft limit of open file descriptors to the hard limit. Returns the limit in force
@@ -129,6 +151,25 @@ pub(super) fn is_abuse(limit: Limit) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn listed_address_receives_what_its_socket_receives() {
+        for (listed, local, is_received) in [
+            ("10.0.1.5:8443", "10.0.1.5:8443", true),
+            ("10.0.1.5:8443", "[::ffff:10.0.1.5]:8443", true),
+            ("10.0.1.5:8443", "10.0.1.5:9443", false),
+            ("10.0.1.5:8443", "10.0.1.6:8443", false),
+            ("10.0.1.5:0", "10.0.1.5:40000", true),
+            ("0.0.0.0:8443", "10.0.1.5:8443", true),
+            ("0.0.0.0:8443", "[2001:db8::1]:8443", false),
+            ("[::]:8443", "[2001:db8::1]:8443", true),
+            ("[::]:8443", "[::ffff:10.0.1.5]:8443", true),
+            ("[::]:8443", "10.0.1.5:8443", false),
+        ] {
+            let (one, other) = (listed.parse().unwrap(), local.parse().unwrap());
+            assert_eq!(receives(one, other), is_received, "{listed} {local}");
+        }
+    }
 
     #[test]
     fn connections_fit_into_the_descriptors() {

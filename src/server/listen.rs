@@ -124,7 +124,7 @@ async fn run_worker(
 /// Serves a connection at this worker or hands it to a less busy one. Closes it if the server is
 /// full. Returns true if another connection was closed to make room.
 fn place(socket: TcpStream, address: IpAddr, worker: &Arc<Worker>) -> bool {
-    let Some(entry) = worker.open.admit(address) else {
+    let Some(entry) = worker.open.admit(address, || socket.local_addr().ok()) else {
         if let Some(left_out) = ACCEPT_LOG.permit("full") {
             let limit = worker.config.get().limits.connections;
             tracing::warn!(

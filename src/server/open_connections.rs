@@ -6,7 +6,7 @@
 //! a connection opens or closes, never for a request.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -85,11 +85,15 @@ impl OpenConnections {
         self.0.limits.store(limits.clone());
     }
 
-    /// Admits a connection from this address. Returns none if the server is full and no connection
-    /// can be closed for it.
-    pub(super) fn admit(&self, address: IpAddr) -> Option<Entry> {
+    /// Admits a connection from this address. `local` returns the gate's address of it. Returns none
+    /// if the server is full and no connection can be closed for it.
+    pub(super) fn admit(
+        &self,
+        address: IpAddr,
+        local: impl FnOnce() -> Option<SocketAddr>,
+    ) -> Option<Entry> {
         let (limits, metrics) = (self.0.limits.load(), &self.0.metrics);
-        let is_proxied = limits.has_proxy_header(address);
+        let is_proxied = limits.has_proxy_header(address, local);
         // The client of a proxied connection is counted when it is known.
         let network = limits.counted_network(address).filter(|_| !is_proxied);
         let mut state = self.lock();
@@ -276,7 +280,7 @@ mod tests {
     }
 
     fn admit(open: &OpenConnections, address: &str) -> Entry {
-        open.admit(address.parse().unwrap()).unwrap()
+        open.admit(address.parse().unwrap(), || None).unwrap()
     }
 
     fn are_aborted(entries: &[Entry]) -> Vec<bool> {
@@ -365,9 +369,12 @@ mod tests {
         // `reader` and `silent` are closed by now.
         let last = admit(&open, "192.0.2.5");
         last.connection().note_credentials();
-        assert!(open.admit("192.0.2.6".parse().unwrap()).is_none(), "all others have credentials");
+        assert!(
+            open.admit("192.0.2.6".parse().unwrap(), || None).is_none(),
+            "all others have credentials"
+        );
         drop(another);
-        assert!(open.admit("192.0.2.6".parse().unwrap()).is_some());
+        assert!(open.admit("192.0.2.6".parse().unwrap(), || None).is_some());
     }
 
     #[test]
@@ -389,7 +396,10 @@ mod tests {
         assert!(!new.connection().is_aborted());
         new.connection().note_credentials();
         another.connection().note_credentials();
-        assert!(open.admit("192.0.2.7".parse().unwrap()).is_none(), "all others are in use");
+        assert!(
+            open.admit("192.0.2.7".parse().unwrap(), || None).is_none(),
+            "all others are in use"
+        );
         readers[0].connection().note_established();
         let request = readers[0].connection().begin();
         assert!(!open.make_room(), "a request is in flight");
@@ -420,7 +430,7 @@ mod tests {
             reader.connection().note_established();
         });
         let admitted: Vec<_> = (0..40)
-            .filter_map(|_| open.admit("192.0.2.2".parse().unwrap()))
+            .filter_map(|_| open.admit("192.0.2.2".parse().unwrap(), || None))
             .inspect(|new| new.connection().note_credentials())
             .collect();
         let drained = readers.iter().filter(|reader| reader.connection().is_draining()).count();
@@ -442,7 +452,8 @@ mod tests {
     fn closing_connections_are_bounded() {
         let open = open(4, 4);
         let address = "192.0.2.1".parse().unwrap();
-        let admitted: Vec<_> = std::iter::from_fn(|| open.admit(address)).take(1000).collect();
+        let admitted: Vec<_> =
+            std::iter::from_fn(|| open.admit(address, || None)).take(1000).collect();
         assert_eq!(admitted.len(), 4 + MAX_CLOSING, "none of them is closed yet");
         drop(admitted);
         let state = open.lock();

@@ -235,6 +235,17 @@ const CASES: &[Case] = &[
         &["5: listen.admin: it overlaps the public address 0.0.0.0:9443. Write another port"],
     ),
     (
+        "a proxied address that is not public, and no proxies",
+        "[listen]\n",
+        "[listen]\nproxy_protocol_at = [\"127.0.0.1:443\"]\n",
+        &[
+            "4: listen.proxy_protocol_at: listen.public has no 127.0.0.1:443. Write an address that \
+             it has",
+            "4: listen.proxy_protocol_at: proxy_protocol lists no network that sends a header. Add \
+             it, or remove this key",
+        ],
+    ),
+    (
         "an admin address that is also public",
         "public = \"127.0.0.1:8443\"",
         "public = [\"[::1]:8443\", \"127.0.0.1:9443\"]",

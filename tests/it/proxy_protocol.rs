@@ -93,6 +93,37 @@ async fn balancer_must_name_its_clients_and_nobody_else_may() {
     scene.end().await;
 }
 
+/// A header is required at one address and refused at the other, from the same network.
+#[tokio::test]
+async fn header_is_expected_at_the_listed_addresses_only() {
+    let public = ("public = \"127.0.0.1:0\"", "public = [\"127.0.0.1:0\", \"127.0.0.2:0\"]");
+    let here = (
+        "[listen]",
+        "[listen]\nproxy_protocol = [\"127.0.0.0/8\"]\nproxy_protocol_at = [\"127.0.0.2:0\"]",
+    );
+    let config = vec![public, here];
+    let mut scene = Scene::without_gate(Setting { config, ..Setting::default() }).await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    let gate = scene.spawn_gate().await;
+    let bases = gate.ready["base_urls"].as_array().unwrap().iter();
+    let bases: Vec<&str> = bases.map(|base| base.as_str().unwrap()).collect();
+    let connect = async |base: usize, header: &str| {
+        let address = bases[base].trim_start_matches("https://");
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(header.as_bytes()).await.unwrap();
+        socket
+    };
+    let header = of_client("192.0.2.7");
+    for (base, header) in [(0, ""), (1, &*header)] {
+        let socket = connect(base, header).await;
+        assert_eq!(status_line(&scene, socket, "kari").await, "HTTP/1.1 200 OK", "{base}");
+    }
+    closed(connect(0, &header).await).await;
+    closed(connect(1, "GET / HTTP/1.1\r\n\r\n").await).await;
+    drop(gate);
+    scene.end().await;
+}
+
 #[tokio::test]
 async fn limit_per_address_is_that_of_the_client() {
     let scene = scene_with(vec![LOCAL, LIMITS]).await;
