@@ -186,8 +186,10 @@ async fn prune(before: Timestamp, args: LedgerArgs) -> Result<(), CliError> {
     let (store, key) = (&config.ledger.store, audit_key(&config)?);
     let (mut loans, mut left) = (0, Vec::new());
     for which in [Prunable::Ended { before }, Prunable::NeverLent { before, now }] {
-        let work = ledger::prune(store, &key, which);
-        let pruned = during("pruning loans", args.json, work).await.map_err(CliError::new)?;
+        let rows = RowsRead::default();
+        let work = ledger::prune(store, &key, which, &rows);
+        let pruned = reading("pruning loans", &rows, args.json, work).await;
+        let pruned = pruned.map_err(CliError::new)?;
         loans += pruned.loans;
         left.extend(pruned.left);
     }

@@ -51,6 +51,7 @@ pub async fn check(
 }
 
 /// Removes loans with their steps and tallies, also while gates run. Anchors replace the steps.
+/// Counts the loans that it has read.
 ///
 /// # Errors
 /// [`LedgerError`], also if a step to be removed does not verify. Loans that were already removed
@@ -59,9 +60,15 @@ pub async fn prune(
     store: &StoreSettings,
     key: &AuditKey,
     which: Prunable,
+    rows: &RowsRead,
 ) -> Result<Pruned, LedgerError> {
     match store {
-        StoreSettings::Sqlite(file) => sqlite::prune(file, key, which).await,
-        StoreSettings::Postgres(settings) => Box::pin(postgres::prune(settings, key, which)).await,
+        StoreSettings::Sqlite(file) => {
+            sqlite::count_prunable(file, which, rows).await?;
+            sqlite::prune(file, key, which, rows).await
+        }
+        StoreSettings::Postgres(settings) => {
+            Box::pin(postgres::prune(settings, key, which, rows)).await
+        }
     }
 }

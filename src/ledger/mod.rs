@@ -312,7 +312,9 @@ impl Ledger {
             (_, Queries::Postgres(queries)) => {
                 Box::pin(queries.prune(&self.audit_key, which)).await
             }
-            (Some(file), Queries::Sqlite(_)) => sqlite::prune(file, &self.audit_key, which).await,
+            (Some(file), Queries::Sqlite(_)) => {
+                sqlite::prune(file, &self.audit_key, which, &RowsRead::default()).await
+            }
             (None, Queries::Sqlite(_)) => Ok(Pruned::default()),
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
-use super::sqlite::{check, prune, verify};
+use super::sqlite::{check, count_prunable, prune, verify};
 use super::test_support::{
     accepted, audit_key, by, end, forget, interleaved_loans, key, loan, open,
 };
@@ -50,7 +50,10 @@ async fn pruned_ledger_verifies_and_continues() {
         }
     };
     let key = audit_key();
-    let (pruned, ()) = tokio::join!(prune(&file, &key, ENDED), writing);
+    let rows = RowsRead::default();
+    count_prunable(&file, ENDED, &rows).await.unwrap();
+    let (pruned, ()) = tokio::join!(prune(&file, &key, ENDED, &rows), writing);
+    assert_eq!(rows.to_string(), "6 of 6 rows");
     assert_eq!(pruned.unwrap(), Pruned { loans: 6, left: Vec::new() });
     assert_eq!(count(&file, "loans").await, 7 + 50);
     // The head file is first written within a second.
@@ -186,7 +189,10 @@ async fn loan_that_was_lent_is_not_pruned_as_refused() {
         .await
         .unwrap();
     let never_lent = Prunable::NeverLent { before: Timestamp::MAX, now: Timestamp::MIN };
-    assert_eq!(prune(&file, &audit_key(), never_lent).await.unwrap().loans, 0);
+    assert_eq!(
+        prune(&file, &audit_key(), never_lent, &RowsRead::default()).await.unwrap().loans,
+        0
+    );
     assert!(ledger.last_end(&key(1)).await.unwrap().is_some(), "its end still bars an older token");
     ledger.close().await;
 }

@@ -18,7 +18,7 @@ use crate::ledger::test_store::TestStore;
 use crate::ledger::test_support::{KEY, accepted, audit_key, by, loan, second};
 use crate::ledger::{
     Access, AccessFilter, Brake, Delivered, Doubts, Evidence, Filter, Ledger, Measure, Prunable,
-    Report, ReportModel, ReportState, ReportStep, Settings, probe, prune, verify,
+    Report, ReportModel, ReportState, ReportStep, RowsRead, Settings, probe, prune, verify,
 };
 use crate::loan::{EndReason, Event, Loan, LoanId, LoanState, Progress, Refusal, Tally};
 use crate::telemetry::Metrics;
@@ -179,7 +179,13 @@ async fn write_ledger(store: &TestStore) {
     if store.file().is_some() {
         let ended = Prunable::Ended { before: Timestamp::MAX };
         // The loan of the newest step stays.
-        assert_eq!(prune(&store.settings(), &audit_key(), ended).await.unwrap().loans, 3);
+        assert_eq!(
+            prune(&store.settings(), &audit_key(), ended, &RowsRead::default())
+                .await
+                .unwrap()
+                .loans,
+            3
+        );
     }
     end(&ledger, accepted(&ledger, 104).await).await;
     while ledger.forget(Timestamp::MAX, 500).await.unwrap() > 0 {}
@@ -251,8 +257,7 @@ async fn ledger_of_every_state_is_the_same_there_and_back() {
     let origins = copied_from(&back.settings(), &audit_key()).await.unwrap();
     assert_eq!(origins.len(), 2, "{origins:?}");
     assert_eq!((origins[0].clone(), origins[1].store.as_str()), (copied.origin, "PostgreSQL"));
-    let verified =
-        verify(&first.settings(), &audit_key(), &crate::ledger::RowsRead::default()).await.unwrap();
+    let verified = verify(&first.settings(), &audit_key(), &RowsRead::default()).await.unwrap();
     assert_eq!((origins[0].step, origins[0].pruned), (verified.head.number, verified.pruned));
 
     let moved = back.open().await;

@@ -23,7 +23,7 @@ use crate::ledger::audit::Head;
 use crate::ledger::audit::chain_heads::ChainHeads;
 use crate::ledger::audit::head_record::RecordedHead;
 use crate::ledger::test_support::{KEY, accepted, audit_key, end, forget};
-use crate::ledger::{Brake, Delivered, Keys, Prunable, StoreSettings};
+use crate::ledger::{Brake, Delivered, Keys, Prunable, RowsRead, StoreSettings};
 use crate::loan::{LibraryId, Ranges, Tally};
 
 /// The writer of the head records of a node, and the heads that the node has committed.
@@ -251,13 +251,12 @@ async fn records_are_no_steps_of_loans() {
     accepted(&node.ledger, 3).await;
     let store = StoreSettings::Postgres(Box::new(settings(&database.url())));
     let which = Prunable::Ended { before: Timestamp::MAX };
-    let pruned = crate::ledger::prune(&store, &audit_key(), which).await.unwrap();
+    let pruned =
+        crate::ledger::prune(&store, &audit_key(), which, &RowsRead::default()).await.unwrap();
     assert_eq!((pruned.loans, pruned.left), (1, Vec::new()));
     assert_eq!(count_of_records(&mut connection).await, 1);
     assert_eq!(findings(&database, 1).await, Vec::<String>::new());
-    let checked = crate::ledger::check(&store, &audit_key(), &crate::ledger::RowsRead::default())
-        .await
-        .unwrap();
+    let checked = crate::ledger::check(&store, &audit_key(), &RowsRead::default()).await.unwrap();
     assert_eq!(checked, Vec::<String>::new());
     node.close().await;
     let directory = tempfile::tempdir().unwrap();

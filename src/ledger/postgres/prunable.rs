@@ -38,6 +38,17 @@ pub(super) fn search_statement(which: Prunable) -> String {
     )
 }
 
+/// Returns the number of loans of this kind.
+pub(super) async fn count(pool: &Pool, which: Prunable) -> Result<i64, sqlx::Error> {
+    let (condition, (age, before)) = (prunable(which), prunable_age(which));
+    let sql = format!("SELECT count(*) FROM loans WHERE {condition} AND {age} < $1");
+    let counted = pool.transaction(BEGIN_READ_ONLY, TRANSACTION, async |connection| {
+        let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(before.as_millisecond());
+        query.persistent(false).fetch_one(connection).await
+    });
+    Box::pin(counted).await
+}
+
 /// Returns the candidates of a page, and where the next page begins. The transaction that removes
 /// them checks them again.
 pub(super) async fn search(

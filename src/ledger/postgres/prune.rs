@@ -22,7 +22,7 @@ use super::anchors::{self, StepsByChain};
 use super::copy_marks;
 use super::last_steps::{self, LoanRow};
 use super::pool::{BEGIN, Pool, TRANSACTION};
-use super::prunable::search;
+use super::prunable::{count, search};
 use super::queries::Queries;
 use super::settings::PostgresSettings;
 use super::sql::statement;
@@ -30,7 +30,7 @@ use super::whole_ledger::WholeLedger;
 use crate::ledger::audit::AuditKey;
 use crate::ledger::states::{is_refusal_active, prunable, prunable_age};
 use crate::ledger::store::is_contention;
-use crate::ledger::{LedgerError, Prunable, Pruned};
+use crate::ledger::{LedgerError, Prunable, Pruned, RowsRead};
 use crate::loan::LibraryId;
 
 /// The number of loans that one transaction removes. The longest pause after it, in which writers
@@ -57,13 +57,16 @@ pub(in crate::ledger) async fn prune(
     settings: &PostgresSettings,
     key: &AuditKey,
     which: Prunable,
+    rows: &RowsRead,
 ) -> Result<Pruned, LedgerError> {
     let ledger = WholeLedger::open(settings).await?;
     ledger
         .snapshot(async |connection| copy_marks::read(connection).await)
         .await?
         .allow_pruning()?;
-    let pruned = prune_buckets(&ledger.pool, key, which, None).await;
+    // Without the number, it prunes all the same: counting may take too long for the server.
+    rows.expect(count(&ledger.pool, which).await.unwrap_or(0));
+    let pruned = prune_buckets(&ledger.pool, key, which, None, rows).await;
     ledger.pool.close().await;
     pruned
 }
@@ -75,7 +78,8 @@ impl Queries {
         key: &AuditKey,
         which: Prunable,
     ) -> Result<Pruned, LedgerError> {
-        prune_buckets(&self.pool, key, which, Some(self.owned.get())).await
+        let (owned, rows) = (self.owned.get(), RowsRead::default());
+        prune_buckets(&self.pool, key, which, Some(owned), &rows).await
     }
 }
 
@@ -84,6 +88,7 @@ async fn prune_buckets(
     key: &AuditKey,
     which: Prunable,
     buckets: Option<Arc<[i16]>>,
+    rows: &RowsRead,
 ) -> Result<Pruned, LedgerError> {
     let mut pruned = Pruned::default();
     let mut position = Some((i64::MIN, String::new(), Uuid::nil()));
@@ -94,6 +99,7 @@ async fn prune_buckets(
             for loans in loans.chunks(BATCH_SIZE) {
                 let began = Instant::now();
                 let batch = remove(pool, key, which, library, loans).await?;
+                rows.add(loans.len());
                 pruned.loans += batch.removed;
                 batch.left.into_iter().for_each(|sentence| pruned.report_left(sentence));
                 sleep(began.elapsed().min(MAX_PAUSE)).await;

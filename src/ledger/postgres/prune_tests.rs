@@ -12,7 +12,7 @@ use super::verify::verify_ledger;
 use super::whole_ledger::WholeLedger;
 use crate::clock::Clock;
 use crate::ledger::test_support::{accepted, audit_key, by, end, forget, interleaved_loans, loan};
-use crate::ledger::{Ledger, LedgerError, Prunable, Pruned, StoreSettings};
+use crate::ledger::{Ledger, LedgerError, Prunable, Pruned, RowsRead, StoreSettings};
 use crate::loan::{EndReason, Event, LoanId, Refusal};
 
 const ENDED: Prunable = Prunable::Ended { before: Timestamp::MAX };
@@ -22,7 +22,11 @@ fn store(database: &Database) -> StoreSettings {
 }
 
 async fn prune_all(database: &Database, which: Prunable) -> Result<Pruned, LedgerError> {
-    crate::ledger::prune(&store(database), &audit_key(), which).await
+    let rows = RowsRead::default();
+    let pruned = crate::ledger::prune(&store(database), &audit_key(), which, &rows).await;
+    // It reads as many loans as it announces, unless it breaks off.
+    assert!(pruned.is_err() || rows.read() == rows.total(), "{rows}");
+    pruned
 }
 
 async fn removed(database: &Database, which: Prunable) -> u64 {
@@ -44,9 +48,7 @@ async fn verify_pages(database: &Database, page: i64) -> Vec<String> {
 /// Returns the findings of both checks.
 async fn findings(database: &Database) -> Vec<String> {
     let mut found =
-        crate::ledger::check(&store(database), &audit_key(), &crate::ledger::RowsRead::default())
-            .await
-            .unwrap();
+        crate::ledger::check(&store(database), &audit_key(), &RowsRead::default()).await.unwrap();
     for page in [1, 3, 2000] {
         found.extend(verify_pages(database, page).await);
     }
@@ -112,9 +114,7 @@ async fn ledger_pruned_beside_writers_verifies_and_continues() {
          ON a.library = b.library AND a.chain = b.chain AND a.last + 1 = b.first";
     assert_eq!(count(&database, touching).await, 0);
     let verified =
-        crate::ledger::verify(&store(&database), &audit_key(), &crate::ledger::RowsRead::default())
-            .await
-            .unwrap();
+        crate::ledger::verify(&store(&database), &audit_key(), &RowsRead::default()).await.unwrap();
     assert_eq!(verified.steps, count(&database, "history").await.unsigned_abs());
     assert!(verified.pruned >= 39 * 5, "{}", verified.pruned);
     assert!(one.ledger.loan(live[6]).await.unwrap().is_some());
@@ -270,7 +270,7 @@ async fn pruning_waits_for_the_writer_of_a_chain() {
     let url = database.url();
     let pruning = tokio::spawn(async move {
         let store = StoreSettings::Postgres(Box::new(settings(&url)));
-        crate::ledger::prune(&store, &audit_key(), ENDED).await
+        crate::ledger::prune(&store, &audit_key(), ENDED, &RowsRead::default()).await
     });
     let waiting =
         "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";

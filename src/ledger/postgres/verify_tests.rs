@@ -313,7 +313,10 @@ async fn steps_pruned_between_two_pages_are_no_finding() {
     assert!(walk.read_page().await.unwrap());
     let store = StoreSettings::Postgres(Box::new(settings(&database.url())));
     let ended = Prunable::Ended { before: Timestamp::MAX };
-    assert_eq!(crate::ledger::prune(&store, &key, ended).await.unwrap().loans, 3);
+    assert_eq!(
+        crate::ledger::prune(&store, &key, ended, &RowsRead::default()).await.unwrap().loans,
+        3
+    );
     accepted(&node.ledger, 10).await;
     while walk.read_page().await.unwrap() {}
     let verified = walk.end();

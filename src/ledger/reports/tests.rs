@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::test_store::{TestStore, on_each_store};
 use super::super::test_support::{acceptance, by, end, forget, loan, second};
-use super::super::{Prunable, prune};
+use super::super::{Prunable, RowsRead, prune};
 use super::*;
 use crate::loan::Progress;
 
@@ -416,7 +416,10 @@ async fn report_outlives_its_pruned_loan(store: &TestStore) {
     lent(&ledger, 2).await;
     let ended = Prunable::Ended { before: Timestamp::MAX };
     let audit_key = super::super::test_support::audit_key();
-    assert_eq!(prune(&store.settings(), &audit_key, ended).await.unwrap().loans, 1);
+    assert_eq!(
+        prune(&store.settings(), &audit_key, ended, &RowsRead::default()).await.unwrap().loans,
+        1
+    );
     let attempt = claim(&ledger, &report).await.unwrap();
     let note = "Bokbasen acknowledged it".to_owned();
     assert!(ledger.record_report(&attempt, ReportState::Reported, note).await.unwrap());

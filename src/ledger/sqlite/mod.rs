@@ -42,7 +42,7 @@ pub use maintenance::backup;
 pub(super) use maintenance::{check, empty_log, open as open_to_read};
 pub(super) use open::{Opened, open};
 pub use open_check::probe;
-pub(super) use prune::prune;
+pub(super) use prune::{count_prunable, prune};
 pub(super) use queries::Queries;
 pub(super) use reconcile::assume_lost_steps;
 pub use reconcile::reconcile_file;

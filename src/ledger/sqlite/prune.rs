@@ -26,7 +26,7 @@ use crate::ledger::audit::AuditKey;
 use crate::ledger::findings;
 use crate::ledger::states::{is_refusal_active, prunable, prunable_age};
 use crate::ledger::store::WorkError;
-use crate::ledger::{LedgerError, Prunable, Pruned};
+use crate::ledger::{LedgerError, Prunable, Pruned, RowsRead};
 
 /// The number of loans that one transaction removes, and the pause before the next transaction, in
 /// which the gate can write.
@@ -42,6 +42,7 @@ pub(in crate::ledger) async fn prune(
     ledger: &Path,
     key: &AuditKey,
     which: Prunable,
+    rows: &RowsRead,
 ) -> Result<Pruned, LedgerError> {
     let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
     let mut reading = maintenance::open(ledger).await?;
@@ -57,11 +58,30 @@ pub(in crate::ledger) async fn prune(
         let removed = prune_batch(&mut transaction, key, which, &candidates, &mut pruned).await;
         WorkError::split(removed).map_err(failed)??;
         transaction.commit().await.map_err(failed)?;
+        rows.add(candidates.len());
         tokio::time::sleep(PAUSE).await;
         candidates = self::candidates(&mut reading, which, &last).await.map_err(failed)?;
     }
     connection.close().await.map_err(failed)?;
     Ok(pruned)
+}
+
+/// Sets how many loans [`prune`] will read.
+///
+/// # Errors
+/// [`LedgerError`] if the ledger cannot be read.
+pub(in crate::ledger) async fn count_prunable(
+    ledger: &Path,
+    which: Prunable,
+    rows: &RowsRead,
+) -> Result<(), LedgerError> {
+    let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
+    let mut reading = maintenance::open(ledger).await?;
+    let (condition, before) = condition(which);
+    let sql = format!("SELECT count(*) FROM {condition}");
+    let count = sqlx::query_scalar(AssertSqlSafe(sql)).bind(before);
+    rows.expect(count.fetch_one(&mut reading).await.map_err(failed)?);
+    Ok(())
 }
 
 /// Returns the next candidates in the order of their ids. They are read outside of the transaction,
@@ -71,18 +91,20 @@ async fn candidates(
     which: Prunable,
     after: &str,
 ) -> Result<Vec<String>, sqlx::Error> {
+    let (condition, before) = condition(which);
+    let sql = format!("SELECT id FROM {condition} AND id > ? ORDER BY id LIMIT {BATCH_SIZE}");
+    let query = sqlx::query_scalar(AssertSqlSafe(sql)).bind(before).bind(after.to_owned());
+    query.fetch_all(connection).await
+}
+
+/// Returns the table of the candidates with their condition, and the value of its parameter.
+fn condition(which: Prunable) -> (String, i64) {
     let (condition, (age, before)) = (prunable(which), prunable_age(which));
     // Ended loans are scanned from the oldest on. Loans that were never lent are rare and have an
     // index.
     let index =
         if let Prunable::NeverLent { .. } = which { "INDEXED BY loans_never_lent" } else { "" };
-    let sql = format!(
-        "SELECT id FROM loans {index} WHERE {condition} AND {age} < ? AND id > ? \
-         ORDER BY id LIMIT {BATCH_SIZE}"
-    );
-    let query =
-        sqlx::query_scalar(AssertSqlSafe(sql)).bind(before.as_millisecond()).bind(after.to_owned());
-    query.fetch_all(connection).await
+    (format!("loans {index} WHERE {condition} AND {age} < ?"), before.as_millisecond())
 }
 
 async fn prune_batch(

@@ -10,7 +10,13 @@ use crate::ledger::reports::tests::add_due_report;
 use crate::ledger::{Head, Pruned, ReportState};
 
 async fn prune_ended(store: &TestStore) -> Result<Pruned, LedgerError> {
-    prune(&store.settings(), &audit_key(), Prunable::Ended { before: Timestamp::MAX }).await
+    prune(
+        &store.settings(),
+        &audit_key(),
+        Prunable::Ended { before: Timestamp::MAX },
+        &RowsRead::default(),
+    )
+    .await
 }
 
 async fn try_gate(store: &TestStore) -> Result<(), LedgerError> {
@@ -194,7 +200,13 @@ async fn prune_waits_for_a_copy_that_begins() {
         insert.bind(&mark).persistent(false).execute(&mut *connection).await?;
         let store = there.settings();
         let pruning = tokio::spawn(async move {
-            prune(&store, &audit_key(), Prunable::Ended { before: Timestamp::MAX }).await
+            prune(
+                &store,
+                &audit_key(),
+                Prunable::Ended { before: Timestamp::MAX },
+                &RowsRead::default(),
+            )
+            .await
         });
         const WAITS: &str = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted \
              AND pg_backend_pid() = ANY(pg_blocking_pids(pid)))";
