@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
@@ -66,6 +66,30 @@ async fn return_at_one_process_stops_streams_at_the_other() {
     }
     println!("a return at one process stopped streams at the other within {slowest:?}");
     assert!(slowest < PROPAGATES_WITHIN, "{slowest:?}");
+    drop((first, second));
+    scene.end().await;
+}
+
+/// Bokbasen answers later than the other process looks for ends to send.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn end_is_sent_by_the_process_that_noted_it() {
+    let (scene, first, second, base) = two_gates().await;
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    let token = scene.token("kari");
+    assert_eq!(read(&scene, &token).await, StatusCode::OK);
+    scene.fault(&json!({ "call": "return", "effect": { "delay": { "ms": 1500 } } })).await;
+    return_loan(&scene, &base, BOOK, &token).await;
+    scene.until("the end", async || scene.ledger().await[0]["state"] == "ended").await;
+    // The end of another loan arrives after all calls for the first one.
+    scene.no_faults().await;
+    let other = scene.token("ola");
+    assert_eq!(read(&scene, &other).await, StatusCode::OK);
+    return_loan(&scene, &base, BOOK, &other).await;
+    let all_ended = async || scene.ledger().await.iter().all(|loan| loan["state"] == "ended");
+    scene.until("both ends", all_ended).await;
+    for loan in scene.books().await {
+        assert_eq!(loan["ends"], 1, "{loan}");
+    }
     drop((first, second));
     scene.end().await;
 }

@@ -1,14 +1,38 @@
 //! Ends as they arrive from the ledger, before they are queued.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::lanes::Lane;
 use super::{FULL_READ_INTERVAL, Outbox};
 use crate::circulation::{Circulation, log_ledger_failure};
-use crate::ledger::{EndPosition, Ends, FeedBarrier, LedgerError};
+use crate::ledger::{EndPosition, Ends, FeedBarrier, Ledger, LedgerError};
 use crate::loan::LoanId;
+
+/// How long an end that another process has noted is left to it, if the two do not divide the work.
+/// Both would send it otherwise. The other process may be gone, so this one sends it afterwards.
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(5);
+
+/// Why ends are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// This process has noted one.
+    Noted,
+    /// It is time to: another process may have noted one.
+    Poll,
+}
+
+/// Ends that are not sent yet.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Other processes may not have read them before it is past.
+    barrier: FeedBarrier,
+    /// When they may be sent.
+    from: Instant,
+    ends: Vec<LoanId>,
+}
 
 /// The position in the ledger, and the ends that wait for other processes.
 #[derive(Debug, Default)]
@@ -20,12 +44,12 @@ pub(super) struct Arrivals {
     /// Every end that was read and is not acknowledged yet. The ledger returns some ends again, and
     /// that must not reset their backoff.
     known: HashSet<LoanId>,
-    /// Ends that other processes may not have read yet, in the order of their arrival.
-    held: VecDeque<(FeedBarrier, Vec<LoanId>)>,
+    /// Ends that must wait, in the order of their arrival.
+    held: Vec<Held>,
 }
 
 impl Arrivals {
-    /// Whether ends wait for other processes.
+    /// Whether ends must wait.
     pub(super) fn is_waiting(&self) -> bool {
         !self.held.is_empty()
     }
@@ -42,8 +66,9 @@ impl Arrivals {
 
 impl Outbox {
     /// Reads the ends since the last query, or all.
-    pub(super) async fn read_new_ends(&mut self, circulation: &Circulation) {
+    pub(super) async fn read_new_ends(&mut self, circulation: &Circulation, why: Why) {
         let read_at = Instant::now();
+        let from = read_at + wait_for_others(&circulation.inner.ledger, why);
         let read = async {
             let ends = self.arrivals.read(circulation).await?;
             let known = &self.arrivals.known;
@@ -63,7 +88,7 @@ impl Outbox {
                     self.drop_others(&ends.loans);
                 }
                 self.arrivals.known.extend(&new);
-                self.arrivals.held.extend(barrier.map(|barrier| (barrier, new)));
+                self.arrivals.held.extend(barrier.map(|barrier| Held { barrier, from, ends: new }));
                 self.arrivals.position = Some(ends.next);
                 self.release_arrivals();
             }
@@ -71,12 +96,12 @@ impl Outbox {
         }
     }
 
-    /// Queues the ends that every process has read.
+    /// Queues the ends that every process has read, and that are not left to another one.
     pub(super) fn release_arrivals(&mut self) {
-        let is_past = |(barrier, _): &mut (FeedBarrier, _)| barrier.is_past();
-        while let Some((_, ends)) = self.arrivals.held.pop_front_if(is_past) {
-            self.arrive(ends);
-        }
+        let now = Instant::now();
+        let is_past = |held: &mut Held| held.from <= now && held.barrier.is_past();
+        let past: Vec<Held> = self.arrivals.held.extract_if(.., is_past).collect();
+        past.into_iter().for_each(|held| self.arrive(held.ends));
     }
 
     /// Adds the newest ends.
@@ -108,6 +133,14 @@ impl Outbox {
         };
         self.fresh.waiting.retain(|_, id| keep(*id));
         self.retries.retain(&mut keep);
-        self.arrivals.held.iter_mut().for_each(|(_, ends)| ends.retain(|id| keep(*id)));
+        self.arrivals.held.iter_mut().for_each(|held| held.ends.retain(|id| keep(*id)));
+    }
+}
+
+fn wait_for_others(ledger: &Ledger, why: Why) -> Duration {
+    let is_divided = ledger.sharers() > 1;
+    match why {
+        Why::Poll if ledger.other_processes() > 0 && !is_divided => LEFT_TO_OTHERS,
+        _ => Duration::ZERO,
     }
 }

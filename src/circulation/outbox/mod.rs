@@ -6,7 +6,8 @@
 //! that it has already. A loan has one end, so the order within a loan is preserved.
 //!
 //! Other processes may still deliver files under an ended loan, until they have read of its end. An
-//! end therefore waits until they all have, see [`crate::ledger::FeedBarrier`].
+//! end therefore waits until they all have, see [`crate::ledger::FeedBarrier`]. Processes on one
+//! SQLite file do not divide the work: each leaves the ends of another one to it for some seconds.
 //!
 //! Each failed end has its own backoff, and failed ends have their own lane. So ends that Bokbasen
 //! never accepts do not delay others. After an outage, each end that failed in it is retried once
@@ -41,7 +42,7 @@ use super::{Circulation, log_ledger_failure};
 use crate::ledger::{Cause, LedgerError};
 use crate::loan::{Event, LoanId};
 use acknowledgements::Acknowledgements;
-use arrivals::Arrivals;
+use arrivals::{Arrivals, Why};
 use count::count_ends;
 use fresh::Fresh;
 use lanes::{Capacity, Lane, Queues, capacity};
@@ -56,7 +57,7 @@ const HELD_BACK_WAIT: Duration = Duration::from_millis(200);
 const LEDGER_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval at which all waiting ends are read.
 const FULL_READ_INTERVAL: Duration = Duration::from_secs(60);
-/// Interval at which ends that wait for other processes are checked.
+/// Interval at which ends that must wait are checked.
 const BARRIER_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// Interval at which waiting ends are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
@@ -95,9 +96,9 @@ pub(super) async fn send_ends(circulation: Circulation) {
                 outbox.record_task(&circulation, sent);
             }
             () = circulation.inner.ends_waiting.notified() => {
-                outbox.read_new_ends(&circulation).await;
+                outbox.read_new_ends(&circulation, Why::Noted).await;
             }
-            _ = poll.tick() => outbox.read_new_ends(&circulation).await,
+            _ = poll.tick() => outbox.read_new_ends(&circulation, Why::Poll).await,
             _ = count.tick() => count_ends(&circulation).await,
             () = tokio::time::sleep(wait) => {}
             () = circulation.inner.stopping.cancelled() => break,
