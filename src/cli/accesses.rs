@@ -29,7 +29,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     query.extend(library.map(|library| ("library", library)));
     query.extend(since.map(|since| ("since", since)));
     let response = call(&gate, Method::GET, &["accesses"], |request| request.query(&query)).await?;
-    let list = read(response).await?;
+    let list = read(response, &["accesses"]).await?;
     show(gate.json, &list, lines)
 }
 

@@ -21,6 +21,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The timeout of a call for what the gate knows at once.
 pub(super) const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
+/// What to do if the response is that of another program.
+pub(super) const CHECK_PEER: &str = "Check that the address is that of the gate's admin listener, \
+                                     and that gate and command have the same version";
 /// More bytes than a document of a gate has.
 const MAX_DOCUMENT: usize = 64 << 20;
 
@@ -119,7 +122,7 @@ impl AdminClient {
     /// Returns the sentences of a refusal.
     async fn refusal(&self, response: Response) -> CliError {
         let status = response.status();
-        let document = read(response).await.unwrap_or_default();
+        let document = read(response, &[]).await.unwrap_or_default();
         let detail = document.get("detail").and_then(Value::as_str).map(str::to_owned);
         if status == StatusCode::UNAUTHORIZED {
             // The client sent a token, so it must have the wrong value, whatever program responded.
@@ -148,11 +151,18 @@ fn mistake(mistake: &Value) -> String {
     }
 }
 
-/// Reads a document, whatever program sends it.
-pub(super) async fn read(response: Response) -> Result<Value, CliError> {
+/// Reads a document that has these members. Without them, another program may have responded, and
+/// what was asked for has not been done.
+pub(super) async fn read(response: Response, members: &[&str]) -> Result<Value, CliError> {
     let body = body_of(response, MAX_DOCUMENT).await?;
-    serde_json::from_slice(&body)
-        .map_err(|error| CliError::new(format!("the response is not one of a gate: {error}")))
+    let document: Value = serde_json::from_slice(&body)
+        .map_err(|error| CliError::new(format!("the response is not one of a gate: {error}")))?;
+    match members.iter().find(|member| document.get(member).is_none()) {
+        None => Ok(document),
+        Some(missing) => {
+            Err(CliError::new(format!("the response has no {missing:?}. {CHECK_PEER}")))
+        }
+    }
 }
 
 /// Reads the body of a response, if it has this many bytes at most.

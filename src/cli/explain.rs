@@ -52,7 +52,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     });
     let response =
         call(&gate, Method::POST, &["explain"], |request| request.json(&question)).await?;
-    let explained = read(response).await?;
+    let explained = read(response, &["steps"]).await?;
     show(gate.json, &explained, explained_text)
 }
 

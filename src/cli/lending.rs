@@ -62,7 +62,7 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
             (gate, response)
         }
     };
-    let pauses = read(response).await?;
+    let pauses = read(response, &["pauses"]).await?;
     show(gate.json, &pauses, lines)
 }
 

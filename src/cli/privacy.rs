@@ -73,7 +73,7 @@ async fn export(gate: &GateArgs, person: Person) -> Result<(), CliError> {
     let (id, mut cursor, mut loans) = (person.id()?, Value::Null, Vec::new());
     loop {
         let body = json!({ "library": person.library, "borrower": id, "cursor": cursor });
-        let mut page = send(gate, "export", &body).await?;
+        let mut page = send(gate, "export", &body, &["loans"]).await?;
         let of_page = page.get_mut("loans").map(Value::take);
         loans.extend(of_page.as_ref().and_then(Value::as_array).into_iter().flatten().cloned());
         cursor = page.get("next").cloned().unwrap_or_default();
@@ -88,7 +88,7 @@ async fn export(gate: &GateArgs, person: Person) -> Result<(), CliError> {
 
 async fn erase(gate: &GateArgs, person: Person, reason: &str) -> Result<(), CliError> {
     let body = json!({ "library": person.library, "borrower": person.id()?, "reason": reason });
-    let erasure = send(gate, "erase", &body).await?;
+    let erasure = send(gate, "erase", &body, &["erased", "left"]).await?;
     let left = erasure.get("left").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     show(gate.json, &erasure, |erasure| {
         let erased = erasure.get("erased").and_then(Value::as_u64).unwrap_or_default();
@@ -120,7 +120,13 @@ fn left_line(loan: &Value) -> String {
     }
 }
 
-async fn send(gate: &GateArgs, action: &str, body: &Value) -> Result<Value, CliError> {
+/// Sends what to do. The response has these members.
+async fn send(
+    gate: &GateArgs,
+    action: &str,
+    body: &Value,
+    members: &[&str],
+) -> Result<Value, CliError> {
     let path = ["privacy", action];
-    read(call(gate, Method::POST, &path, |request| request.json(body)).await?).await
+    read(call(gate, Method::POST, &path, |request| request.json(body)).await?, members).await
 }

@@ -12,7 +12,7 @@ use super::{CliError, printable, show};
 pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
     let response =
         call(&gate, Method::GET, &["problems"], |request| request.timeout(LOOK_TIMEOUT)).await?;
-    let list = read(response).await?;
+    let list = read(response, &["problems"]).await?;
     show(gate.json, &list, lines)?;
     let is_critical = |problem: &Value| problem.get("severity") == Some(&"critical".into());
     match problems(&list).any(is_critical) {

@@ -9,7 +9,7 @@ use super::{CliError, printable, show};
 /// Reloads. Fails if the configuration has a mistake, and nothing changes then.
 pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
     let response = call(&gate, Method::POST, &["reload"], |request| request).await?;
-    let reloaded = read(response).await?;
+    let reloaded = read(response, &["changed", "needs_restart"]).await?;
     show(gate.json, &reloaded, lines)
 }
 

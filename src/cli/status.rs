@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::admin_client::{GateArgs, LOOK_TIMEOUT, call, read};
+use super::admin_client::{CHECK_PEER, GateArgs, LOOK_TIMEOUT, call, read};
 use super::{CliError, printable, show};
 use crate::clock::{self, Clock};
 
@@ -13,7 +13,7 @@ use crate::clock::{self, Clock};
 pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
     let response =
         call(&gate, Method::GET, &["status"], |request| request.timeout(LOOK_TIMEOUT)).await?;
-    let status = read(response).await?;
+    let status = read(response, &[]).await?;
     let now = Clock::system().machine_now();
     show(gate.json, &status, |status| screen(status, now))?;
     serves(&status)
@@ -23,10 +23,9 @@ pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
 fn serves(status: &Value) -> Result<(), CliError> {
     match text(status, "/serving/status").as_str() {
         "down" => Err(CliError::new("the gate serves no reader; `loangate problems` says why")),
-        "" => Err(CliError::new(
-            "the answer does not say whether readers are served. Check that the address is that of \
-             the gate's admin listener, and that gate and command have the same version",
-        )),
+        "" => Err(CliError::new(format!(
+            "the answer does not say whether readers are served. {CHECK_PEER}"
+        ))),
         _ => Ok(()),
     }
 }

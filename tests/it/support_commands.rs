@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::support::raw_origin::{RawOrigin, Reply};
 use crate::support::scene::{LIBRARY, Setting};
 use crate::support::{BOOK, File, Scene};
 
@@ -221,5 +222,44 @@ async fn running_ledger_can_be_copied_checked_and_audited() {
             && String::from_utf8_lossy(&audit.stdout).contains("3 steps, each as it was written")
     };
     scene.until("the trail is whole", verified).await;
+    scene.end().await;
+}
+
+/// Another program has the address of the admin listener, and agrees to everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_command_takes_another_program_for_a_gate() {
+    let agreed = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+    let other = RawOrigin::start(move |_, _| Reply::close(agreed)).await;
+    let address = other.url.trim_start_matches("http://").trim_end_matches('/');
+    let scene = Scene::without_gate(Setting::default()).await;
+    scene.replace_in_config("admin = \"127.0.0.1:0\"", &format!("admin = \"{address}\""));
+    let commands = [
+        "status".to_owned(),
+        "problems".to_owned(),
+        "reload".to_owned(),
+        "loans list".to_owned(),
+        "loans show 0199a1b2".to_owned(),
+        "loans end 0199a1b2 --reason lost".to_owned(),
+        "loans balance".to_owned(),
+        "lending list".to_owned(),
+        "lending pause --all --reason moving".to_owned(),
+        "lending resume --all".to_owned(),
+        "audit accesses".to_owned(),
+        "explain --request 0199a1b2".to_owned(),
+        format!("privacy export --library {LIBRARY} --borrower kari"),
+        format!("privacy erase --library {LIBRARY} --borrower kari --reason asked"),
+    ];
+    for (sent, command) in commands.iter().enumerate() {
+        let output = Command::new(env!("CARGO_BIN_EXE_loangate"))
+            .args(command.split(' '))
+            .arg("--config")
+            .arg(scene.config_file())
+            .output()
+            .unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        let advises = errors.contains("Check that the address is that of the gate");
+        assert!(!output.status.success() && advises, "{command}: {errors}");
+        assert_eq!(other.request_count(), sent + 1, "{command}");
+    }
     scene.end().await;
 }

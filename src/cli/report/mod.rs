@@ -140,7 +140,7 @@ async fn lines(
         query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
         let response =
             call(gate, Method::GET, &["reports"], |request| request.query(&query)).await?;
-        let mut page = read(response).await?;
+        let mut page = read(response, &["reports"]).await?;
         let reports = page.get_mut("reports").map(Value::take).unwrap_or_default();
         let reports: Vec<Line> = serde_json::from_value(reports).map_err(CliError::new)?;
         lines.extend(reports);
@@ -155,7 +155,7 @@ async fn resolve(gate: &GateArgs, loan: &str, state: &str, reason: &str) -> Resu
     let body = serde_json::json!({ "as": state, "reason": reason });
     let segments = ["reports", loan];
     let resolved = call(gate, Method::POST, &segments, |request| request.json(&body)).await?;
-    let report = read(resolved).await?;
+    let report = read(resolved, &["loan"]).await?;
     show(gate.json, &report, |_| format!("the report of loan {loan} is now {state}"))
 }
 

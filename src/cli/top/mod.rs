@@ -137,7 +137,7 @@ impl Watcher {
 async fn status_of(client: &AdminClient, with_ledger: bool) -> Result<Status, CliError> {
     let query = [("ledger", with_ledger)];
     let response = client.call(Method::GET, &["status"], |request| request.query(&query)).await?;
-    Status::parse(read(response).await?)
+    Status::parse(read(response, &[]).await?)
 }
 
 #[cfg(test)]
