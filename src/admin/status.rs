@@ -15,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::App;
 use super::counts::{self, Counts, Current};
 use super::problems::AdminProblem;
+use crate::circulation::RunningBalance;
 use crate::ledger::LedgerError;
 use crate::monitor::{Activity, CallRates, Status};
 use crate::problem;
@@ -72,6 +73,10 @@ pub(super) struct GateStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, format = DateTime, required = false)]
     certificate_expires: Option<Timestamp>,
+    /// How far the balance is that runs at this gate; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    balance: Option<RunningBalance>,
     /// The last minute; absent if the gate has just started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
@@ -156,6 +161,7 @@ pub(super) async fn status(
         loans,
         gates: 1 + ledger.other_processes(),
         certificate_expires: (app.parts.certificate_expiry)(),
+        balance: app.parts.circulation.running_balance(),
         last_minute: own.and_then(|gate| gate.recent).map(last_minute),
         counts,
         current,

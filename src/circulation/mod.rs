@@ -60,7 +60,7 @@ use crate::telemetry::{LogLimit, Metrics, RequestId, Task, Trace, Tracer};
 
 pub use crate::lending::{Availability, FreeLicence};
 pub use availability::AvailabilityError;
-pub use balance::{BalanceError, Compared, Done, Finding, Kind, Report};
+pub use balance::{BalanceError, Compared, Done, Finding, Kind, Report, RunningBalance};
 pub use begin::LoanRequest;
 pub use end::EndError;
 pub use feed::RunningStreams;
@@ -138,6 +138,7 @@ struct Inner {
     ends_waiting: Notify,
     balancing: tokio::sync::Mutex<()>,
     last_balance: Mutex<Option<Arc<Report>>>,
+    running_balance: balance::Running,
     /// Whether borrowers were erased since `retention` has last looked.
     has_erased: AtomicBool,
     tasks: TaskTracker,
@@ -179,6 +180,7 @@ impl Circulation {
             ends_waiting: Notify::new(),
             balancing: tokio::sync::Mutex::default(),
             last_balance: Mutex::default(),
+            running_balance: balance::Running::default(),
             has_erased: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),

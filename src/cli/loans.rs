@@ -1,16 +1,12 @@
 //! `loangate loans`: shows and ends the loans of a running gate, through its admin API.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::admin_client::{GateArgs, call, read};
-use super::{CliError, progress, show};
-
-/// The timeout of a balance, which asks Bokbasen for every loan.
-const BALANCE_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+use super::admin_client::{CHECK_PEER, GateArgs, call, read};
+use super::{CliError, balance, show};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -80,44 +76,28 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
             let response =
                 call(&gate, Method::GET, &["loans"], |request| request.query(&filters.pairs()))
                     .await?;
-            let page = read(response).await?;
+            let page = read(response, &["loans"]).await?;
             show(gate.json, &page, loan_table)
         }
         Command::Show { gate, id } => {
-            let loan =
-                read(call(&gate, Method::GET, &["loans", &id], |request| request).await?).await?;
+            let response = call(&gate, Method::GET, &["loans", &id], |request| request).await?;
+            let loan = read(response, &["id", "state"]).await?;
             show(gate.json, &loan, loan_text)
         }
         Command::End { gate, id, reason } => {
-            call(&gate, Method::DELETE, &["loans", &id], |request| {
+            let response = call(&gate, Method::DELETE, &["loans", &id], |request| {
                 request.query(&[("reason", reason)])
             })
             .await?;
+            if response.status() != StatusCode::ACCEPTED {
+                let status = response.status();
+                return Err(CliError::new(format!("the response is {status}. {CHECK_PEER}")));
+            }
             show(gate.json, &json!({ "ended": id }), |_| {
                 format!("ended; `loangate loans show {id}` shows when Bokbasen has acknowledged it")
             })
         }
-        Command::Balance { gate, since } => {
-            let since: Vec<_> = since.map(|since| ("since", since)).into_iter().collect();
-            let balance = async {
-                read(
-                    call(&gate, Method::POST, &["balance"], |request| {
-                        request.query(&since).timeout(BALANCE_TIMEOUT)
-                    })
-                    .await?,
-                )
-                .await
-            };
-            let what = "comparing the ledger with Bokbasen's loans";
-            let report = progress::during(what, gate.json, balance).await?;
-            show(gate.json, &report, balance_text)?;
-            match report.get("balanced").and_then(Value::as_bool) {
-                Some(true) => Ok(()),
-                _ => Err(CliError::new(
-                    "the books do not balance: check every finding that was only reported",
-                )),
-            }
-        }
+        Command::Balance { gate, since } => balance::run(&gate, since).await,
     }
 }
 
@@ -137,7 +117,8 @@ impl Filters {
     }
 }
 
-fn text<'a>(loan: &'a Value, name: &str) -> &'a str {
+/// Returns a member that is a text.
+pub(super) fn text<'a>(loan: &'a Value, name: &str) -> &'a str {
     loan.get(name).and_then(Value::as_str).unwrap_or("–")
 }
 
@@ -161,41 +142,6 @@ fn loan_table(page: &Value) -> String {
     }
     if page.get("next").is_some() {
         lines.push_str("… and more: raise --limit, or filter\n");
-    }
-    lines.trim_end().to_owned()
-}
-
-/// Formats a balance report: a line per library, then a line per difference.
-fn balance_text(report: &Value) -> String {
-    let all = |name: &str| report.get(name).and_then(Value::as_array).into_iter().flatten();
-    let number = |of: &Value, name: &str| of.get(name).and_then(Value::as_u64).unwrap_or_default();
-    let mut lines = String::new();
-    for library in all("libraries") {
-        let (there, here) = (number(library, "listed"), number(library, "accepted_here"));
-        let (foreign, young) = (number(library, "foreign"), number(library, "too_recent"));
-        let (name, since) = (text(library, "library"), text(library, "since"));
-        let _ = writeln!(
-            lines,
-            "{name}: since {since} Bokbasen lists {there} loans ({foreign} of others, {young} too \
-             new to compare); {here} are accepted here"
-        );
-        if let Some(failed) = library.get("failed").and_then(Value::as_str) {
-            let _ = writeln!(lines, "{name}: the comparison failed partway: {failed}");
-        }
-    }
-    for finding in all("findings") {
-        let [kind, done, isbn] = ["kind", "done", "isbn"].map(|name| text(finding, name));
-        let [loan, lending_id, detail] =
-            ["loan", "lending_id", "detail"].map(|name| text(finding, name));
-        let _ = writeln!(
-            lines,
-            "{kind:14} {done:11} {isbn} loan {loan}, at Bokbasen {lending_id}: {detail}"
-        );
-    }
-    match (all("findings").count(), number(report, "more")) {
-        (0, _) => lines.push_str("nothing differs"),
-        (_, 0) => {}
-        (_, more) => drop(writeln!(lines, "… and {more} more")),
     }
     lines.trim_end().to_owned()
 }

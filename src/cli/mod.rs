@@ -8,6 +8,7 @@ mod accesses;
 mod admin_client;
 mod admin_route;
 mod audit_verify;
+mod balance;
 mod check;
 mod client_tls;
 mod completions;

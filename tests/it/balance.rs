@@ -333,6 +333,23 @@ fn is_listing(path: &str) -> bool {
     path.starts_with("/v1/loans?")
 }
 
+#[tokio::test]
+async fn status_shows_how_far_a_running_balance_is() {
+    let (scene, _clock) = scene().await;
+    assert_eq!(read(&scene, "kari").await, StatusCode::OK);
+    let shown = async || {
+        let status: Value = scene.admin("/api/v1/status").await.json().await.unwrap();
+        status["balance"].clone()
+    };
+    assert_eq!(shown().await, Value::Null);
+    scene.fault(&json!({ "call": "list", "effect": { "delay": { "ms": 1000 } } })).await;
+    let watching = scene.until("a balance that runs", async || shown().await["loans"] == 0);
+    let (report, ()) = tokio::join!(balance(&scene), watching);
+    assert_eq!(report["balanced"], true, "{report:#}");
+    assert_eq!(shown().await, Value::Null);
+    scene.end().await;
+}
+
 fn is_by_id(path: &str) -> bool {
     path.starts_with("/v1/loans/")
 }

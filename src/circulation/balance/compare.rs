@@ -104,6 +104,7 @@ impl<'a> Comparison<'a> {
         let mut listing = self.circulation.inner.lending.listing(self.library, self.since);
         while let Some(page) = listing.next().await? {
             self.check_stop()?;
+            self.note_read(page.unreadable.len() + page.loans.len());
             for row in page.unreadable {
                 self.record_unreadable(row);
             }
@@ -147,6 +148,7 @@ impl<'a> Comparison<'a> {
             let page = self.circulation.inner.ledger.page(&filter).await?;
             filter.after = page.last().map(|loan| loan.id.uuid());
             self.compared.accepted_here += page.len();
+            self.note_read(page.len());
             let full = page.len() == PAGE as usize;
             for loan in page {
                 let listed = loan
@@ -161,6 +163,11 @@ impl<'a> Comparison<'a> {
                 return Ok(());
             }
         }
+    }
+
+    /// Counts loans for those who watch the balance.
+    fn note_read(&self, loans: usize) {
+        self.circulation.inner.running_balance.add_loans(loans);
     }
 
     pub(super) fn hash(&self, id: &str) -> u64 {

@@ -16,6 +16,7 @@ mod repair;
 mod report;
 mod requested;
 mod rows;
+mod running;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,9 @@ use crate::lock::lock;
 use compare::Comparison;
 
 pub use report::{Compared, Done, Finding, Kind, Report};
+pub use running::RunningBalance;
+
+pub(super) use running::Running;
 
 /// Shortest period that a balance compares: a loan lasts for weeks.
 const LOOKBACK: SignedDuration = SignedDuration::from_hours(60 * 24);
@@ -99,6 +103,11 @@ impl Circulation {
         lock(&self.inner.last_balance).clone()
     }
 
+    /// Returns how far the balance is that runs in this process, if one does.
+    pub fn running_balance(&self) -> Option<RunningBalance> {
+        self.inner.running_balance.get()
+    }
+
     async fn compare_libraries(
         &self,
         includes: impl Fn(LibraryId) -> bool,
@@ -111,6 +120,7 @@ impl Circulation {
         // Chosen at the start: a library that moves to another process during the run would be left
         // out by both, or compared by both.
         libraries.retain(|library| includes(*library));
+        let running = self.inner.running_balance.begin(libraries.len());
         for library in libraries {
             let (since, unread) = match since {
                 Some(since) => (since, None),
@@ -134,6 +144,7 @@ impl Circulation {
             let mut compared = comparison.compared;
             compared.failed = failed.err().map(|error| error.to_string());
             report.compared(compared);
+            running.add_library();
         }
         Ok(report)
     }
