@@ -61,12 +61,12 @@ pub(super) enum Step {
     Close(Option<Limit>),
 }
 
-/// What the client has been told when the connection begins to end.
+/// How the client learns that the connection begins to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    /// Nothing: over HTTP/1.1, only a response can say that it is the last one.
-    Nothing,
-    /// To send no further request, by a GOAWAY.
+pub(super) enum DrainNotice {
+    /// It does not: over HTTP/1.1, only a response can say that it is the last one.
+    None,
+    /// By a GOAWAY, after which it sends no further request.
     Goaway,
 }
 
@@ -110,8 +110,8 @@ impl Deadlines {
 
     /// Ends the connection once no request is in flight, because the gate drains, or the connection
     /// is evicted.
-    pub(super) fn drain(&mut self, now: Instant, is_evicted: bool, told: Told) {
-        let is_unaware = self.requests == 0 || told == Told::Nothing;
+    pub(super) fn drain(&mut self, now: Instant, is_evicted: bool, notice: DrainNotice) {
+        let is_unaware = self.requests == 0 || notice == DrainNotice::None;
         if self.ending.is_none() && is_unaware && !is_evicted {
             self.next_grace = NEXT_REQUEST_GRACE;
         }
@@ -363,7 +363,7 @@ mod tests {
             let mut deadlines = Deadlines::new(Arc::new(Limits::default()), began);
             let observed = Observed { requests: 1, ..observed };
             deadlines.check(began, &observed);
-            deadlines.drain(began + Duration::from_secs(1), false, Told::Goaway);
+            deadlines.drain(began + Duration::from_secs(1), false, DrainNotice::Goaway);
             let step = |deadlines: &mut Deadlines, second| {
                 deadlines.check(began + Duration::from_secs(second), &observed)
             };
@@ -372,7 +372,7 @@ mod tests {
         }
         let began = Instant::now();
         let mut deadlines = Deadlines::new(Arc::new(Limits::default()), began);
-        deadlines.drain(began, false, Told::Nothing);
+        deadlines.drain(began, false, DrainNotice::None);
         let running = Observed { running: true, ..IDLE };
         assert!(matches!(
             deadlines.check(began + Duration::from_secs(5000), &running),
@@ -383,8 +383,8 @@ mod tests {
     #[test]
     fn drain_waits_for_the_next_request_of_an_unaware_client() {
         let grace = NEXT_REQUEST_GRACE.as_secs_f64();
-        use Told::{Goaway, Nothing};
-        for (is_evicted, before, told, requested, end) in [
+        use DrainNotice::{Goaway, None as Nothing};
+        for (is_evicted, before, notice, requested, end) in [
             (false, 0, Goaway, 99.0, grace),
             (false, 0, Goaway, 2.5, 3.5),
             (false, 5, Goaway, 99.0, 1.0),
@@ -396,13 +396,13 @@ mod tests {
             let began = Instant::now();
             let mut deadlines = Deadlines::new(Arc::new(Limits::default()), began);
             deadlines.check(began, &Observed { requests: before, ..IDLE });
-            deadlines.drain(began, is_evicted, told);
+            deadlines.drain(began, is_evicted, notice);
             let closed = (0..100).map(|half| f64::from(half) / 2.0).find(|second| {
                 let requests = before + u64::from(*second >= requested);
                 let now = began + Duration::from_secs_f64(*second);
                 deadlines.check(now, &Observed { requests, ..IDLE }) == Step::Close(None)
             });
-            assert_eq!(closed, Some(end), "{is_evicted} {before} {told:?} {requested}");
+            assert_eq!(closed, Some(end), "{is_evicted} {before} {notice:?} {requested}");
         }
     }
 

@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::connection::{ConnectionInfo, HEAD_SIZE, unless_aborted};
-use super::deadlines::{Deadlines, Observed, Step, Told};
+use super::deadlines::{Deadlines, DrainNotice, Observed, Step};
 use super::limits::Limit;
 use super::request_body::RequestBody;
 use super::tls_stream::TlsStream;
@@ -49,8 +49,11 @@ pub(super) async fn serve(tls: TlsStream, worker: &Arc<Worker>, info: Connection
         Http1Monitor { tls: &tls, worker, connection: &info.connection, requests, deadlines };
     loop {
         if !monitor.wait_for_bytes().await {
-            monitor.close().await;
-            return;
+            let close = |context: &mut Context<'_>| {
+                monitor.close(context);
+                Poll::Ready(())
+            };
+            return poll_fn(close).await;
         }
         match Box::pin(serve_requests(&mut monitor, &info)).await {
             Some(unread) => tls.put_back(unread),
@@ -74,7 +77,7 @@ async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -
         .max_buf_size(BUFFER_SIZE)
         .serve_connection(TokioIo::new(tls.clone()), service);
     let mut next = pin!(tokio::time::sleep(CHECK_INTERVAL));
-    let (mut was_running, mut is_ending) = (false, false);
+    let (mut was_running, mut is_draining, mut is_ending) = (false, false, false);
     let is_parked = poll_fn(|context| {
         info.connection.register_waker(context);
         if info.connection.is_aborted() {
@@ -87,14 +90,17 @@ async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -
             return Poll::Ready(false);
         }
         // Only after hyper has read a request that was waiting, since hyper closes an idle
-        // connection here. One that can be parked gets time for another request instead.
-        if info.connection.is_draining() && !is_ending {
+        // connection here. A client that may send another request gets time for it instead: the
+        // response says that it is the last one.
+        if info.connection.is_draining() && !std::mem::replace(&mut is_draining, true) {
             if monitor.drain(Instant::now()) {
                 return Poll::Ready(true);
             }
-            is_ending = true;
-            Pin::new(&mut served).graceful_shutdown();
-            context.waker().wake_by_ref();
+            is_ending = info.connection.is_evicted();
+            if is_ending {
+                Pin::new(&mut served).graceful_shutdown();
+                context.waker().wake_by_ref();
+            }
         }
         if was_running && !monitor.is_running() {
             was_running = false;
@@ -105,7 +111,10 @@ async fn serve_requests(monitor: &mut Http1Monitor<'_>, info: &ConnectionInfo) -
             was_running = monitor.is_running();
             match monitor.check(now) {
                 Check::Park => return Poll::Ready(!is_ending),
-                Check::Close => return Poll::Ready(false),
+                Check::Close => {
+                    monitor.close(context);
+                    return Poll::Ready(false);
+                }
                 Check::Finish => {
                     is_ending = true;
                     Pin::new(&mut served).graceful_shutdown();
@@ -207,13 +216,13 @@ enum Check {
 impl Http1Monitor<'_> {
     /// Waits for the first byte of the next request. Returns false if the connection ends before:
     /// it closed or was aborted, or a deadline has passed. While the gate drains, the client still
-    /// gets some time for a request: HTTP/1.1 has no GOAWAY that would tell it to send none.
+    /// gets some time for a request, since HTTP/1.1 has no GOAWAY.
     async fn wait_for_bytes(&mut self) -> bool {
         loop {
             let (tls, connection) = (self.tls, self.connection);
             let is_draining = connection.is_draining();
             if is_draining {
-                self.deadlines.drain(Instant::now(), connection.is_evicted(), Told::Nothing);
+                self.deadlines.drain(Instant::now(), connection.is_evicted(), DrainNotice::None);
             }
             let Check::Again(until) = self.check_deadlines(Instant::now()) else { return false };
             let may_wait = !connection.is_evicted();
@@ -236,16 +245,15 @@ impl Http1Monitor<'_> {
     /// connection can be parked.
     fn drain(&mut self, now: Instant) -> bool {
         self.check_deadlines(now);
-        self.deadlines.drain(now, self.connection.is_evicted(), Told::Nothing);
+        self.deadlines.drain(now, self.connection.is_evicted(), DrainNotice::None);
         self.can_park()
     }
 
-    /// Tells the client that this is the end (RFC 8446 §6.1), if the socket accepts that at once.
-    async fn close(&self) {
-        if !self.connection.is_aborted() {
-            // A client that does not read gets no close_notify, and nothing waits for it.
-            let closed = poll_fn(|context| Poll::Ready(self.tls.poll_close(context)));
-            let _ = closed.await;
+    /// Sends a close_notify on an idle connection (RFC 8446 §6.1), if the socket accepts it at once.
+    /// An incomplete response must not end with one.
+    fn close(&self, context: &mut Context<'_>) {
+        if !self.connection.is_aborted() && !self.is_running() && self.tls.is_sent() {
+            let _ = self.tls.poll_close(context);
         }
     }
 

@@ -4,8 +4,8 @@
 //! socket of each address (SO_REUSEPORT) and its own connections to the origins. The workers share
 //! the [`Services`]. Every connection is a task of the worker that was least busy when it arrived.
 //!
-//! [`Running::drain`] stops accepting and closes idle connections. It waits up to `server.drain`
-//! for responses in flight, and then aborts the remaining connections.
+//! [`Running::drain`] stops accepting, and closes connections that stay idle for some seconds. It
+//! waits up to `server.drain` for responses in flight, and then aborts the remaining connections.
 //!
 //! `limits` holds the keys of `[limits]`, `open_connections` admits connections, `deadlines`
 //! decides when one is closed, and `frame_budget` counts the frames of an HTTP/2 client.

@@ -156,29 +156,51 @@ async fn new_connections_are_served_while_the_gate_drains() {
     scene.end().await;
 }
 
-/// Over HTTP/1.1, only a response can tell a client that its connection ends.
+/// Over HTTP/1.1, only a response can say that its connection ends. Each of these connections has
+/// had requests, and is idle or receives a response when the drain begins.
 #[tokio::test]
 async fn used_connection_gets_one_more_response_while_the_gate_drains() {
     let (scene, mut gate) = scene(Vec::new()).await;
-    let ca = scene.ca();
-    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    let used = async || {
+    scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
+    let (ca, token) = (scene.ca(), scene.token("kari"));
+    let request = |method: &str, path: &str, rest: &str| {
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n{rest}"
+        )
+    };
+    let book = format!("/files/{BOOK}/book.epub");
+    let (get, audio) = (request("GET", &book, "\r\n"), format!("/files/{AUDIO}/audio.mp3"));
+    let used = async |request: &str| {
         let mut stream = raw_client::connect(scene.address(), &ca, "localhost", "http/1.1").await;
-        stream.write_all(request).await.unwrap();
-        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
         stream
     };
-    let (mut stream, mut silent) = (used().await, used().await);
+    let body = "content-length: 17\r\n\r\n{\"fraction\": 0.4}";
+    let put = request("PUT", &format!("/loans/{BOOK}/progress"), body);
+    let silent = used(&get).await;
+    let mut streams = vec![
+        ("idle", used(&get).await),
+        ("had a request with a body", used(&put).await),
+        ("receives a response", used(&request("GET", &audio, "\r\n")).await),
+    ];
+    let mut half = used(&get).await;
+    half.write_all(&get.as_bytes()[..20]).await.unwrap();
     gate.terminate();
     scene.until("no new connections", async || refuses_connections(&scene).await).await;
-    stream.write_all(request).await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
-    assert!(text.starts_with("http/1.1 ") && text.contains("connection: close"), "{text}");
-    // An end with a close_notify. Without one, this would be an error.
-    assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
-    drop((stream, silent));
+    half.write_all(&get.as_bytes()[20..]).await.unwrap();
+    for (_, stream) in &mut streams {
+        stream.write_all(get.as_bytes()).await.unwrap();
+    }
+    streams.extend([("has sent half a head", half), ("silent", silent)]);
+    for (what, mut stream) in streams {
+        let mut answer = Vec::new();
+        // An end without a close_notify would be an error.
+        stream.read_to_end(&mut answer).await.expect(what);
+        let tail = &answer[answer.len().saturating_sub(2000)..];
+        let tail = String::from_utf8_lossy(tail).to_ascii_lowercase();
+        assert_eq!(tail.contains("connection: close"), what != "silent", "{what}: {tail}");
+    }
     assert_eq!(gate.exit().await.code(), Some(0));
     scene.end().await;
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 use super::super::Worker;
-use super::super::deadlines::{Deadlines, Observed, Step, Told};
+use super::super::deadlines::{Deadlines, DrainNotice, Observed, Step};
 use super::super::limits::Limit;
 use super::super::pending_responses::PendingResponses;
 use super::super::tls_stream::TlsStream;
@@ -52,7 +52,7 @@ impl<'a> Http2Monitor<'a> {
 
     /// Ends the connection once no request is in flight, because the gate drains.
     pub(super) fn drain(&mut self, now: Instant) {
-        self.deadlines.drain(now, self.connection.is_evicted(), Told::Goaway);
+        self.deadlines.drain(now, self.connection.is_evicted(), DrainNotice::Goaway);
     }
 
     /// Ready when a limit is reached.
