@@ -13,7 +13,6 @@ const RELOADABLE: &[&str] = &[
     "licences",
     "limits",
     "listen.proxy_protocol",
-    "listen.proxy_protocol_at",
     "log",
     "origins",
     "readers",

@@ -1,7 +1,7 @@
 //! Reads the tables of the service: listen, server, cors, admin, gate, metering, log.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::{limits, public_addresses};
 use crate::circulation::Licences;
 use crate::ledger::PostgresSettings;
 use crate::loan::LibraryId;
-use crate::public_addresses::PublicAddresses;
+use crate::public_addresses::{PublicAddresses, is_ipv6_wildcard};
 use crate::{admin, delivery, gate, metering, server, telemetry};
 
 /// The longest time for which requests are stored.
@@ -75,7 +75,34 @@ pub(super) fn listen(root: &mut Table<'_>) -> Listen {
         table.mistake("proxy_protocol_at", sentence);
     }
     table.finish();
+    let proxied = with_ipv4(proxied, public.as_ref());
     Listen { public, admin, admin_socket, proxies, proxied }
+}
+
+/// Adds `0.0.0.0` to each `[::]` that also receives IPv4. Which socket receives it can differ from
+/// the list, after an upgrade and with sockets of a service manager.
+fn with_ipv4(mut addresses: Vec<SocketAddr>, public: Option<&PublicAddresses>) -> Vec<SocketAddr> {
+    let is_dual = |at: &&SocketAddr| {
+        is_ipv6_wildcard(**at) && public.is_some_and(|public| !public.is_ipv6_only(**at))
+    };
+    let ipv4 = |at: &SocketAddr| SocketAddr::from((Ipv4Addr::UNSPECIFIED, at.port()));
+    let added: Vec<SocketAddr> = addresses.iter().filter(is_dual).map(ipv4).collect();
+    addresses.extend(added);
+    addresses
+}
+
+#[cfg(test)]
+#[test]
+fn ipv6_wildcard_includes_ipv4_unless_it_is_listed() {
+    let at = |address: &str| address.parse::<SocketAddr>().unwrap();
+    let listed = |list: &[&str]| {
+        PublicAddresses::from_list(list.iter().map(|address| at(address)).collect()).unwrap()
+    };
+    let found = |public: &[&str]| with_ipv4(vec![at("[::]:1")], Some(&listed(public)));
+    assert_eq!(found(&["[::]:1"]), [at("[::]:1"), at("0.0.0.0:1")]);
+    assert_eq!(found(&["[::]:1", "0.0.0.0:1"]), [at("[::]:1")]);
+    assert_eq!(found(&["[::]:1", "10.0.1.5:1"]), [at("[::]:1")]);
+    assert_eq!(with_ipv4(vec![at("[::1]:1")], Some(&listed(&["[::1]:1"]))), [at("[::1]:1")]);
 }
 
 pub(super) fn server(

@@ -103,22 +103,20 @@ impl Limits {
         peer: IpAddr,
         local: impl FnOnce() -> Option<SocketAddr>,
     ) -> bool {
-        let is_there = || {
-            let listed = |local| self.proxy_protocol_at.iter().any(|at| receives(*at, local));
-            // If nobody knows the address, the header is required.
-            self.proxy_protocol_at.is_empty() || local().is_none_or(listed)
-        };
-        client_networks::contains(&self.proxy_protocol, peer) && is_there()
+        let is_listed = |local| self.proxy_protocol_at.iter().any(|at| receives(*at, local));
+        // If the local address is unknown, the header is required.
+        let is_required = || self.proxy_protocol_at.is_empty() || local().is_none_or(is_listed);
+        client_networks::contains(&self.proxy_protocol, peer) && is_required()
     }
 }
 
-/// Whether a listed address receives the connections to this address. `[::]` does so for IPv4 with
-/// addresses that are mapped to IPv6.
+/// Whether a listed address has the connections to this local address. A socket of `[::]` that also
+/// receives IPv4 has local addresses that are mapped to IPv6.
 fn receives(listed: SocketAddr, local: SocketAddr) -> bool {
-    let (ip, is_of_family) = (listed.ip(), listed.is_ipv4() == local.is_ipv4());
-    let is_there = ip.to_canonical() == local.ip().to_canonical();
+    let (ip, local_ip) = (listed.ip().to_canonical(), local.ip().to_canonical());
+    let is_wildcard = ip.is_unspecified() && ip.is_ipv4() == local_ip.is_ipv4();
     let has_port = listed.port() == local.port() || listed.port() == 0;
-    has_port && (is_there || ip.is_unspecified() && is_of_family)
+    has_port && (ip == local_ip || is_wildcard)
 }
 
 /// Raises the soft limit of open file descriptors to the hard limit. Returns the limit in force
@@ -163,7 +161,8 @@ mod tests {
             ("0.0.0.0:8443", "10.0.1.5:8443", true),
             ("0.0.0.0:8443", "[2001:db8::1]:8443", false),
             ("[::]:8443", "[2001:db8::1]:8443", true),
-            ("[::]:8443", "[::ffff:10.0.1.5]:8443", true),
+            ("0.0.0.0:8443", "[::ffff:10.0.1.5]:8443", true),
+            ("[::]:8443", "[::ffff:10.0.1.5]:8443", false),
             ("[::]:8443", "10.0.1.5:8443", false),
         ] {
             let (one, other) = (listed.parse().unwrap(), local.parse().unwrap());

@@ -3,6 +3,7 @@
 //! A reload replaces it. Each request keeps the one that it began with, so that its route and its
 //! origin belong together. `app` builds one for each worker, and one for the explainer.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use super::open_connections::OpenConnections;
@@ -88,6 +89,12 @@ impl RequestConfigs {
     /// Returns how many connections of readers may be open.
     pub(crate) fn connections_limit(&self) -> usize {
         self.explainer.get().limits.connections
+    }
+
+    /// Returns the public addresses with headers of the PROXY protocol. A reload does not change
+    /// them, as it does not change the sockets.
+    pub(crate) fn proxied_addresses(&self) -> Vec<SocketAddr> {
+        self.explainer.get().limits.proxy_protocol_at.clone()
     }
 
     /// Runs the stall monitor of all deliveries: see [`Delivery::run_stall_monitor`].
