@@ -52,6 +52,7 @@ impl Circulation {
         why: Option<String>,
     ) -> Result<Loan, EndError> {
         let cause = Cause { by, detail: why };
+        self.inner.own_ends.note(id);
         match self.inner.ledger.apply(id, Event::Ending { reason }, cause).await {
             Ok(loan) => {
                 self.announce(Closed { loan: loan.id, key: loan.key, at: loan.changed });

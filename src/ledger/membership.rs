@@ -81,6 +81,11 @@ pub(super) trait Membership: Debug + Send + Sync {
         1
     }
 
+    /// Returns whether the processes divide the background work. If not, each does all of it.
+    fn divides_work(&self) -> bool {
+        false
+    }
+
     /// Returns the buckets whose background work this process does.
     fn buckets(&self) -> Arc<[i16]> {
         ALL_BUCKETS.clone()
@@ -177,6 +182,11 @@ impl Ledger {
     /// process that has just started is not counted yet.
     pub fn sharers(&self) -> usize {
         self.membership.sharers().max(1)
+    }
+
+    /// Returns whether the processes divide the background work. If not, each does all of it.
+    pub fn divides_work(&self) -> bool {
+        self.membership.divides_work()
     }
 
     /// Returns a number that changes when this process gets or loses background work.

@@ -1,6 +1,6 @@
 //! Ends as they arrive from the ledger, before they are queued.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,31 +8,12 @@ use tokio::time::Instant;
 use super::lanes::Lane;
 use super::{FULL_READ_INTERVAL, Outbox};
 use crate::circulation::{Circulation, log_ledger_failure};
-use crate::ledger::{EndPosition, Ends, FeedBarrier, Ledger, LedgerError};
+use crate::ledger::{EndPosition, Ends, FeedBarrier, LedgerError};
 use crate::loan::LoanId;
 
-/// How long an end that another process has noted is left to it, if the two do not divide the work.
-/// Both would send it otherwise. The other process may be gone, so this one sends it afterwards.
+/// How long an end of another process is left to it, if the two do not divide the work. Both would
+/// send it otherwise. The other process may be gone, so this one sends it afterwards.
 const LEFT_TO_OTHERS: Duration = Duration::from_secs(5);
-
-/// Why ends are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
-    /// This process has noted one.
-    Noted,
-    /// It is time to: another process may have noted one.
-    Poll,
-}
-
-/// Ends that are not sent yet.
-#[derive(Debug)]
-pub(super) struct Held {
-    /// Other processes may not have read them before it is past.
-    barrier: FeedBarrier,
-    /// When they may be sent.
-    from: Instant,
-    ends: Vec<LoanId>,
-}
 
 /// The position in the ledger, and the ends that wait for other processes.
 #[derive(Debug, Default)]
@@ -44,14 +25,40 @@ pub(super) struct Arrivals {
     /// Every end that was read and is not acknowledged yet. The ledger returns some ends again, and
     /// that must not reset their backoff.
     known: HashSet<LoanId>,
-    /// Ends that must wait, in the order of their arrival.
-    held: Vec<Held>,
+    /// Ends that other processes may not have read yet, in the order of their arrival.
+    held: VecDeque<(FeedBarrier, Vec<LoanId>)>,
+    /// Ends of this process that were not read yet.
+    own: HashSet<LoanId>,
+    /// Ends that are left to other processes until then, in the order of their arrival.
+    left: VecDeque<(Instant, Vec<LoanId>)>,
 }
 
 impl Arrivals {
-    /// Whether ends must wait.
+    /// Whether ends wait for other processes.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.held.is_empty()
+        !self.held.is_empty() || !self.left.is_empty()
+    }
+
+    /// Adds ends that were not known.
+    pub(super) fn add(
+        &mut self,
+        ends: Vec<LoanId>,
+        barrier: FeedBarrier,
+        is_divided: bool,
+        now: Instant,
+    ) {
+        self.known.extend(&ends);
+        let (own, left): (Vec<_>, Vec<_>) =
+            ends.into_iter().partition(|id| self.own.remove(id) || is_divided);
+        self.held.push_back((barrier, own));
+        if !left.is_empty() {
+            self.left.push_back((now + LEFT_TO_OTHERS, left));
+        }
+    }
+
+    /// Notes ends of this process before they are read.
+    pub(super) fn note_own(&mut self, ends: HashSet<LoanId>) {
+        self.own.extend(ends);
     }
 
     async fn read(&self, circulation: &Circulation) -> Result<Ends, LedgerError> {
@@ -66,9 +73,12 @@ impl Arrivals {
 
 impl Outbox {
     /// Reads the ends since the last query, or all.
-    pub(super) async fn read_new_ends(&mut self, circulation: &Circulation, why: Why) {
+    pub(super) async fn read_new_ends(&mut self, circulation: &Circulation) {
         let read_at = Instant::now();
-        let from = read_at + wait_for_others(&circulation.inner.ledger, why);
+        // Before the query: an end that it returns was noted.
+        self.arrivals.note_own(circulation.inner.own_ends.take());
+        let ledger = &circulation.inner.ledger;
+        let is_divided = ledger.divides_work() || ledger.other_processes() == 0;
         let read = async {
             let ends = self.arrivals.read(circulation).await?;
             let known = &self.arrivals.known;
@@ -77,7 +87,7 @@ impl Outbox {
             // After the ends were read: every process that has not seen them counts.
             let barrier = match new.is_empty() {
                 true => None,
-                false => Some(circulation.inner.ledger.feed_barrier().await?),
+                false => Some(ledger.feed_barrier().await?),
             };
             Ok((ends, new, barrier))
         };
@@ -87,8 +97,13 @@ impl Outbox {
                     self.arrivals.read_all = Some(read_at);
                     self.drop_others(&ends.loans);
                 }
-                self.arrivals.known.extend(&new);
-                self.arrivals.held.extend(barrier.map(|barrier| Held { barrier, from, ends: new }));
+                if let Some(barrier) = barrier {
+                    self.arrivals.add(new, barrier, is_divided, read_at);
+                }
+                if ends.is_complete {
+                    // The others have been sent, or never were ends.
+                    self.arrivals.own.clear();
+                }
                 self.arrivals.position = Some(ends.next);
                 self.release_arrivals();
             }
@@ -96,12 +111,17 @@ impl Outbox {
         }
     }
 
-    /// Queues the ends that every process has read, and that are not left to another one.
+    /// Queues the ends that every process has read, and those that were left to others for long
+    /// enough.
     pub(super) fn release_arrivals(&mut self) {
+        let is_past = |(barrier, _): &mut (FeedBarrier, _)| barrier.is_past();
+        while let Some((_, ends)) = self.arrivals.held.pop_front_if(is_past) {
+            self.arrive(ends);
+        }
         let now = Instant::now();
-        let is_past = |held: &mut Held| held.from <= now && held.barrier.is_past();
-        let past: Vec<Held> = self.arrivals.held.extract_if(.., is_past).collect();
-        past.into_iter().for_each(|held| self.arrive(held.ends));
+        while let Some((_, ends)) = self.arrivals.left.pop_front_if(|(until, _)| *until <= now) {
+            self.arrive(ends);
+        }
     }
 
     /// Adds the newest ends.
@@ -133,14 +153,7 @@ impl Outbox {
         };
         self.fresh.waiting.retain(|_, id| keep(*id));
         self.retries.retain(&mut keep);
-        self.arrivals.held.iter_mut().for_each(|held| held.ends.retain(|id| keep(*id)));
-    }
-}
-
-fn wait_for_others(ledger: &Ledger, why: Why) -> Duration {
-    let is_divided = ledger.sharers() > 1;
-    match why {
-        Why::Poll if ledger.other_processes() > 0 && !is_divided => LEFT_TO_OTHERS,
-        _ => Duration::ZERO,
+        self.arrivals.held.iter_mut().for_each(|(_, ends)| ends.retain(|id| keep(*id)));
+        self.arrivals.left.iter_mut().for_each(|(_, ends)| ends.retain(|id| keep(*id)));
     }
 }

@@ -42,7 +42,7 @@ use super::{Circulation, log_ledger_failure};
 use crate::ledger::{Cause, LedgerError};
 use crate::loan::{Event, LoanId};
 use acknowledgements::Acknowledgements;
-use arrivals::{Arrivals, Why};
+use arrivals::Arrivals;
 use count::count_ends;
 use fresh::Fresh;
 use lanes::{Capacity, Lane, Queues, capacity};
@@ -96,9 +96,9 @@ pub(super) async fn send_ends(circulation: Circulation) {
                 outbox.record_task(&circulation, sent);
             }
             () = circulation.inner.ends_waiting.notified() => {
-                outbox.read_new_ends(&circulation, Why::Noted).await;
+                outbox.read_new_ends(&circulation).await;
             }
-            _ = poll.tick() => outbox.read_new_ends(&circulation, Why::Poll).await,
+            _ = poll.tick() => outbox.read_new_ends(&circulation).await,
             _ = count.tick() => count_ends(&circulation).await,
             () = tokio::time::sleep(wait) => {}
             () = circulation.inner.stopping.cancelled() => break,

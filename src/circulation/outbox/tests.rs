@@ -3,6 +3,7 @@
 use super::lanes::capacity_of;
 use super::retries::{FIRST_WAIT, LONGEST_WAIT};
 use super::*;
+use crate::ledger::FeedBarrier;
 use crate::lending::Passage;
 
 fn due(outbox: &Outbox) -> Vec<LoanId> {
@@ -118,6 +119,30 @@ async fn each_end_keeps_its_own_backoff() {
     }
     assert!(waits[0] <= FIRST_WAIT && waits[9] >= LONGEST_WAIT.mul_f64(0.7), "{waits:?}");
     assert!(waits.iter().all(|wait| *wait <= LONGEST_WAIT));
+}
+
+#[tokio::test(start_paused = true)]
+async fn end_of_another_process_is_left_to_it_for_some_seconds() {
+    let mut outbox = Outbox::default();
+    let [own, other, sent] = [(); 3].map(|()| LoanId::random());
+    outbox.arrivals.note_own([own].into());
+    outbox.arrivals.add(vec![other, own, sent], FeedBarrier::none(), false, Instant::now());
+    outbox.release_arrivals();
+    assert_eq!(due(&outbox), [own]);
+    outbox.drop_others(&[own, other]);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    outbox.release_arrivals();
+    assert_eq!(due(&outbox), [own, other], "the other process may be gone");
+    assert!(!outbox.arrivals.is_waiting());
+}
+
+#[tokio::test(start_paused = true)]
+async fn end_is_not_left_to_a_process_that_divides_the_work() {
+    let mut outbox = Outbox::default();
+    let moved = LoanId::random();
+    outbox.arrivals.add(vec![moved], FeedBarrier::none(), true, Instant::now());
+    outbox.release_arrivals();
+    assert_eq!(due(&outbox), [moved]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -278,6 +278,10 @@ impl Membership for Standing {
         self.shares.load().sharers
     }
 
+    fn divides_work(&self) -> bool {
+        true
+    }
+
     fn buckets(&self) -> Arc<[i16]> {
         self.shares.load().buckets.clone()
     }
