@@ -64,7 +64,7 @@ pub async fn prune(
 ) -> Result<Pruned, LedgerError> {
     match store {
         StoreSettings::Sqlite(file) => {
-            sqlite::count_prunable(file, which, rows).await?;
+            sqlite::count_prunable(file, which, rows).await;
             sqlite::prune(file, key, which, rows).await
         }
         StoreSettings::Postgres(settings) => {

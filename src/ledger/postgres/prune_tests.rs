@@ -24,8 +24,8 @@ fn store(database: &Database) -> StoreSettings {
 async fn prune_all(database: &Database, which: Prunable) -> Result<Pruned, LedgerError> {
     let rows = RowsRead::default();
     let pruned = crate::ledger::prune(&store(database), &audit_key(), which, &rows).await;
-    // It reads as many loans as it announces, unless it breaks off.
-    assert!(pruned.is_err() || rows.read() == rows.total(), "{rows}");
+    // More may become old meanwhile.
+    assert!(pruned.is_err() || rows.read() >= rows.total(), "{rows}");
     pruned
 }
 

@@ -10,7 +10,7 @@
 //! because the next step continues from it.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteRow;
 use sqlx::{
@@ -32,6 +32,10 @@ use crate::ledger::{LedgerError, Prunable, Pruned, RowsRead};
 /// which the gate can write.
 const BATCH_SIZE: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long loans are counted.
+const LONGEST_COUNT: Duration = Duration::from_secs(4);
+/// The number of SQLite's instructions between looks at the clock.
+const INSTRUCTIONS: i32 = 10_000;
 
 /// Removes loans, also while a gate is running.
 ///
@@ -66,22 +70,22 @@ pub(in crate::ledger) async fn prune(
     Ok(pruned)
 }
 
-/// Sets how many loans [`prune`] will read.
-///
-/// # Errors
-/// [`LedgerError`] if the ledger cannot be read.
-pub(in crate::ledger) async fn count_prunable(
-    ledger: &Path,
-    which: Prunable,
-    rows: &RowsRead,
-) -> Result<(), LedgerError> {
-    let failed = |source| LedgerError::Database { file: ledger.to_owned(), source };
-    let mut reading = maintenance::open(ledger).await?;
+/// Sets how many loans [`prune`] will read, unless counting them takes long: it keeps the log of the
+/// ledger from being emptied.
+pub(in crate::ledger) async fn count_prunable(ledger: &Path, which: Prunable, rows: &RowsRead) {
     let (condition, before) = condition(which);
     let sql = format!("SELECT count(*) FROM {condition}");
-    let count = sqlx::query_scalar(AssertSqlSafe(sql)).bind(before);
-    rows.expect(count.fetch_one(&mut reading).await.map_err(failed)?);
-    Ok(())
+    let count = async {
+        let mut reading = maintenance::open(ledger).await.ok()?;
+        let until = Instant::now() + LONGEST_COUNT;
+        let is_in_time = move || Instant::now() < until;
+        reading.lock_handle().await.ok()?.set_progress_handler(INSTRUCTIONS, is_in_time);
+        let count = sqlx::query_scalar(AssertSqlSafe(sql)).bind(before);
+        let count = count.fetch_one(&mut reading).await.ok();
+        let _ = reading.close().await;
+        count
+    };
+    rows.expect(count.await.unwrap_or(0));
 }
 
 /// Returns the next candidates in the order of their ids. They are read outside of the transaction,
