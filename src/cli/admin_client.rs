@@ -21,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The timeout of a call for what the gate knows at once.
 pub(super) const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
-/// What to do if the response is that of another program.
+/// What to do if another program may have responded.
 pub(super) const CHECK_PEER: &str = "Check that the address is that of the gate's admin listener, \
                                      and that gate and command have the same version";
 /// More bytes than a document of a gate has.
@@ -151,8 +151,7 @@ fn mistake(mistake: &Value) -> String {
     }
 }
 
-/// Reads a document that has these members. Without them, another program may have responded, and
-/// what was asked for has not been done.
+/// Reads a document that has these members. Without them, another program may have responded.
 pub(super) async fn read(response: Response, members: &[&str]) -> Result<Value, CliError> {
     let body = body_of(response, MAX_DOCUMENT).await?;
     let document: Value = serde_json::from_slice(&body)

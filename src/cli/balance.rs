@@ -16,7 +16,7 @@ use crate::lock::lock;
 
 /// The timeout of a balance, which asks Bokbasen for every loan.
 const BALANCE_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
-/// How often to ask the gate how far it is.
+/// The interval of status queries.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a balance. Fails if a person must check something.

@@ -259,7 +259,7 @@ async fn no_command_takes_another_program_for_a_gate() {
         let errors = String::from_utf8(output.stderr).unwrap();
         let advises = errors.contains("Check that the address is that of the gate");
         assert!(!output.status.success() && advises, "{command}: {errors}");
-        assert_eq!(other.request_count(), sent + 1, "{command}");
+        assert!(other.request_count() > sent, "{command}");
     }
     scene.end().await;
 }
