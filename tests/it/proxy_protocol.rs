@@ -118,8 +118,17 @@ async fn header_is_expected_at_the_listed_addresses_only() {
         let socket = connect(base, header).await;
         assert_eq!(status_line(&scene, socket, "kari").await, "HTTP/1.1 200 OK", "{base}");
     }
-    closed(connect(0, &header).await).await;
-    closed(connect(1, "GET / HTTP/1.1\r\n\r\n").await).await;
+    let as_listed = async || {
+        closed(connect(0, &header).await).await;
+        closed(connect(1, "GET / HTTP/1.1\r\n\r\n").await).await;
+    };
+    as_listed().await;
+    // They belong to the sockets, which a reload does not change either.
+    scene.replace_in_config("at = [\"127.0.0.2:0\"]", "at = [\"127.0.0.1:0\"]");
+    let reloaded = scene.admin_post("/api/v1/reload", &serde_json::Value::Null).await;
+    let reloaded: serde_json::Value = reloaded.json().await.unwrap();
+    assert_eq!(reloaded["needs_restart"][0]["key"], "listen.proxy_protocol_at", "{reloaded}");
+    as_listed().await;
     drop(gate);
     scene.end().await;
 }
