@@ -53,7 +53,11 @@ impl Circulation {
     ) -> Result<Loan, EndError> {
         let cause = Cause { by, detail: why };
         self.inner.own_ends.note(id);
-        match self.inner.ledger.apply(id, Event::Ending { reason }, cause).await {
+        let noted = self.inner.ledger.apply(id, Event::Ending { reason }, cause).await;
+        if noted.is_err() {
+            self.inner.own_ends.forget(id); // another process may have noted it
+        }
+        match noted {
             Ok(loan) => {
                 self.announce(Closed { loan: loan.id, key: loan.key, at: loan.changed });
                 self.inner.ends_waiting.notify_one();

@@ -11,9 +11,9 @@ use crate::circulation::{Circulation, log_ledger_failure};
 use crate::ledger::{EndPosition, Ends, FeedBarrier, LedgerError};
 use crate::loan::LoanId;
 
-/// How long an end of another process is left to it, if the two do not divide the work. Both would
-/// send it otherwise. The other process may be gone, so this one sends it afterwards.
-const LEFT_TO_OTHERS: Duration = Duration::from_secs(5);
+/// How long an end of another process is left to it while it runs, if the two do not divide the
+/// work. Both would send it otherwise. One that is suspended must not keep it for ever.
+const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
 
 /// The position in the ledger, and the ends that wait for other processes.
 #[derive(Debug, Default)]
@@ -27,8 +27,6 @@ pub(super) struct Arrivals {
     known: HashSet<LoanId>,
     /// Ends that other processes may not have read yet, in the order of their arrival.
     held: VecDeque<(FeedBarrier, Vec<LoanId>)>,
-    /// Ends of this process that were not read yet.
-    own: HashSet<LoanId>,
     /// Ends that are left to other processes until then, in the order of their arrival.
     left: VecDeque<(Instant, Vec<LoanId>)>,
 }
@@ -39,26 +37,19 @@ impl Arrivals {
         !self.held.is_empty() || !self.left.is_empty()
     }
 
-    /// Adds ends that were not known.
+    /// Adds ends that were not known. Those that are not `own` are left to other processes.
     pub(super) fn add(
         &mut self,
         ends: Vec<LoanId>,
         barrier: FeedBarrier,
-        is_divided: bool,
-        now: Instant,
+        own: impl Fn(LoanId) -> bool,
     ) {
         self.known.extend(&ends);
-        let (own, left): (Vec<_>, Vec<_>) =
-            ends.into_iter().partition(|id| self.own.remove(id) || is_divided);
+        let (own, left): (Vec<_>, Vec<_>) = ends.into_iter().partition(|id| own(*id));
         self.held.push_back((barrier, own));
         if !left.is_empty() {
-            self.left.push_back((now + LEFT_TO_OTHERS, left));
+            self.left.push_back((Instant::now() + LEFT_TO_OTHERS, left));
         }
-    }
-
-    /// Notes ends of this process before they are read.
-    pub(super) fn note_own(&mut self, ends: HashSet<LoanId>) {
-        self.own.extend(ends);
     }
 
     async fn read(&self, circulation: &Circulation) -> Result<Ends, LedgerError> {
@@ -75,9 +66,7 @@ impl Outbox {
     /// Reads the ends since the last query, or all.
     pub(super) async fn read_new_ends(&mut self, circulation: &Circulation) {
         let read_at = Instant::now();
-        // Before the query: an end that it returns was noted.
-        self.arrivals.note_own(circulation.inner.own_ends.take());
-        let ledger = &circulation.inner.ledger;
+        let (ledger, own_ends) = (&circulation.inner.ledger, &circulation.inner.own_ends);
         let is_divided = ledger.divides_work() || ledger.other_processes() == 0;
         let read = async {
             let ends = self.arrivals.read(circulation).await?;
@@ -98,28 +87,28 @@ impl Outbox {
                     self.drop_others(&ends.loans);
                 }
                 if let Some(barrier) = barrier {
-                    self.arrivals.add(new, barrier, is_divided, read_at);
+                    self.arrivals.add(new, barrier, |id| own_ends.forget(id) || is_divided);
                 }
                 if ends.is_complete {
-                    // The others have been sent, or never were ends.
-                    self.arrivals.own.clear();
+                    own_ends.forget_older_than(FULL_READ_INTERVAL);
                 }
                 self.arrivals.position = Some(ends.next);
-                self.release_arrivals();
+                self.release_arrivals(ledger.other_processes() > 0);
             }
             Err(error) => log_ledger_failure("reading the ends to send", &error),
         }
     }
 
     /// Queues the ends that every process has read, and those that were left to others for long
-    /// enough.
-    pub(super) fn release_arrivals(&mut self) {
+    /// enough, or until there are no others.
+    pub(super) fn release_arrivals(&mut self, has_others: bool) {
         let is_past = |(barrier, _): &mut (FeedBarrier, _)| barrier.is_past();
         while let Some((_, ends)) = self.arrivals.held.pop_front_if(is_past) {
             self.arrive(ends);
         }
         let now = Instant::now();
-        while let Some((_, ends)) = self.arrivals.left.pop_front_if(|(until, _)| *until <= now) {
+        let is_over = |(until, _): &mut (Instant, _)| !has_others || *until <= now;
+        while let Some((_, ends)) = self.arrivals.left.pop_front_if(is_over) {
             self.arrive(ends);
         }
     }

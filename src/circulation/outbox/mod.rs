@@ -7,7 +7,8 @@
 //!
 //! Other processes may still deliver files under an ended loan, until they have read of its end. An
 //! end therefore waits until they all have, see [`crate::ledger::FeedBarrier`]. Processes on one
-//! SQLite file do not divide the work: each leaves the ends of another one to it for some seconds.
+//! SQLite file do not divide the work: each leaves the ends of another one to it while that runs, and
+//! for a minute at most.
 //!
 //! Each failed end has its own backoff, and failed ends have their own lane. So ends that Bokbasen
 //! never accepts do not delay others. After an outage, each end that failed in it is retried once
@@ -87,7 +88,7 @@ pub(super) async fn send_ends(circulation: Circulation) {
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     count.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        outbox.release_arrivals();
+        outbox.release_arrivals(circulation.inner.ledger.other_processes() > 0);
         outbox.send_ready(&circulation).await;
         outbox.write_acknowledged(&circulation).await;
         let wait = outbox.wait(&circulation);

@@ -122,27 +122,21 @@ async fn each_end_keeps_its_own_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn end_of_another_process_is_left_to_it_for_some_seconds() {
-    let mut outbox = Outbox::default();
-    let [own, other, sent] = [(); 3].map(|()| LoanId::random());
-    outbox.arrivals.note_own([own].into());
-    outbox.arrivals.add(vec![other, own, sent], FeedBarrier::none(), false, Instant::now());
-    outbox.release_arrivals();
-    assert_eq!(due(&outbox), [own]);
-    outbox.drop_others(&[own, other]);
-    tokio::time::advance(Duration::from_secs(10)).await;
-    outbox.release_arrivals();
-    assert_eq!(due(&outbox), [own, other], "the other process may be gone");
-    assert!(!outbox.arrivals.is_waiting());
-}
-
-#[tokio::test(start_paused = true)]
-async fn end_is_not_left_to_a_process_that_divides_the_work() {
-    let mut outbox = Outbox::default();
-    let moved = LoanId::random();
-    outbox.arrivals.add(vec![moved], FeedBarrier::none(), true, Instant::now());
-    outbox.release_arrivals();
-    assert_eq!(due(&outbox), [moved]);
+async fn end_of_another_process_is_left_to_it_while_it_runs() {
+    for (has_others, wait) in [(false, Duration::ZERO), (true, Duration::from_secs(60))] {
+        let mut outbox = Outbox::default();
+        let [own, other, sent] = [(); 3].map(|()| LoanId::random());
+        outbox.arrivals.add(vec![other, own, sent], FeedBarrier::none(), |id| id == own);
+        outbox.release_arrivals(true);
+        tokio::time::advance(wait.saturating_sub(Duration::from_secs(1))).await;
+        outbox.release_arrivals(true);
+        assert_eq!(due(&outbox), [own]);
+        outbox.drop_others(&[own, other]);
+        tokio::time::advance(Duration::from_secs(1).min(wait)).await;
+        outbox.release_arrivals(has_others);
+        assert_eq!(due(&outbox), [own, other], "the other process may be gone or suspended");
+        assert!(!outbox.arrivals.is_waiting());
+    }
 }
 
 #[tokio::test(start_paused = true)]
