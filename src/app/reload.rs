@@ -209,7 +209,7 @@ impl Inner {
         }
         let traces = self.parts.traces;
         loaded.config.origins.iter_mut().for_each(|origin| origin.traces = traces);
-        loaded.config.server.limits.proxy_protocol_at = self.parts.requests.proxied_addresses();
+        self.parts.requests.keep_proxied(&mut loaded.config.server.limits);
         descriptors::fit_limits(&mut loaded.config);
         let new = self.parts.validate(file, &loaded)?;
         Ok((loaded, new))

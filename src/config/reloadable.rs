@@ -33,9 +33,16 @@ pub(crate) fn changes_login<'k>(keys: impl IntoIterator<Item = &'k str>) -> bool
     keys.into_iter().any(|key| LOGIN.contains(&key))
 }
 
-/// Returns whether the key is of the user or the client at Bokbasen.
-pub(super) fn is_of_credentials(key: &str) -> bool {
-    CREDENTIALS.contains(&key)
+/// The networks of load balancers, and the addresses to which they send headers. The addresses need
+/// a restart, and the networks with them: they would be trusted at other addresses.
+const PROXIED_AT: &str = "listen.proxy_protocol_at";
+const PROXIES: &str = "listen.proxy_protocol";
+
+/// Returns whether a key needs a restart because others do, of all that change.
+pub(super) fn waits_for_others(key: &str, changed: &[&String]) -> bool {
+    let changes = |key: &str| changed.iter().any(|name| *name == key);
+    let login_changes = changes_login(changed.iter().map(|name| name.as_str()));
+    key == PROXIES && changes(PROXIED_AT) || login_changes && CREDENTIALS.contains(&key)
 }
 
 /// Returns whether a reload applies a change of this key, such as `origins[0].url`.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use secrecy::{ExposeSecret, SecretString};
 use toml::de::{DeTable, DeValue};
 
-use super::reloadable::{changes_login, is_of_credentials, is_reloadable};
+use super::reloadable::{is_reloadable, waits_for_others};
 use super::source::{join, variable_of};
 use crate::reload::ChangedKey;
 
@@ -118,15 +118,14 @@ impl Written {
         names.dedup();
         let changed = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
         let changed: Vec<&String> = changed.collect();
-        let login_changes = changes_login(changed.iter().map(|name| name.as_str()));
-        let changed = changed.into_iter();
         let text = |value: Option<&&WrittenValue>| value.map(|value| value.text.clone());
         changed
+            .iter()
             .map(|name| ChangedKey {
-                key: name.clone(),
-                old: text(old.get(name)),
-                new: text(new.get(name)),
-                needs_restart: !is_reloadable(name) || login_changes && is_of_credentials(name),
+                key: (*name).clone(),
+                old: text(old.get(*name)),
+                new: text(new.get(*name)),
+                needs_restart: !is_reloadable(name) || waits_for_others(name, &changed),
             })
             .collect()
     }

@@ -3,7 +3,6 @@
 //! A reload replaces it. Each request keeps the one that it began with, so that its route and its
 //! origin belong together. `app` builds one for each worker, and one for the explainer.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use super::open_connections::OpenConnections;
@@ -91,10 +90,14 @@ impl RequestConfigs {
         self.explainer.get().limits.connections
     }
 
-    /// Returns the public addresses with headers of the PROXY protocol. A reload does not change
-    /// them, as it does not change the sockets.
-    pub(crate) fn proxied_addresses(&self) -> Vec<SocketAddr> {
-        self.explainer.get().limits.proxy_protocol_at.clone()
+    /// Keeps the addresses with headers of the PROXY protocol, which belong to the sockets. Without
+    /// the new ones, new networks could claim addresses at all of them, so those are kept, too.
+    pub(crate) fn keep_proxied(&self, new: &mut Limits) {
+        let current = &self.explainer.get().limits;
+        if new.proxy_protocol_at != current.proxy_protocol_at {
+            new.proxy_protocol_at.clone_from(&current.proxy_protocol_at);
+            new.proxy_protocol.clone_from(&current.proxy_protocol);
+        }
     }
 
     /// Runs the stall monitor of all deliveries: see [`Delivery::run_stall_monitor`].

@@ -123,12 +123,18 @@ async fn header_is_expected_at_the_listed_addresses_only() {
         closed(connect(1, "GET / HTTP/1.1\r\n\r\n").await).await;
     };
     as_listed().await;
-    // They belong to the sockets, which a reload does not change either.
+    // They belong to the sockets, which a reload does not change either. Nor does it trust other
+    // networks at the old ones.
     scene.replace_in_config("at = [\"127.0.0.2:0\"]", "at = [\"127.0.0.1:0\"]");
+    scene.replace_in_config("[\"127.0.0.0/8\"]", "[\"10.0.0.0/8\"]");
     let reloaded = scene.admin_post("/api/v1/reload", &serde_json::Value::Null).await;
     let reloaded: serde_json::Value = reloaded.json().await.unwrap();
-    assert_eq!(reloaded["needs_restart"][0]["key"], "listen.proxy_protocol_at", "{reloaded}");
+    let waiting = reloaded["needs_restart"].as_array().unwrap().iter();
+    let waiting: Vec<&str> = waiting.map(|changed| changed["key"].as_str().unwrap()).collect();
+    assert_eq!(waiting, ["listen.proxy_protocol", "listen.proxy_protocol_at"], "{reloaded}");
     as_listed().await;
+    let socket = connect(1, &header).await;
+    assert_eq!(status_line(&scene, socket, "kari").await, "HTTP/1.1 200 OK");
     drop(gate);
     scene.end().await;
 }
