@@ -56,8 +56,8 @@ pub(super) enum Command {
     /// Copy the ledger from SQLite to PostgreSQL or back, while no gate runs. Continues an
     /// interrupted copy.
     Copy(super::ledger_copy::Args),
-    /// Remove loans that ended and were reported before a date, and whose borrower is forgotten.
-    /// Works while a gate runs.
+    /// Remove loans that ended before a date, whose end Bokbasen has acknowledged and whose borrower
+    /// is erased, and loans that Bokbasen refused before it. Works while a gate runs.
     ///
     /// The audit trail still verifies: anchors replace the removed steps. Make a backup first to
     /// archive them.
@@ -195,8 +195,8 @@ async fn prune(before: Timestamp, args: LedgerArgs) -> Result<(), CliError> {
     }
     let lines = [
         format!("pruned {loans} loans that were over before {before}"),
-        "kept: loans that Bokbasen has not acknowledged, and loans whose borrower is still known \
-         (privacy.retention)"
+        "kept: ends that Bokbasen has not acknowledged, and lent loans whose borrower is still \
+         known (privacy.retention)"
             .to_owned(),
     ];
     let document = json!({ "pruned": loans, "before": before, "left": left });

@@ -94,7 +94,10 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
                 return Err(CliError::new(format!("the response is {status}. {CHECK_PEER}")));
             }
             show(gate.json, &json!({ "ended": id }), |_| {
-                format!("ended; `loangate loans show {id}` shows when Bokbasen has acknowledged it")
+                format!(
+                    "it gives no access; `loangate loans show {id}` shows whether Bokbasen has \
+                     acknowledged an end"
+                )
             })
         }
         Command::Balance { gate, since } => balance::run(&gate, since).await,

@@ -6,7 +6,7 @@ use std::io::BufRead as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::admin_client::{GateArgs, call, read};
+use super::admin_client::{CHECK_PEER, GateArgs, call, read};
 use super::{CliError, say, show};
 
 /// The longest id, in bytes.
@@ -76,7 +76,11 @@ async fn export(gate: &GateArgs, person: Person) -> Result<(), CliError> {
         let mut page = send(gate, "export", &body, &["loans"]).await?;
         let of_page = page.get_mut("loans").map(Value::take);
         loans.extend(of_page.as_ref().and_then(Value::as_array).into_iter().flatten().cloned());
-        cursor = page.get("next").cloned().unwrap_or_default();
+        let next = page.get("next").cloned().unwrap_or_default();
+        if !next.is_null() && (!next.is_string() || next == cursor) {
+            return Err(CliError::new(format!("the response names no next page. {CHECK_PEER}")));
+        }
+        cursor = next;
         if cursor.is_null() {
             if let Some(page) = page.as_object_mut() {
                 page.insert("loans".to_owned(), Value::Array(loans));

@@ -13,7 +13,7 @@ use crate::clock::{self, Clock};
 pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
     let response =
         call(&gate, Method::GET, &["status"], |request| request.timeout(LOOK_TIMEOUT)).await?;
-    let status = read(response, &[]).await?;
+    let status = read(response, &["serving"]).await?;
     let now = Clock::system().machine_now();
     show(gate.json, &status, |status| screen(status, now))?;
     serves(&status)
