@@ -52,13 +52,9 @@ impl Circulation {
         why: Option<String>,
     ) -> Result<Loan, EndError> {
         let cause = Cause { by, detail: why };
-        self.inner.own_ends.note(id);
-        let noted = self.inner.ledger.apply(id, Event::Ending { reason }, cause).await;
-        if noted.is_err() {
-            self.inner.own_ends.forget(id); // another process may have noted it
-        }
-        match noted {
+        match self.inner.ledger.apply(id, Event::Ending { reason }, cause).await {
             Ok(loan) => {
+                self.inner.own_ends.note(id);
                 self.announce(Closed { loan: loan.id, key: loan.key, at: loan.changed });
                 self.inner.ends_waiting.notify_one();
                 // Wakes callers that wait for its acceptance.

@@ -15,7 +15,7 @@ use crate::lock::lock;
 pub(super) struct OwnEnds(Mutex<HashMap<LoanId, Instant>>);
 
 impl OwnEnds {
-    /// Notes an end before it is written, so that whoever reads it knows whose it is.
+    /// Notes an end that is written, before the outbox is notified.
     pub(super) fn note(&self, id: LoanId) {
         lock(&self.0).insert(id, Instant::now());
     }
@@ -23,6 +23,10 @@ impl OwnEnds {
     /// Forgets an end, and returns whether it was noted.
     pub(super) fn forget(&self, id: LoanId) -> bool {
         lock(&self.0).remove(&id).is_some()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.0).is_empty()
     }
 
     /// Forgets the ends that were noted before this time. They were never read, since another

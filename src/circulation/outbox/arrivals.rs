@@ -52,6 +52,15 @@ impl Arrivals {
         }
     }
 
+    /// Leaves those ends to others no more that are `own`. Other processes do not have to read them
+    /// first: only processes that divide the work wait for each other.
+    pub(super) fn take_back(&mut self, own: impl Fn(LoanId) -> bool) {
+        for (_, ends) in &mut self.left {
+            let taken = ends.extract_if(.., |id| own(*id)).collect();
+            self.held.push_back((FeedBarrier::none(), taken));
+        }
+    }
+
     async fn read(&self, circulation: &Circulation) -> Result<Ends, LedgerError> {
         let ledger = &circulation.inner.ledger;
         let is_recent = self.read_all.is_some_and(|read| read.elapsed() < FULL_READ_INTERVAL);
@@ -88,6 +97,10 @@ impl Outbox {
                 }
                 if let Some(barrier) = barrier {
                     self.arrivals.add(new, barrier, |id| own_ends.forget(id) || is_divided);
+                }
+                // An end can be read before it is noted as this process's own.
+                if !own_ends.is_empty() {
+                    self.arrivals.take_back(|id| own_ends.forget(id));
                 }
                 if ends.is_complete {
                     own_ends.forget_older_than(FULL_READ_INTERVAL);

@@ -140,6 +140,18 @@ async fn end_of_another_process_is_left_to_it_while_it_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn own_end_that_was_read_early_is_not_left_to_others() {
+    let mut outbox = Outbox::default();
+    let [own, other] = [(); 2].map(|()| LoanId::random());
+    outbox.arrivals.add(vec![other, own], FeedBarrier::none(), |_| false);
+    outbox.release_arrivals(true);
+    assert_eq!(due(&outbox), []);
+    outbox.arrivals.take_back(|id| id == own);
+    outbox.release_arrivals(true);
+    assert_eq!(due(&outbox), [own]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn complete_read_drops_ends_that_another_process_has_sent() {
     let mut outbox = Outbox::default();
     let [waiting, sent, failed, failed_and_sent] = [(); 4].map(|()| LoanId::random());
