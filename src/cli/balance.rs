@@ -66,12 +66,12 @@ async fn watch(client: &AdminClient, running: &Mutex<Value>) -> Infallible {
 fn progress_text(running: &Value, elapsed: Duration) -> String {
     let number = |name: &str| running.get(name).and_then(Value::as_u64).unwrap_or_default();
     let (compared, libraries, loans) = (number("compared"), number("libraries"), number("loans"));
-    let what = "comparing with Bokbasen";
     match libraries {
-        0 => what.to_owned(),
+        0 => "comparing the ledger with Bokbasen's loans".to_owned(),
         _ => {
             let left = time_left(compared, libraries, elapsed);
-            format!("{what}: {compared} of {libraries} libraries, {loans} loans{left}")
+            // Short enough for one line of a terminal.
+            format!("comparing: {compared} of {libraries} libraries, {loans} loans{left}")
         }
     }
 }
@@ -120,11 +120,12 @@ mod tests {
     #[test]
     fn progress_says_what_is_known() {
         let second = Duration::from_secs(1);
-        assert_eq!(progress_text(&Value::Null, second), "comparing with Bokbasen");
+        let unknown = progress_text(&Value::Null, second);
+        assert_eq!(unknown, "comparing the ledger with Bokbasen's loans");
         let running = json!({ "libraries": 12, "compared": 3, "loans": 4200 });
         assert_eq!(
             progress_text(&running, 20 * second),
-            "comparing with Bokbasen: 3 of 12 libraries, 4200 loans, 1m left"
+            "comparing: 3 of 12 libraries, 4200 loans, 1m left"
         );
     }
 }

@@ -206,8 +206,8 @@ fn terminal_shows_progress_while_work_runs() {
 #[test]
 fn nothing_is_drawn_where_it_is_not_wanted() {
     let Some(script) = program("script", "bsdutils") else { return };
-    let (dir, gate) = slow_gate();
     for variables in [[("NO_COLOR", "1")], [("TERM", "dumb")]] {
+        let (dir, gate) = slow_gate();
         let mut child = on_terminal(&script, &dir, &variables);
         let (connection, _) = gate.accept().unwrap();
         let mut shown = child.stdout.take().unwrap();
