@@ -84,10 +84,20 @@ impl fmt::Display for PublicAddresses {
 /// Whether two listed addresses cannot both be bound: they are the same, or one is the wildcard of
 /// the other's family. Each port 0 is another port.
 pub(crate) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let (first, second) = (one.ip().to_canonical(), other.ip().to_canonical());
-    let has_wildcard = first.is_unspecified() || second.is_unspecified();
-    let is_of_family = first.is_ipv4() == second.is_ipv4();
-    has_port_of(one, other) && (first == second || has_wildcard && is_of_family)
+    has_port_of(one, other) && (includes(one.ip(), other.ip()) || includes(other.ip(), one.ip()))
+}
+
+/// Whether a listed address has the connections to this local address. A socket of `[::]` that also
+/// receives IPv4 has local addresses that are mapped to IPv6. Port 0 stands for any port.
+pub(crate) fn receives(listed: SocketAddr, local: SocketAddr) -> bool {
+    let has_port = listed.port() == local.port() || listed.port() == 0;
+    has_port && includes(listed.ip(), local.ip())
+}
+
+/// Whether both are the same, or the first is the wildcard of the family.
+fn includes(listed: IpAddr, ip: IpAddr) -> bool {
+    let (listed, ip) = (listed.to_canonical(), ip.to_canonical());
+    listed == ip || listed.is_unspecified() && listed.is_ipv4() == ip.is_ipv4()
 }
 
 /// Whether this is `0.0.0.0`, which `[::]` can receive for, too.
@@ -193,6 +203,26 @@ mod tests {
             ("127.0.0.2:1", None),
         ] {
             assert_eq!(addresses.of_socket(at(socket)), expected.map(at), "{socket}");
+        }
+    }
+
+    #[test]
+    fn listed_address_receives_what_its_socket_receives() {
+        for (listed, local, is_received) in [
+            ("10.0.1.5:8443", "10.0.1.5:8443", true),
+            ("10.0.1.5:8443", "[::ffff:10.0.1.5]:8443", true),
+            ("10.0.1.5:8443", "10.0.1.5:9443", false),
+            ("10.0.1.5:8443", "10.0.1.6:8443", false),
+            ("10.0.1.5:0", "10.0.1.5:40000", true),
+            ("0.0.0.0:8443", "10.0.1.5:8443", true),
+            ("0.0.0.0:8443", "[2001:db8::1]:8443", false),
+            ("[::]:8443", "[2001:db8::1]:8443", true),
+            ("0.0.0.0:8443", "[::ffff:10.0.1.5]:8443", true),
+            ("[::]:8443", "[::ffff:10.0.1.5]:8443", false),
+            ("[::]:8443", "10.0.1.5:8443", false),
+        ] {
+            let (one, other) = (listed.parse().unwrap(), local.parse().unwrap());
+            assert_eq!(receives(one, other), is_received, "{listed} {local}");
         }
     }
 }

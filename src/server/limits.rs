@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::client_networks;
+use crate::public_addresses::receives;
 pub(super) use crate::telemetry::Limit;
 
 /// The fewest connections that [`Limits::fit`] allows. With fewer file descriptors, the process
@@ -110,15 +111,6 @@ impl Limits {
     }
 }
 
-/// Whether a listed address has the connections to this local address. A socket of `[::]` that also
-/// receives IPv4 has local addresses that are mapped to IPv6.
-fn receives(listed: SocketAddr, local: SocketAddr) -> bool {
-    let (ip, local_ip) = (listed.ip().to_canonical(), local.ip().to_canonical());
-    let is_wildcard = ip.is_unspecified() && ip.is_ipv4() == local_ip.is_ipv4();
-    let has_port = listed.port() == local.port() || listed.port() == 0;
-    has_port && (ip == local_ip || is_wildcard)
-}
-
 /// Raises the soft limit of open file descriptors to the hard limit. Returns the limit in force
 /// afterwards.
 pub(crate) fn raise_descriptor_limit() -> u64 {
@@ -149,26 +141,6 @@ pub(super) fn is_abuse(limit: Limit) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn listed_address_receives_what_its_socket_receives() {
-        for (listed, local, is_received) in [
-            ("10.0.1.5:8443", "10.0.1.5:8443", true),
-            ("10.0.1.5:8443", "[::ffff:10.0.1.5]:8443", true),
-            ("10.0.1.5:8443", "10.0.1.5:9443", false),
-            ("10.0.1.5:8443", "10.0.1.6:8443", false),
-            ("10.0.1.5:0", "10.0.1.5:40000", true),
-            ("0.0.0.0:8443", "10.0.1.5:8443", true),
-            ("0.0.0.0:8443", "[2001:db8::1]:8443", false),
-            ("[::]:8443", "[2001:db8::1]:8443", true),
-            ("0.0.0.0:8443", "[::ffff:10.0.1.5]:8443", true),
-            ("[::]:8443", "[::ffff:10.0.1.5]:8443", false),
-            ("[::]:8443", "10.0.1.5:8443", false),
-        ] {
-            let (one, other) = (listed.parse().unwrap(), local.parse().unwrap());
-            assert_eq!(receives(one, other), is_received, "{listed} {local}");
-        }
-    }
 
     #[test]
     fn connections_fit_into_the_descriptors() {
