@@ -106,7 +106,6 @@ impl Outbox {
                     own_ends.forget_older_than(FULL_READ_INTERVAL);
                 }
                 self.arrivals.position = Some(ends.next);
-                self.release_arrivals(ledger.other_processes() > 0);
             }
             Err(error) => log_ledger_failure("reading the ends to send", &error),
         }
