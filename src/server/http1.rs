@@ -249,7 +249,8 @@ impl Http1Monitor<'_> {
         self.can_park()
     }
 
-    /// Sends a close_notify on an idle connection (RFC 8446 §6.1), if the socket accepts it at once.
+    /// Sends a close_notify on an idle connection (RFC 8446 §6.1), if the socket accepts it
+    /// at once.
     /// An incomplete response must not end with one.
     fn close(&self, context: &mut Context<'_>) {
         if !self.connection.is_aborted() && !self.is_running() && self.tls.is_sent() {
