@@ -1,5 +1,5 @@
-//! The ends that this process notes in the ledger, for the outbox: it leaves those of other processes
-//! to them.
+//! The ends that this process notes in the ledger, for the outbox: it leaves those of other
+//! processes to them.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

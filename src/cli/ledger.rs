@@ -56,8 +56,8 @@ pub(super) enum Command {
     /// Copy the ledger from SQLite to PostgreSQL or back, while no gate runs. Continues an
     /// interrupted copy.
     Copy(super::ledger_copy::Args),
-    /// Remove loans that ended before a date, whose end Bokbasen has acknowledged and whose borrower
-    /// is erased, and loans that Bokbasen refused before it. Works while a gate runs.
+    /// Remove loans that ended before a date, whose end Bokbasen has acknowledged and whose
+    /// borrower is erased, and loans that Bokbasen refused before it. Works while a gate runs.
     ///
     /// The audit trail still verifies: anchors replace the removed steps. Make a backup first to
     /// archive them.

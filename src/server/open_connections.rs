@@ -85,8 +85,8 @@ impl OpenConnections {
         self.0.limits.store(limits.clone());
     }
 
-    /// Admits a connection from this address. `local` returns the gate's address of it. Returns none
-    /// if the server is full and no connection can be closed for it.
+    /// Admits a connection from this address. `local` returns the gate's address of it. Returns
+    /// none if the server is full and no connection can be closed for it.
     pub(super) fn admit(
         &self,
         address: IpAddr,

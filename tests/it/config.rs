@@ -239,8 +239,8 @@ const CASES: &[Case] = &[
         "[listen]\n",
         "[listen]\nproxy_protocol_at = [\"127.0.0.1:443\"]\n",
         &[
-            "4: listen.proxy_protocol_at: listen.public has no 127.0.0.1:443. Write an address that \
-             it has",
+            "4: listen.proxy_protocol_at: listen.public has no 127.0.0.1:443. Write an address \
+             that it has",
             "4: listen.proxy_protocol_at: proxy_protocol lists no network that sends a header. Add \
              it, or remove this key",
         ],

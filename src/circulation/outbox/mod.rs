@@ -7,8 +7,8 @@
 //!
 //! Other processes may still deliver files under an ended loan, until they have read of its end. An
 //! end therefore waits until they all have, see [`crate::ledger::FeedBarrier`]. Processes on one
-//! SQLite file do not divide the work: each leaves the ends of another one to it while that runs, and
-//! for a minute at most.
+//! SQLite file do not divide the work: each leaves the ends of another one to it while that runs,
+//! and for a minute at most.
 //!
 //! Each failed end has its own backoff, and failed ends have their own lane. So ends that Bokbasen
 //! never accepts do not delay others. After an outage, each end that failed in it is retried once

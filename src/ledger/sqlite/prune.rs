@@ -70,8 +70,8 @@ pub(in crate::ledger) async fn prune(
     Ok(pruned)
 }
 
-/// Sets how many loans [`prune`] will read, unless counting them takes long: it keeps the log of the
-/// ledger from being emptied.
+/// Sets how many loans [`prune`] will read, unless counting them takes long: it keeps the log of
+/// the ledger from being emptied.
 pub(in crate::ledger) async fn count_prunable(ledger: &Path, which: Prunable, rows: &RowsRead) {
     let (condition, before) = condition(which);
     let sql = format!("SELECT count(*) FROM {condition}");
