@@ -10,6 +10,7 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::Console;
+use super::address::Address;
 use super::done::Done;
 use super::failure::Failure;
 use super::find::failed;
@@ -138,7 +139,7 @@ async fn begin(
 pub(super) async fn end(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    Path(id): Path<String>,
+    Address(Path(id)): Address<Path<String>>,
     Extension(form): Extension<Form>,
 ) -> Result<Response, Failure> {
     let (loan, reason) = match begin(&console, &visit, (&id, &form, what::END_LOAN)).await? {
@@ -158,7 +159,7 @@ pub(super) async fn end(
 pub(super) async fn poll(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    Path(id): Path<String>,
+    Address(Path(id)): Address<Path<String>>,
     Extension(form): Extension<Form>,
 ) -> Result<Response, Failure> {
     let loan = match begin(&console, &visit, (&id, &form, what::POLL_LOAN)).await? {
@@ -173,7 +174,7 @@ pub(super) async fn poll(
 pub(super) async fn mark_for_balance(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    Path(id): Path<String>,
+    Address(Path(id)): Address<Path<String>>,
     Extension(form): Extension<Form>,
 ) -> Result<Response, Failure> {
     let begun = begin(&console, &visit, (&id, &form, what::REQUEST_EXAMINATION)).await?;
@@ -193,7 +194,7 @@ pub(super) async fn mark_for_balance(
 pub(super) async fn link(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    Path(id): Path<String>,
+    Address(Path(id)): Address<Path<String>>,
     Extension(form): Extension<Form>,
 ) -> Result<Response, Failure> {
     let loan = match begin(&console, &visit, (&id, &form, what::MINT_LINK)).await? {

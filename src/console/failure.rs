@@ -24,6 +24,8 @@ pub(super) enum Failure {
     Forged,
     /// A form cannot be read.
     Malformed,
+    /// The query of an address cannot be read.
+    UnreadableAddress,
     /// The role does not allow it.
     NotAllowed,
     /// A look at loans has no purpose yet.
@@ -58,6 +60,7 @@ impl Failure {
             Failure::Forged => (texts.forged, StatusCode::FORBIDDEN),
             Failure::NotAllowed => (texts.not_allowed, StatusCode::FORBIDDEN),
             Failure::Malformed => (texts.malformed, StatusCode::BAD_REQUEST),
+            Failure::UnreadableAddress => (texts.unreadable_address, StatusCode::BAD_REQUEST),
             Failure::Busy => (texts.busy, StatusCode::SERVICE_UNAVAILABLE),
             Failure::Ledger => (texts.ledger, StatusCode::SERVICE_UNAVAILABLE),
             Failure::Trail => (texts.trail, StatusCode::SERVICE_UNAVAILABLE),

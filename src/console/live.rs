@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Console;
+use super::address::Address;
 use super::format::time;
 use super::now::Shown;
 use super::page::count;
@@ -104,7 +105,7 @@ enum Content {
 pub(super) async fn now(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    Query(shown): Query<Shown>,
+    Address(Query(shown)): Address<Query<Shown>>,
 ) -> Response {
     stream(console, visit, Content::Now(shown))
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::Console;
 use super::actions;
+use super::address::Address;
 use super::done::Done;
 use super::failure::Failure;
 use super::find::failed;
@@ -52,8 +53,8 @@ pub(super) async fn find(console: &Console, id: &str) -> Result<Loan, Failure> {
 pub(super) async fn show(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    Path(id): Path<String>,
-    Query(reported): Query<Reported>,
+    Address(Path(id)): Address<Path<String>>,
+    Address(Query(reported)): Address<Query<Reported>>,
 ) -> Result<Response, Failure> {
     let loan = find(&console, &id).await?;
     let to = To::new(Some(loan.key.library), loan.id);

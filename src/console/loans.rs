@@ -10,6 +10,7 @@ use serde::Deserialize;
 use url::form_urlencoded::Serializer;
 
 use super::Console;
+use super::address::Address;
 use super::failure::Failure;
 use super::find::failed;
 use super::format::time;
@@ -92,7 +93,7 @@ impl Wanted {
 pub(super) async fn list(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    Query(listing): Query<Listing>,
+    Address(Query(listing)): Address<Query<Listing>>,
 ) -> Result<Response, Failure> {
     let wanted = Wanted::of(&listing).ok_or(Failure::NotFound)?;
     let after = listing.after.as_deref().map(str::parse).transpose();

@@ -6,6 +6,7 @@
 //! recorded by [`trail`].
 
 mod actions;
+mod address;
 mod chart;
 mod cookies;
 mod done;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use url::form_urlencoded::Serializer;
 
 use super::Console;
+use super::address::Address;
 use super::chart::card;
 use super::format::time;
 use super::live::{bar, updated};
@@ -38,7 +39,7 @@ impl Shown {
 pub(super) async fn show(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    Query(shown): Query<Shown>,
+    Address(Query(shown)): Address<Query<Shown>>,
 ) -> Response {
     let texts = now(visit.language);
     let overview = overview(&console, &shown);

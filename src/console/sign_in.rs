@@ -14,6 +14,7 @@ use url::form_urlencoded::byte_serialize;
 
 use super::Console;
 use super::actions::checked_reason;
+use super::address::Address;
 use super::cookies::Cookie;
 use super::failure::Failure;
 use super::oidc;
@@ -42,7 +43,7 @@ pub(super) struct Onward {
 pub(super) async fn form(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    Query(onward): Query<Onward>,
+    Address(Query(onward)): Address<Query<Onward>>,
 ) -> Response {
     if visit.session.is_some() {
         return Redirect::to(local_path(&onward.next)).into_response();
@@ -164,7 +165,7 @@ pub(super) async fn sign_out(
 /// Shows the question why a person looks at loans.
 pub(super) async fn purpose_form(
     Extension(visit): Extension<Visit>,
-    Query(onward): Query<Onward>,
+    Address(Query(onward)): Address<Query<Onward>>,
 ) -> Result<Response, Failure> {
     let texts = &visit.texts.sign_in;
     let body = html! {

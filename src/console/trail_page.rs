@@ -10,6 +10,7 @@ use serde::Deserialize;
 use url::form_urlencoded::Serializer;
 
 use super::Console;
+use super::address::Address;
 use super::failure::Failure;
 use super::find::{MAX_ISIL, failed};
 use super::format::time;
@@ -36,7 +37,7 @@ pub(super) struct Listing {
 pub(super) async fn list(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    Query(listing): Query<Listing>,
+    Address(Query(listing)): Address<Query<Listing>>,
 ) -> Result<Response, Failure> {
     let library: Option<LibraryId> = match listing.library.trim() {
         "" => None,

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::Console;
+use super::address::Address;
 use super::explanation::explanation_page;
 use super::failure::Failure;
 use super::find::{MAX_ISIL, failed};
@@ -199,7 +200,7 @@ pub(super) async fn explain(
 pub(super) async fn recorded(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    Path(id): Path<String>,
+    Address(Path(id)): Address<Path<String>>,
 ) -> Result<Response, Failure> {
     let id = RequestId::parse(&id).ok_or(Failure::NotFound)?;
     let found = console.parts.explainer.recorded(id).await.map_err(failed)?;

@@ -549,3 +549,32 @@ async fn described_request_carries_what_explain_takes() {
     }
     scene.end().await;
 }
+
+/// A proxy or a person changed an address. The page of each says so, and leads on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unreadable_address_has_a_page() {
+    let scene = start().await;
+    let mut browser = Browser::sign_in(&scene).await;
+    for path in [
+        "/loans?isbn=9788299999014&isbn=9788299999014",
+        "/loans/%ff",
+        "/loans/x?done=a&done=b",
+        "/why/%ff",
+        "/library?library=a&library=b",
+        "/library.csv?library=a&library=b",
+        "/trail?library=a&library=b",
+        "/now?window=day&window=hour",
+        "/now/stream?window=day&window=hour",
+        "/purpose?next=a&next=b",
+        "/sign-in?next=a&next=b",
+    ] {
+        let seen = browser.get(path).await;
+        assert_eq!(seen.status, StatusCode::BAD_REQUEST, "{path}");
+        assert!(seen.body.contains("The address of the page cannot be read"), "{path}");
+        assert!(seen.body.contains("href=\"/\""), "{path}");
+    }
+    let ended = browser.post("/loans/%ff/end", &[("reason", "a")]).await;
+    assert_eq!(ended.status, StatusCode::BAD_REQUEST);
+    assert!(ended.body.contains("The address of the page cannot be read"), "{}", ended.body);
+    scene.end().await;
+}

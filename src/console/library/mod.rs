@@ -23,6 +23,7 @@ use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use tokio::time::timeout;
 
 use super::Console;
+use super::address::Address;
 use super::failure::Failure;
 use super::find::failed;
 use super::trail::{To, look, what};
@@ -44,7 +45,7 @@ const QUERIES_AT_ONCE: usize = 4;
 pub(super) async fn show(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    extract::Query(query): extract::Query<Query>,
+    Address(extract::Query(query)): Address<extract::Query<Query>>,
 ) -> Result<Response, Failure> {
     if query.library.is_empty() {
         let libraries = console.counts.libraries().await?;
@@ -75,7 +76,7 @@ pub(super) async fn show(
 pub(super) async fn download_csv(
     console: State<Arc<Console>>,
     visit: Extension<Visit>,
-    query: extract::Query<Query>,
+    query: Address<extract::Query<Query>>,
 ) -> Result<Response, Failure> {
     download(console, visit, query, Form::Csv).await
 }
@@ -84,7 +85,7 @@ pub(super) async fn download_csv(
 pub(super) async fn download_xlsx(
     console: State<Arc<Console>>,
     visit: Extension<Visit>,
-    query: extract::Query<Query>,
+    query: Address<extract::Query<Query>>,
 ) -> Result<Response, Failure> {
     download(console, visit, query, Form::Xlsx).await
 }
@@ -92,7 +93,7 @@ pub(super) async fn download_xlsx(
 async fn download(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    extract::Query(query): extract::Query<Query>,
+    Address(extract::Query(query)): Address<extract::Query<Query>>,
     form: Form,
 ) -> Result<Response, Failure> {
     let wanted = query.wanted(Month::at(console.parts.clock.now())).ok_or(Failure::NotFound)?;

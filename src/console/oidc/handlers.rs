@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::super::Console;
+use super::super::address::Address;
 use super::super::cookies::Cookie;
 use super::super::failure::Failure;
 use super::super::page::{Page, page};
@@ -45,7 +46,7 @@ pub(in crate::console) struct StartQuery {
 pub(in crate::console) async fn start(
     State(console): State<Arc<Console>>,
     Extension(visit): Extension<Visit>,
-    Query(query): Query<StartQuery>,
+    Address(Query(query)): Address<Query<StartQuery>>,
     request: Request,
 ) -> Result<Response, Failure> {
     let oidc = console.oidc.as_ref().ok_or(Failure::NotFound)?;

@@ -226,6 +226,10 @@ const FAILURES: Failures = Failures {
     signed_out: ["Signed out", "Your session is over. Sign in again; nothing was done."],
     not_allowed: ["Not allowed", "Your role does not allow this."],
     malformed: ["The form cannot be read", "Open the page again, and send the form once more."],
+    unreadable_address: [
+        "The address of the page cannot be read",
+        "A part of it has a wrong value, or is there twice. Go on from the first page.",
+    ],
     busy: ["Another file is written", "One file is written at a time. Try again in a while."],
     ledger: ["The ledger cannot be read", "The log of the gate says why. Try again in a while."],
     trail: [

@@ -228,6 +228,7 @@ pub(super) struct Failures {
     pub(super) signed_out: [&'static str; 2],
     pub(super) not_allowed: [&'static str; 2],
     pub(super) malformed: [&'static str; 2],
+    pub(super) unreadable_address: [&'static str; 2],
     pub(super) busy: [&'static str; 2],
     pub(super) ledger: [&'static str; 2],
     pub(super) trail: [&'static str; 2],

@@ -227,6 +227,10 @@ const FAILURES: Failures = Failures {
     signed_out: ["Logget ut", "Økten er over. Logg inn på nytt; ingenting ble gjort."],
     not_allowed: ["Ikke tillatt", "Rollen din tillater ikke dette."],
     malformed: ["Skjemaet kan ikke leses", "Åpne siden på nytt, og send skjemaet en gang til."],
+    unreadable_address: [
+        "Adressen til siden kan ikke leses",
+        "En del av den har feil verdi eller står der to ganger. Gå videre fra første side.",
+    ],
     busy: ["En annen fil skrives", "Én fil skrives om gangen. Prøv igjen om litt."],
     ledger: ["Lånebasen kan ikke leses", "Portens logg sier hvorfor. Prøv igjen om litt."],
     trail: [
