@@ -48,7 +48,8 @@ pub(super) enum Command {
         #[command(flatten)]
         ledger: LedgerArgs,
     },
-    /// Check everything in the ledger; exit with 1 if something is wrong.
+    /// Check the structure of the ledger, each loan and its history; exit with 1 if something is
+    /// wrong. `loangate audit verify` checks that none was changed.
     Check(LedgerArgs),
     /// Remove from the schema of PostgreSQL what no gate uses any more, after an upgrade of all
     /// gates. Works while gates run. Older programs cannot use the ledger then.

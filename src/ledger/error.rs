@@ -94,10 +94,7 @@ pub enum LedgerError {
         source: std::io::Error,
     },
     /// SQLite reported an error.
-    #[error(
-        "the ledger {file} failed: {source}; check the disk, and the file with \
-         `sqlite3 FILE 'PRAGMA integrity_check'`"
-    )]
+    #[error("the ledger {file} failed: {source}; {}", sqlite_advice(source))]
     Database {
         /// The path of the ledger's file.
         file: PathBuf,
@@ -156,5 +153,22 @@ impl LedgerError {
     /// Creates the error of a row that cannot be read.
     pub(super) fn damaged(id: &str, why: &dyn std::fmt::Display) -> LedgerError {
         LedgerError::Damaged { id: id.to_owned(), why: why.to_string() }
+    }
+}
+
+/// Returns what an operator does about an error of SQLite, by its result code
+/// (<https://www.sqlite.org/rescode.html>).
+fn sqlite_advice(error: &sqlx::Error) -> &'static str {
+    let code = error.as_database_error().and_then(|error| error.code());
+    // The lowest byte of an extended result code is the primary one.
+    let code = code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
+    match code {
+        Some(1) => "check that this is the file of a ledger, which a gate has opened once",
+        Some(5 | 6) => "another program has locked it, so end that, or try again later",
+        Some(8 | 14) => "check the owner and the rights of the file and of its directory",
+        Some(11 | 26) => {
+            "check the path. If the file is damaged, restore a backup with `loangate ledger restore`"
+        }
+        _ => "check the disk, and the file with `sqlite3 FILE 'PRAGMA integrity_check'`",
     }
 }

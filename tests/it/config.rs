@@ -805,8 +805,8 @@ const CASES: &[Case] = &[
         "sqlite:data/loangate.db",
         "sqlite:certs/server.pem",
         &["37: ledger.url: the ledger certs/server.pem failed: error returned from database: \
-             (code: 26) file is not a database; check the disk, and the file with `sqlite3 FILE \
-             'PRAGMA integrity_check'`"],
+             (code: 26) file is not a database; check the path. If the file is damaged, restore a \
+             backup with `loangate ledger restore`"],
     ),
     (
         "a timeout without a unit",
