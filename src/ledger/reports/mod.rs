@@ -80,8 +80,8 @@ impl Ledger {
         Ok(self.step_report(step).await?.then_some(attempt))
     }
 
-    /// Records the result of an attempt. Returns false if a person has resolved the report, or if
-    /// there was a later attempt.
+    /// Records the result of an attempt, with what there is to say of it. Returns false if a person
+    /// has resolved the report, or if there was a later attempt.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be written.
@@ -95,7 +95,7 @@ impl Ledger {
         let step = ReportStep {
             owner: Some(attempt.owner.clone()),
             attempts: Some(attempt.number),
-            note: Some(note),
+            note: Some(note).filter(|note| !note.is_empty()),
             ..ReportStep::new(attempt.loan, from, to, "report")
         };
         self.step_report(step).await

@@ -94,6 +94,7 @@ on_each_store! {
     report_of_a_dead_process_is_lost_and_never_due_again
     late_result_is_recorded_unless_a_person_resolved_it
     late_result_does_not_settle_the_next_attempt
+    acknowledgement_without_words_leaves_no_note
     fact_of_a_report_never_changes
     reconciled_ledger_sends_no_report_of_before
     package_of_an_older_loan_elsewhere_is_not_new
@@ -233,6 +234,17 @@ async fn late_result_does_not_settle_the_next_attempt(store: &TestStore) {
     // The report as it was before both attempts.
     let stale = ledger.claim_report(&report, &ledger.lease()).await.unwrap();
     assert!(stale.is_none(), "claimed by what was read before another claim");
+    ledger.close().await;
+    store.assert_sound().await;
+}
+
+async fn acknowledgement_without_words_leaves_no_note(store: &TestStore) {
+    let ledger = store.open().await;
+    let report = due(&ledger, 1).await;
+    let attempt = claim(&ledger, &report).await.unwrap();
+    assert!(ledger.record_report(&attempt, ReportState::Reported, String::new()).await.unwrap());
+    let stored = ledger.report_of_loan(report.loan.uuid()).await.unwrap().unwrap();
+    assert_eq!((stored.state, stored.note), (ReportState::Reported, None));
     ledger.close().await;
     store.assert_sound().await;
 }
