@@ -13,7 +13,7 @@ use super::CliError;
 use super::admin_route::AdminRoute;
 use super::client_tls::ClientTls;
 use crate::config::AdminAddress;
-use crate::http_calls::{BodyError, read_body};
+use crate::http_calls::{BodyError, innermost, read_body};
 
 /// The timeout for a connection and the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -119,6 +119,13 @@ impl AdminClient {
         }
     }
 
+    /// Reads the gate's status, with what the ledger has to count for it or without.
+    pub(super) async fn status(&self, counts: bool) -> Result<Response, CliError> {
+        let query = [("ledger", counts)];
+        let with = |request: RequestBuilder| request.query(&query).timeout(LOOK_TIMEOUT);
+        self.call(Method::GET, &["status"], with).await
+    }
+
     /// Returns the sentences of a refusal.
     async fn refusal(&self, response: Response) -> CliError {
         let status = response.status();
@@ -167,7 +174,11 @@ pub(super) async fn read(response: Response, members: &[&str]) -> Result<Value, 
 /// Reads the body of a response, if it has this many bytes at most.
 pub(super) async fn body_of(mut response: Response, most: usize) -> Result<Vec<u8>, CliError> {
     read_body(&mut response, most).await.map_err(|error| match error {
-        BodyError::Failed(error) => CliError::new(error.without_url()),
+        BodyError::Failed(error) => CliError::new(format!(
+            "the response was interrupted: {}. The gate may have done what you asked, so look \
+             before you try again",
+            innermost(&error.without_url())
+        )),
         BodyError::TooLarge => CliError::new("the response is too long for one of a gate"),
     })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::admin_client::{AdminClient, GateArgs, LOOK_TIMEOUT, read};
+use super::admin_client::{AdminClient, GateArgs, read};
 use super::loans::text;
 use super::progress::{showing, time_left};
 use super::{CliError, show};
@@ -51,10 +51,7 @@ async fn balance(client: &AdminClient, since: Option<String>) -> Result<Value, C
 async fn watch(client: &AdminClient, running: &Mutex<Value>) -> Infallible {
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
-        let response = client.call(Method::GET, &["status"], |request| {
-            request.query(&[("ledger", false)]).timeout(LOOK_TIMEOUT)
-        });
-        if let Ok(response) = response.await
+        if let Ok(response) = client.status(false).await
             && let Ok(status) = read(response, &["balance"]).await
         {
             *lock(running) = status.get("balance").cloned().unwrap_or_default();

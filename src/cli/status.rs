@@ -2,17 +2,15 @@
 
 use humantime::format_duration;
 use jiff::Timestamp;
-use reqwest::Method;
 use serde_json::Value;
 
-use super::admin_client::{CHECK_PEER, GateArgs, LOOK_TIMEOUT, call, read};
+use super::admin_client::{AdminClient, CHECK_PEER, GateArgs, read};
 use super::{CliError, printable, show};
 use crate::clock::{self, Clock};
 
 /// Prints what the gate is and does. Fails if it serves no reader.
 pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
-    let response =
-        call(&gate, Method::GET, &["status"], |request| request.timeout(LOOK_TIMEOUT)).await?;
+    let response = AdminClient::new(&gate)?.status(true).await?;
     let status = read(response, &["serving"]).await?;
     let now = Clock::system().machine_now();
     show(gate.json, &status, |status| screen(status, now))?;

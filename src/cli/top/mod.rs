@@ -12,7 +12,6 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::Method;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::CliError;
@@ -135,9 +134,7 @@ impl Watcher {
 
 /// Reads the status of the gate.
 async fn status_of(client: &AdminClient, with_ledger: bool) -> Result<Status, CliError> {
-    let query = [("ledger", with_ledger)];
-    let response = client.call(Method::GET, &["status"], |request| request.query(&query)).await?;
-    Status::parse(read(response, &[]).await?)
+    Status::parse(read(client.status(with_ledger).await?, &[]).await?)
 }
 
 #[cfg(test)]
