@@ -2,7 +2,7 @@
 //! are counted: HTTP/2 took 6 % more beside two compilers. Run it on an idle one. Fails when a
 //! count exceeds the one in `instructions.json` by more than 5 %.
 //!
-//! `cargo bench --profile counted --bench instructions`; add `-- --record` to record an intended
+//! `cargo bench --profile release --bench instructions`; add `-- --record` to record an intended
 //! change. valgrind counts the decision alone, with both kinds of ledger, in this program, which
 //! runs itself under valgrind. It also counts a 1 KiB file in the release program, on the threads
 //! that serve readers. Counts are comparable only with the recorded compiler, C library, valgrind
