@@ -19,11 +19,11 @@ use super::build::ConnectedParts;
 use super::{descriptors, request_config};
 use crate::acme::{self, Orders};
 use crate::circulation::Circulation;
-use crate::config::{self, Loaded, Mistake, Written, changes_login};
+use crate::config::{self, Loaded, Mistake, PROXIES, Written, changes_login};
 use crate::ledger::Ledger;
 use crate::lending::{Bokbasen, Reporting};
 use crate::reader::{self, Readers};
-use crate::reload::{NotReloaded, Reload, Reloaded, Reloading, WrongKey};
+use crate::reload::{ChangedKey, NotReloaded, Reload, Reloaded, Reloading, WrongKey};
 use crate::server::{Certificates, LoadedKeys, NewRequestConfigs, RequestConfigs};
 use crate::service_manager::ServiceManager;
 use crate::telemetry::access_log::{self, NewAccessLog};
@@ -43,9 +43,7 @@ pub(super) struct Reloader(Arc<Inner>);
 
 struct Inner {
     file: PathBuf,
-    /// The configuration with which the process started.
-    started: Written,
-    /// The configuration in use.
+    /// The configuration in use: without what needs a restart.
     in_use: Arc<Mutex<Written>>,
     parts: ReloadableParts,
     requested: Notify,
@@ -86,7 +84,7 @@ impl fmt::Debug for Reloader {
 impl Reloader {
     /// Creates a reloader of this file, of which `started` is in use.
     pub(super) fn new(file: PathBuf, started: Written, parts: &ConnectedParts) -> Reloader {
-        let in_use = Arc::new(Mutex::new(started.clone()));
+        let in_use = Arc::new(Mutex::new(started));
         let parts = ReloadableParts {
             requests: parts.requests.clone(),
             certificates: parts.certificates.clone(),
@@ -100,7 +98,7 @@ impl Reloader {
             traces: parts.handles.tracer.is_on(),
         };
         let (requested, has_failed) = (Notify::new(), AtomicBool::new(false));
-        Reloader(Arc::new(Inner { file, started, in_use, parts, requested, has_failed }))
+        Reloader(Arc::new(Inner { file, in_use, parts, requested, has_failed }))
     }
 
     /// Requests a reload, which [`Reloader::run`] does. Requests during one lead to one more.
@@ -158,24 +156,19 @@ impl Inner {
     fn reload(&self, mut in_use: OwnedMutexGuard<Written>) -> Result<Reloaded, NotReloaded> {
         // Whoever rotates the file sends the signal of a reload, whatever the configuration says.
         access_log::reopen();
-        let (loaded, new) = self.prepare().map_err(|mistakes| self.refuse(&mistakes))?;
-        let (needs_restart, _): (Vec<_>, Vec<_>) = self
-            .started
-            .changes(&loaded.written)
-            .into_iter()
-            .partition(|changed| changed.needs_restart);
-        let waits = |key: &str| needs_restart.iter().any(|changed| changed.key == key);
-        let mut changed = in_use.changes(&loaded.written);
-        changed.retain(|changed| !changed.needs_restart && !waits(&changed.key));
-        let login_changes = changes_login(needs_restart.iter().map(|changed| changed.key.as_str()));
+        let (loaded, new, changes) =
+            self.prepare(&in_use).map_err(|mistakes| self.refuse(&mistakes))?;
+        let login_changes = changes_login(changes.iter().map(|changed| changed.key.as_str()));
         self.parts.apply(new, !login_changes);
-        *in_use = loaded.written;
+        *in_use = in_use.reloaded(loaded.written, &changes);
+        let (needs_restart, changed): (Vec<_>, Vec<_>) =
+            changes.into_iter().partition(|changed| changed.needs_restart);
         self.has_failed.store(false, Ordering::Relaxed);
         self.parts.metrics.reload(ReloadOutcome::Applied);
         for warning in loaded.warnings {
             tracing::warn!(%warning, "in the configuration");
         }
-        let keys = |keys: &[crate::reload::ChangedKey]| -> String {
+        let keys = |keys: &[ChangedKey]| -> String {
             keys.iter().map(|changed| changed.key.as_str()).collect::<Vec<_>>().join(", ")
         };
         tracing::info!(changed = keys(&changed), "the configuration was reloaded");
@@ -186,8 +179,12 @@ impl Inner {
         Ok(Reloaded { changed, needs_restart })
     }
 
-    /// Reads and validates everything. Changes nothing.
-    fn prepare(&self) -> Result<(Loaded, NewVersions), Vec<Mistake>> {
+    /// Reads and validates everything. Changes nothing. Also returns what differs from the
+    /// configuration in use.
+    fn prepare(
+        &self,
+        in_use: &Written,
+    ) -> Result<(Loaded, NewVersions, Vec<ChangedKey>), Vec<Mistake>> {
         let file = &self.file;
         let mut loaded = config::load(file)?;
         let mistakes = config::check_files(file, &loaded);
@@ -209,10 +206,13 @@ impl Inner {
         }
         let traces = self.parts.traces;
         loaded.config.origins.iter_mut().for_each(|origin| origin.traces = traces);
-        self.parts.requests.keep_proxied(&mut loaded.config.server.limits);
+        let changes = in_use.changes(&loaded.written);
+        let keeps_proxies =
+            changes.iter().any(|changed| changed.needs_restart && changed.key == PROXIES);
+        self.parts.requests.keep_proxied(&mut loaded.config.server.limits, keeps_proxies);
         descriptors::fit_limits(&mut loaded.config);
         let new = self.parts.validate(file, &loaded)?;
-        Ok((loaded, new))
+        Ok((loaded, new, changes))
     }
 
     fn refuse(&self, mistakes: &[Mistake]) -> NotReloaded {

@@ -33,16 +33,17 @@ pub(crate) fn changes_login<'k>(keys: impl IntoIterator<Item = &'k str>) -> bool
     keys.into_iter().any(|key| LOGIN.contains(&key))
 }
 
-/// The networks of load balancers, and the addresses to which they send headers. The addresses need
-/// a restart, and the networks with them: they would be trusted at other addresses.
-const PROXIED_AT: &str = "listen.proxy_protocol_at";
-const PROXIES: &str = "listen.proxy_protocol";
+/// The networks of load balancers that send headers of the PROXY protocol.
+pub(crate) const PROXIES: &str = "listen.proxy_protocol";
+/// The addresses at which they do. These need a restart, and the networks with them: they would be
+/// trusted at other addresses.
+const PROXIED_AT: &[&str] = &["listen.public", "listen.proxy_protocol_at"];
 
 /// Returns whether a key needs a restart because others do, of all that change.
 pub(super) fn waits_for_others(key: &str, changed: &[&String]) -> bool {
-    let changes = |key: &str| changed.iter().any(|name| *name == key);
+    let addresses_change = changed.iter().any(|name| PROXIED_AT.contains(&name.as_str()));
     let login_changes = changes_login(changed.iter().map(|name| name.as_str()));
-    key == PROXIES && changes(PROXIED_AT) || login_changes && CREDENTIALS.contains(&key)
+    key == PROXIES && addresses_change || login_changes && CREDENTIALS.contains(&key)
 }
 
 /// Returns whether a reload applies a change of this key, such as `origins[0].url`.

@@ -130,6 +130,25 @@ impl Written {
             .collect()
     }
 
+    /// Returns what a gate with this configuration uses after a reload of `new`: the values of this
+    /// one for the keys whose change needs a restart, and the new ones of the others.
+    pub fn reloaded(&self, mut new: Written, changes: &[ChangedKey]) -> Written {
+        for changed in changes.iter().filter(|changed| changed.needs_restart) {
+            for table in &mut new.tables {
+                table.keys.retain(|(key, _)| join(&table.name, key) != changed.key);
+            }
+            for table in &self.tables {
+                let kept = table.keys.iter().find(|(key, _)| join(&table.name, key) == changed.key);
+                let Some(kept) = kept.cloned() else { continue };
+                match new.tables.iter_mut().find(|new| new.name == table.name) {
+                    Some(new) => new.keys.push(kept),
+                    None => new.tables.push(WrittenTable { keys: vec![kept], ..table.clone() }),
+                }
+            }
+        }
+        new
+    }
+
     /// Returns the environment variable that overrides a key.
     pub fn variable(&self, key: &str) -> Option<&str> {
         variable_of(&self.overrides, key)

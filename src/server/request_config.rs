@@ -90,12 +90,12 @@ impl RequestConfigs {
         self.explainer.get().limits.connections
     }
 
-    /// Keeps the addresses with headers of the PROXY protocol, which belong to the sockets. Without
-    /// the new ones, new networks could claim addresses at all of them, so those are kept, too.
-    pub(crate) fn keep_proxied(&self, new: &mut Limits) {
+    /// Keeps the addresses with headers of the PROXY protocol, which belong to the sockets, and
+    /// perhaps the networks that send them.
+    pub(crate) fn keep_proxied(&self, new: &mut Limits, with_networks: bool) {
         let current = &self.explainer.get().limits;
-        if new.proxy_protocol_at != current.proxy_protocol_at {
-            new.proxy_protocol_at.clone_from(&current.proxy_protocol_at);
+        new.proxy_protocol_at.clone_from(&current.proxy_protocol_at);
+        if with_networks {
             new.proxy_protocol.clone_from(&current.proxy_protocol);
         }
     }

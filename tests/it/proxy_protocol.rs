@@ -123,18 +123,35 @@ async fn header_is_expected_at_the_listed_addresses_only() {
         closed(connect(1, "GET / HTTP/1.1\r\n\r\n").await).await;
     };
     as_listed().await;
+    let (networks, addresses) = ("listen.proxy_protocol", "listen.proxy_protocol_at");
     // They belong to the sockets, which a reload does not change either. Nor does it trust other
-    // networks at the old ones.
-    scene.replace_in_config("at = [\"127.0.0.2:0\"]", "at = [\"127.0.0.1:0\"]");
-    scene.replace_in_config("[\"127.0.0.0/8\"]", "[\"10.0.0.0/8\"]");
-    let reloaded = scene.admin_post("/api/v1/reload", &serde_json::Value::Null).await;
-    let reloaded: serde_json::Value = reloaded.json().await.unwrap();
-    let waiting = reloaded["needs_restart"].as_array().unwrap().iter();
-    let waiting: Vec<&str> = waiting.map(|changed| changed["key"].as_str().unwrap()).collect();
-    assert_eq!(waiting, ["listen.proxy_protocol", "listen.proxy_protocol_at"], "{reloaded}");
-    as_listed().await;
-    let socket = connect(1, &header).await;
-    assert_eq!(status_line(&scene, socket, "kari").await, "HTTP/1.1 200 OK");
+    // networks at the old ones, and says so, whatever the gate started with.
+    let first = ("at = [\"127.0.0.2:0\"]", "at = [\"127.0.0.1:0\"]");
+    let also_ten = ("[\"127.0.0.0/8\"]", "[\"127.0.0.0/8\", \"10.0.0.0/8\"]");
+    let only_ten = ("[\"127.0.0.0/8\"]", "[\"10.0.0.0/8\"]");
+    let another = ("public = [\"127.0.0.1:0\",", "public = [\"127.0.0.3:0\", \"127.0.0.1:0\",");
+    let back = |(before, after)| (after, before);
+    let no_keys: &[&str] = &[];
+    for (edits, changed, waiting) in [
+        (&[also_ten][..], &[networks][..], no_keys),
+        (&[first, back(also_ten)], no_keys, &[networks, addresses]),
+        (&[back(first)], &[networks], no_keys),
+        (&[first, only_ten], no_keys, &[networks, addresses]),
+        (&[back(first), another], no_keys, &[networks, "listen.public"]),
+    ] {
+        edits.iter().for_each(|(before, after)| scene.replace_in_config(before, after));
+        let reloaded = scene.admin_post("/api/v1/reload", &serde_json::Value::Null).await;
+        let reloaded: serde_json::Value = reloaded.json().await.unwrap();
+        let keys = |list: &str| -> Vec<String> {
+            let list = reloaded[list].as_array().unwrap().iter();
+            list.map(|changed| changed["key"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(keys("changed"), changed, "{edits:?}");
+        assert_eq!(keys("needs_restart"), waiting, "{edits:?}");
+        as_listed().await;
+        let socket = connect(1, &header).await;
+        assert_eq!(status_line(&scene, socket, "kari").await, "HTTP/1.1 200 OK", "{edits:?}");
+    }
     drop(gate);
     scene.end().await;
 }
