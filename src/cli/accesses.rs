@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::admin_client::{GateArgs, call, read};
+use super::admin_client::{GateArgs, call, read_list};
 use super::{CliError, printable, show};
 
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
     query.extend(library.map(|library| ("library", library)));
     query.extend(since.map(|since| ("since", since)));
     let response = call(&gate, Method::GET, &["accesses"], |request| request.query(&query)).await?;
-    let list = read(response, &["accesses"]).await?;
+    let list = read_list(response, "accesses", &["at", "who", "what"]).await?;
     show(gate.json, &list, lines)
 }
 

@@ -24,8 +24,14 @@ pub(super) const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 /// What to do if another program may have responded.
 pub(super) const CHECK_PEER: &str = "Check that the address is that of the gate's admin listener, \
                                      and that gate and command have the same version";
+/// What to do if the response to a call that changes something does not arrive.
+const MAY_BE_DONE: &str = " The gate may have done what you asked, so look before you try again";
 /// More bytes than a document of a gate has.
 const MAX_DOCUMENT: usize = 64 << 20;
+
+/// Marks the response to a call that may change something.
+#[derive(Clone, Copy)]
+struct MayChange;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct GateArgs {
@@ -105,14 +111,19 @@ impl AdminClient {
         if let Ok(mut path) = url.path_segments_mut() {
             path.extend(segments);
         }
+        let may_change = method != Method::GET;
         let request = with(self.client.request(method, url).timeout(RESPONSE_TIMEOUT));
         let mut request = request.bearer_auth(self.token.expose_secret());
         if let Some(why) = &self.why {
             request = request.header("access-reason", why);
         }
-        let response = request.send().await.map_err(|error| {
-            CliError::new(format!("{}; is it running?", self.route.unanswered(&error)))
+        let mut response = request.send().await.map_err(|error| {
+            let advice = if may_change && !error.is_connect() { MAY_BE_DONE } else { "" };
+            CliError::new(format!("{}; is it running?{advice}", self.route.unanswered(&error)))
         })?;
+        if may_change {
+            response.extensions_mut().insert(MayChange);
+        }
         match response.status().is_success() {
             true => Ok(response),
             false => Err(self.refusal(response).await),
@@ -171,14 +182,30 @@ pub(super) async fn read(response: Response, members: &[&str]) -> Result<Value, 
     }
 }
 
+/// Reads a document that has this list, each element of which has these members.
+pub(super) async fn read_list(
+    response: Response,
+    list: &str,
+    members: &[&str],
+) -> Result<Value, CliError> {
+    let document = read(response, &[list]).await?;
+    let has_all = |one: &Value| members.iter().all(|member| one.get(member).is_some());
+    match document.get(list).and_then(Value::as_array) {
+        Some(elements) if elements.iter().all(has_all) => Ok(document),
+        _ => {
+            Err(CliError::new(format!("the {list} of the response are no such list. {CHECK_PEER}")))
+        }
+    }
+}
+
 /// Reads the body of a response, if it has this many bytes at most.
 pub(super) async fn body_of(mut response: Response, most: usize) -> Result<Vec<u8>, CliError> {
+    let advice = response.extensions().get::<MayChange>().map_or("", |_| MAY_BE_DONE);
     read_body(&mut response, most).await.map_err(|error| match error {
-        BodyError::Failed(error) => CliError::new(format!(
-            "the response was interrupted: {}. The gate may have done what you asked, so look \
-             before you try again",
-            innermost(&error.without_url())
-        )),
+        BodyError::Failed(error) => {
+            let why = innermost(&error.without_url());
+            CliError::new(format!("the response was interrupted: {why}.{advice}"))
+        }
         BodyError::TooLarge => CliError::new("the response is too long for one of a gate"),
     })
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::admin_client::{AdminClient, GateArgs, read};
 use super::loans::text;
 use super::progress::{showing, time_left};
-use super::{CliError, show};
+use super::{CliError, printable, show};
 use crate::lock::lock;
 
 /// The timeout of a balance, which asks Bokbasen for every loan.
@@ -88,6 +88,7 @@ fn report_text(report: &Value) -> String {
              new to compare); {here} are accepted here"
         );
         if let Some(failed) = library.get("failed").and_then(Value::as_str) {
+            let failed = printable(failed);
             let _ = writeln!(lines, "{name}: the comparison failed partway: {failed}");
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::{CliError, say};
+use super::{CliError, json_text, say};
 use crate::config::{self, Loaded, Mistake};
 use crate::reload::ChangedKey;
 
@@ -46,7 +46,7 @@ pub(super) async fn run(args: Args) -> Result<(), CliError> {
         let ok = if args.online { checked.found.as_slice() } else { &[] };
         let document =
             json!({ "file": file, "mistakes": mistakes, "ok": ok, "warnings": warnings });
-        say(&format!("{document:#}"))?;
+        say(&json_text(&document))?;
         return if mistakes.is_empty() { Ok(()) } else { Err(CliError::all(mistakes)) };
     }
     let mut text = String::new();

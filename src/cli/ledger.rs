@@ -58,7 +58,7 @@ pub(super) enum Command {
     /// interrupted copy.
     Copy(super::ledger_copy::Args),
     /// Remove loans that ended before a date, whose end Bokbasen has acknowledged and whose
-    /// borrower is erased, and loans that Bokbasen refused before it. Works while a gate runs.
+    /// borrower is erased, and begins before it that led to no loan. Works while a gate runs.
     ///
     /// The audit trail still verifies: anchors replace the removed steps. Make a backup first to
     /// archive them.

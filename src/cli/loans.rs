@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::admin_client::{CHECK_PEER, GateArgs, call, read};
-use super::{CliError, balance, show};
+use super::admin_client::{CHECK_PEER, GateArgs, call, read, read_list};
+use super::{CliError, balance, printable, show};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -76,7 +76,7 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
             let response =
                 call(&gate, Method::GET, &["loans"], |request| request.query(&filters.pairs()))
                     .await?;
-            let page = read(response, &["loans"]).await?;
+            let page = read_list(response, "loans", &["id", "state", "isbn", "library"]).await?;
             show(gate.json, &page, loan_table)
         }
         Command::Show { gate, id } => {
@@ -95,8 +95,8 @@ pub(super) async fn run(command: Command) -> Result<(), CliError> {
             }
             show(gate.json, &json!({ "ended": id }), |_| {
                 format!(
-                    "it gives no access; `loangate loans show {id}` shows whether Bokbasen has \
-                     acknowledged an end"
+                    "the loan gives no access; `loangate loans show {id}` shows whether Bokbasen \
+                     has acknowledged an end"
                 )
             })
         }
@@ -120,24 +120,28 @@ impl Filters {
     }
 }
 
-/// Returns a member that is a text.
-pub(super) fn text<'a>(loan: &'a Value, name: &str) -> &'a str {
-    loan.get(name).and_then(Value::as_str).unwrap_or("–")
+/// Returns a member that is a text, for one line of a terminal.
+pub(super) fn text(loan: &Value, name: &str) -> String {
+    printable(loan.get(name).and_then(Value::as_str).unwrap_or("–"))
 }
 
 /// Formats the list in aligned columns.
 fn loan_table(page: &Value) -> String {
     let empty = Vec::new();
     let loans = page.get("loans").and_then(Value::as_array).unwrap_or(&empty);
-    let rows: Vec<[&str; 6]> =
-        loans.iter().map(|loan| COLUMNS.map(|name| text(loan, name))).collect();
-    let rows: Vec<[&str; 6]> = std::iter::once(COLUMNS).chain(rows).collect();
+    let names = COLUMNS.map(str::to_owned);
+    let rows = loans.iter().map(|loan| COLUMNS.map(|name| text(loan, name)));
+    let rows: Vec<[String; 6]> = std::iter::once(names).chain(rows).collect();
+    let mut widths = [0; 6];
+    for row in &rows {
+        widths
+            .iter_mut()
+            .zip(row)
+            .for_each(|(width, cell)| *width = cell.chars().count().max(*width));
+    }
     let mut lines = String::new();
     for row in &rows {
-        for (column, cell) in row.iter().enumerate() {
-            let widths =
-                rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-            let width = widths.max().unwrap_or_default();
+        for (cell, width) in row.iter().zip(widths) {
             let _ = write!(lines, "{cell:width$}  ");
         }
         lines.truncate(lines.trim_end().len());
@@ -160,7 +164,12 @@ fn loan_text(loan: &Value) -> String {
     for (file, tally) in loan.get("delivered").and_then(Value::as_object).into_iter().flatten() {
         let bytes = tally.get("bytes").and_then(Value::as_u64).unwrap_or_default();
         let ranges = tally.get("ranges").and_then(Value::as_array).map_or(0, Vec::len);
-        let _ = writeln!(lines, "{:13} {file}: {bytes} bytes, ranges: {ranges}", "delivered");
+        let _ = writeln!(
+            lines,
+            "{:13} {}: {bytes} bytes, ranges: {ranges}",
+            "delivered",
+            printable(file)
+        );
     }
     for step in loan.get("history").and_then(Value::as_array).into_iter().flatten() {
         let (at, to, cause) = (text(step, "at"), text(step, "to"), text(step, "cause"));

@@ -45,7 +45,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::listeners::Activated;
 pub use output::CliError;
-use output::{load, printable, say, show, show_lines};
+use output::{json_text, load, printable, say, show, show_lines};
 
 /// Shown below the help, and in the manual page.
 const EXIT_CODES: &str = "\

@@ -45,7 +45,7 @@ impl CliError {
     /// Prints the sentences to standard error, and returns the exit code.
     pub(super) fn print(&self, is_json: bool) -> ExitCode {
         let text = match is_json {
-            true => json!({ "errors": self.sentences }).to_string(),
+            true => printable_json(&json!({ "errors": self.sentences }).to_string()),
             false => self.to_string(),
         };
         if !self.sentences.is_empty() {
@@ -82,6 +82,26 @@ fn printable_lines(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
+/// Formats a document as JSON for people and programs.
+pub(super) fn json_text(document: &Value) -> String {
+    printable_json(&format!("{document:#}"))
+}
+
+/// Returns the same JSON for a terminal: what [`printable`] escapes can only be in its strings.
+fn printable_json(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        if letter != '\n' && crate::language::is_unprintable(letter) {
+            for unit in letter.encode_utf16(&mut [0; 2]) {
+                text.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            text.push(letter);
+        }
+    }
+    text
+}
+
 /// Whether an output is a terminal on which a command may move the cursor.
 pub(super) fn is_drawable(out: &impl IsTerminal) -> bool {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -110,7 +130,7 @@ pub(super) fn show(
     document: &Value,
     text: impl FnOnce(&Value) -> String,
 ) -> Result<(), CliError> {
-    say(&if is_json { format!("{document:#}") } else { printable_lines(&text(document)) })
+    say(&if is_json { json_text(document) } else { printable_lines(&text(document)) })
 }
 
 /// Writes a result to standard output: with `--json` the document, and otherwise the lines.

@@ -1,13 +1,14 @@
 //! `loangate privacy`: exports and erases what the ledger has about one person, through the admin
 //! API of a running gate.
 
+use std::collections::HashSet;
 use std::io::BufRead as _;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::admin_client::{CHECK_PEER, GateArgs, call, read};
-use super::{CliError, say, show};
+use super::{CliError, json_text, say, show};
 
 /// The longest id, in bytes.
 const MAX_ID: usize = 256;
@@ -71,21 +72,28 @@ impl Person {
 /// Prints one document with the loans of all pages.
 async fn export(gate: &GateArgs, person: Person) -> Result<(), CliError> {
     let (id, mut cursor, mut loans) = (person.id()?, Value::Null, Vec::new());
+    let mut cursors = HashSet::new();
     loop {
         let body = json!({ "library": person.library, "borrower": id, "cursor": cursor });
-        let mut page = send(gate, "export", &body, &["loans"]).await?;
-        let of_page = page.get_mut("loans").map(Value::take);
-        loans.extend(of_page.as_ref().and_then(Value::as_array).into_iter().flatten().cloned());
-        let next = page.get("next").cloned().unwrap_or_default();
-        if !next.is_null() && (!next.is_string() || next == cursor) {
+        let mut page = send(gate, "export", &body, &["library", "borrower", "loans"]).await?;
+        let of_page = page.get_mut("loans").map(Value::take).unwrap_or_default();
+        let Value::Array(of_page) = of_page else {
+            return Err(CliError::new(format!("the response has no list of loans. {CHECK_PEER}")));
+        };
+        cursor = page.get("next").cloned().unwrap_or_default();
+        // A page that continues has loans, and another one after it.
+        let continues = cursor
+            .as_str()
+            .is_some_and(|next| cursors.insert(next.to_owned()) && !of_page.is_empty());
+        if !cursor.is_null() && !continues {
             return Err(CliError::new(format!("the response names no next page. {CHECK_PEER}")));
         }
-        cursor = next;
+        loans.extend(of_page);
         if cursor.is_null() {
             if let Some(page) = page.as_object_mut() {
                 page.insert("loans".to_owned(), Value::Array(loans));
             }
-            return say(&format!("{page:#}"));
+            return say(&json_text(&page));
         }
     }
 }

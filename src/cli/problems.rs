@@ -5,14 +5,18 @@ use std::fmt::Write as _;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::admin_client::{GateArgs, LOOK_TIMEOUT, call, read};
+use super::admin_client::{CHECK_PEER, GateArgs, LOOK_TIMEOUT, call, read_list};
 use super::{CliError, printable, show};
 
 /// Prints the problems. Fails if there is a critical one.
 pub(super) async fn run(gate: GateArgs) -> Result<(), CliError> {
     let response =
         call(&gate, Method::GET, &["problems"], |request| request.timeout(LOOK_TIMEOUT)).await?;
-    let list = read(response, &["problems"]).await?;
+    let members = ["severity", "code", "node", "since", "what", "advice"];
+    let list = read_list(response, "problems", &members).await?;
+    if list.get("nodes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        return Err(CliError::new(format!("the response names no gate. {CHECK_PEER}")));
+    }
     show(gate.json, &list, lines)?;
     let is_critical = |problem: &Value| problem.get("severity") == Some(&"critical".into());
     match problems(&list).any(is_critical) {

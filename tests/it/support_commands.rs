@@ -225,41 +225,128 @@ async fn running_ledger_can_be_copied_checked_and_audited() {
     scene.end().await;
 }
 
-/// Another program has the address of the admin listener, and agrees to everything.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_command_takes_another_program_for_a_gate() {
-    let agreed = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
-    let other = RawOrigin::start(move |_, _| Reply::close(agreed)).await;
-    let address = other.url.trim_start_matches("http://").trim_end_matches('/');
-    let scene = Scene::without_gate(Setting::default()).await;
-    scene.replace_in_config("admin = \"127.0.0.1:0\"", &format!("admin = \"{address}\""));
-    let commands = [
-        "status".to_owned(),
-        "problems".to_owned(),
-        "reload".to_owned(),
-        "loans list".to_owned(),
-        "loans show 0199a1b2".to_owned(),
-        "loans end 0199a1b2 --reason lost".to_owned(),
-        "loans balance".to_owned(),
-        "lending list".to_owned(),
-        "lending pause --all --reason moving".to_owned(),
-        "lending resume --all".to_owned(),
-        "audit accesses".to_owned(),
-        "explain --request 0199a1b2".to_owned(),
-        format!("privacy export --library {LIBRARY} --borrower kari"),
-        format!("privacy erase --library {LIBRARY} --borrower kari --reason asked"),
-    ];
-    for (sent, command) in commands.iter().enumerate() {
-        let output = Command::new(env!("CARGO_BIN_EXE_loangate"))
+/// Another program at the address of the admin listener.
+struct Impostor {
+    scene: Scene,
+    origin: RawOrigin,
+}
+
+impl Impostor {
+    /// Starts one that answers the n-th request with this body, of which it announces `missing`
+    /// bytes more.
+    async fn start(
+        missing: usize,
+        body: impl Fn(usize) -> String + Send + Sync + 'static,
+    ) -> Impostor {
+        let answer = move |number| {
+            let body = body(number);
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length:";
+            format!("{head} {}\r\n\r\n{body}", body.len() + missing)
+        };
+        let origin = RawOrigin::start(move |_, number| Reply::close(&answer(number))).await;
+        let address = origin.url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let scene = Scene::without_gate(Setting::default()).await;
+        scene.replace_in_config("admin = \"127.0.0.1:0\"", &format!("admin = \"{address}\""));
+        Impostor { scene, origin }
+    }
+
+    fn run(&self, command: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_loangate"))
             .args(command.split(' '))
             .arg("--config")
-            .arg(scene.config_file())
+            .arg(self.scene.config_file())
             .output()
-            .unwrap();
+            .unwrap()
+    }
+
+    /// Asserts that a command asks this program, and fails with advice.
+    fn is_refused_by(&self, command: &str) {
+        let before = self.origin.request_count();
+        let output = self.run(command);
         let errors = String::from_utf8(output.stderr).unwrap();
         let advises = errors.contains("Check that the address is that of the gate");
         assert!(!output.status.success() && advises, "{command}: {errors}");
-        assert!(other.request_count() > sent, "{command}");
+        assert!(self.origin.request_count() > before, "{command}");
     }
-    scene.end().await;
+}
+
+fn privacy_export() -> String {
+    format!("privacy export --library {LIBRARY} --borrower kari")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_command_takes_another_program_for_a_gate() {
+    let agreeing = Impostor::start(0, |_| "{}".to_owned()).await;
+    for command in [
+        "status",
+        "problems",
+        "reload",
+        "loans list",
+        "loans show 0199a1b2",
+        "loans end 0199a1b2 --reason lost",
+        "loans balance",
+        "lending list",
+        "lending pause --all --reason moving",
+        "lending resume --all",
+        "audit accesses",
+        "explain --request 0199a1b2",
+        &privacy_export(),
+        &format!("privacy erase --library {LIBRARY} --borrower kari --reason asked"),
+    ] {
+        agreeing.is_refused_by(command);
+    }
+    agreeing.scene.end().await;
+    let page = |next: &str| {
+        let page = json!({ "library": "NO-1", "borrower": "b", "loans": [{}], "next": next });
+        page.to_string()
+    };
+    let privacy = privacy_export();
+    for (command, body) in [
+        ("problems", json!({ "problems": [] })),
+        ("problems", json!({ "problems": [null], "nodes": [{ "node": "a" }] })),
+        ("loans list", json!({ "loans": [{ "id": 5 }] })),
+        ("audit accesses", json!({ "accesses": [{}] })),
+        (&privacy, json!({ "loans": [{ "id": "a" }] })),
+    ] {
+        let wrong = Impostor::start(0, move |_| body.to_string()).await;
+        wrong.is_refused_by(command);
+        wrong.scene.end().await;
+    }
+    let endless = Impostor::start(0, move |number| page(["a", "b"][number % 2])).await;
+    endless.is_refused_by(&privacy);
+    endless.scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_in_a_response_moves_the_cursor() {
+    let hostile = "\u{9b}2J\u{202e}\u{7f}\u{e0041}\u{1b}[2J\nFAKE";
+    let row = json!({ "id": hostile, "state": hostile, "isbn": "1", "library": "NO-1" });
+    let page = json!({ "loans": [row] });
+    let body = page.to_string();
+    let impostor = Impostor::start(0, move |_| body.clone()).await;
+    let printed = |command: &str| {
+        let output = impostor.run(command);
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let moves = |letter: char| letter != '\n' && (letter.is_control() || !letter.is_ascii());
+        assert!(!text.replace('–', "-").contains(moves), "{text:?}");
+        text
+    };
+    assert_eq!(printed("loans list").lines().count(), 2, "a line for the names, and one for it");
+    let document: Value = serde_json::from_str(&printed("loans list --json")).unwrap();
+    assert_eq!(document, page);
+    impostor.scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_response_warns_of_what_may_be_done() {
+    let breaking = Impostor::start(5, |_| "{}".to_owned()).await;
+    for (command, changes) in [("loans list", false), ("lending pause --all --reason a", true)] {
+        let output = breaking.run(command);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && errors.contains("was interrupted"), "{errors}");
+        let warns = errors.contains("The gate may have done what you asked");
+        assert_eq!(warns, changes, "{command}: {errors}");
+    }
+    breaking.scene.end().await;
 }
