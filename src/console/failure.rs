@@ -24,7 +24,7 @@ pub(super) enum Failure {
     Forged,
     /// A form cannot be read.
     Malformed,
-    /// The query of an address cannot be read.
+    /// An address cannot be read.
     UnreadableAddress,
     /// The role does not allow it.
     NotAllowed,

@@ -163,11 +163,16 @@ fn sqlite_advice(error: &sqlx::Error) -> &'static str {
     // The lowest byte of an extended result code is the primary one.
     let code = code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
     match code {
-        Some(1) => "check that this is the file of a ledger, which a gate has opened once",
-        Some(5 | 6) => "another program has locked it, so end that, or try again later",
-        Some(8 | 14) => "check the owner and the rights of the file and of its directory",
+        Some(1) => "check that a gate of this version has opened this file as its ledger",
+        Some(5 | 6) => "try again later: another process is writing, or has locked it",
+        Some(14) => "check that the file exists, and its owner and rights",
+        Some(8) => {
+            "check the owner and the rights of the file and of its directory, and that nothing has \
+             replaced it while a gate runs"
+        }
         Some(11 | 26) => {
-            "check the path. If the file is damaged, restore a backup with `loangate ledger restore`"
+            "check the path. If the file is damaged, which `loangate ledger check` finds, restore \
+             a backup with `loangate ledger restore`"
         }
         _ => "check the disk, and the file with `sqlite3 FILE 'PRAGMA integrity_check'`",
     }

@@ -805,8 +805,8 @@ const CASES: &[Case] = &[
         "sqlite:data/loangate.db",
         "sqlite:certs/server.pem",
         &["37: ledger.url: the ledger certs/server.pem failed: error returned from database: \
-             (code: 26) file is not a database; check the path. If the file is damaged, restore a \
-             backup with `loangate ledger restore`"],
+             (code: 26) file is not a database; check the path. If the file is damaged, which \
+             `loangate ledger check` finds, restore a backup with `loangate ledger restore`"],
     ),
     (
         "a timeout without a unit",
