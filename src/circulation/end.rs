@@ -54,7 +54,6 @@ impl Circulation {
         let cause = Cause { by, detail: why };
         match self.inner.ledger.apply(id, Event::Ending { reason }, cause).await {
             Ok(loan) => {
-                self.inner.own_ends.note(id);
                 self.announce(Closed { loan: loan.id, key: loan.key, at: loan.changed });
                 self.inner.ends_waiting.notify_one();
                 // Wakes callers that wait for its acceptance.

@@ -29,7 +29,6 @@ mod licences;
 mod limit_shares;
 mod outbox;
 mod outcome;
-mod own_ends;
 mod reconcile;
 mod record;
 mod reports;
@@ -137,7 +136,6 @@ struct Inner {
     future_ends: moka::sync::Cache<(LoanKey, Timestamp), Timestamp>,
     schedule: schedule::Schedule,
     ends_waiting: Notify,
-    own_ends: own_ends::OwnEnds,
     balancing: tokio::sync::Mutex<()>,
     last_balance: Mutex<Option<Arc<Report>>>,
     running_balance: balance::Running,
@@ -180,7 +178,6 @@ impl Circulation {
             feed_status: FeedStatus::default(),
             schedule: schedule::Schedule::default(),
             ends_waiting: Notify::new(),
-            own_ends: own_ends::OwnEnds::default(),
             balancing: tokio::sync::Mutex::default(),
             last_balance: Mutex::default(),
             running_balance: balance::Running::default(),

@@ -75,7 +75,7 @@ pub struct FeedBarrier(Option<postgres::Barrier>);
 
 impl FeedBarrier {
     /// Creates a barrier that everyone has passed.
-    pub(crate) fn none() -> FeedBarrier {
+    pub(super) fn none() -> FeedBarrier {
         FeedBarrier(None)
     }
 

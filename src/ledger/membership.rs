@@ -50,6 +50,17 @@ pub(super) trait Membership: Debug + Send + Sync {
     /// Returns the number of other live processes.
     fn count_others(&self) -> usize;
 
+    /// Updates how processes divide the ends that they send, apart from [`Membership::buckets`].
+    /// Returns whether that has changed.
+    fn refresh_end_shares(&self) -> bool {
+        false
+    }
+
+    /// Returns whether this process sends the end of this loan, if the loan is in its buckets.
+    fn sends_end_of(&self, _loan: LoanId) -> bool {
+        true
+    }
+
     /// Returns whether this process still has this name, no other process can have declared it
     /// dead, and begins are not closed.
     fn holds_lease(&self, _name: &str) -> bool {
@@ -79,11 +90,6 @@ pub(super) trait Membership: Debug + Send + Sync {
     /// Returns the number of processes that divide the background work, this one included.
     fn sharers(&self) -> usize {
         1
-    }
-
-    /// Returns whether the processes divide the background work. If not, each does all of it.
-    fn divides_work(&self) -> bool {
-        false
     }
 
     /// Returns the buckets whose background work this process does.
@@ -184,11 +190,6 @@ impl Ledger {
         self.membership.sharers().max(1)
     }
 
-    /// Returns whether the processes divide the background work. If not, each does all of it.
-    pub fn divides_work(&self) -> bool {
-        self.membership.divides_work()
-    }
-
     /// Returns a number that changes when this process gets or loses background work.
     pub fn shares_version(&self) -> u64 {
         self.membership.shares_version()
@@ -252,6 +253,14 @@ mod lease_switch {
 
         fn count_others(&self) -> usize {
             self.membership.count_others()
+        }
+
+        fn refresh_end_shares(&self) -> bool {
+            self.membership.refresh_end_shares()
+        }
+
+        fn sends_end_of(&self, loan: LoanId) -> bool {
+            self.membership.sends_end_of(loan)
         }
 
         fn holds_lease(&self, _name: &str) -> bool {

@@ -18,6 +18,7 @@
 //! | `executor` | a writing task: commits all queued commands of a library together |
 //! | `runner`, `batch` | what each command does inside the transaction |
 //! | `rules`, `brake` | decisions, as pure functions of rows and counts |
+//! | `buckets` | divides background work among processes |
 //! | `audit` | the chain of hashes over all steps |
 //! | `accesses` | the steps that record who of the staff looked at loans, and why |
 //! | `reports` | the books of usage reports to Bokbasen |
@@ -41,6 +42,7 @@ mod accesses;
 mod audit;
 mod batch;
 mod brake;
+mod buckets;
 mod bulletins;
 mod change_feed;
 mod command;

@@ -3,12 +3,17 @@
 //! A query sees everything that was committed before it started.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{EndPosition, Ends, Filter, HistoryRow, Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
+
+/// How long finding the other processes may take. Afterwards it goes on, and counts as a change.
+const SHARES_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Ledger {
     /// Returns the live loan of this reader and title, or the newest one if none is live.
@@ -158,7 +163,9 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn ends_waiting(&self) -> Result<Ends, LedgerError> {
-        self.queries.ends_waiting().await
+        let mut ends = self.queries.ends_waiting().await?;
+        ends.loans.retain(|loan| self.membership.sends_end_of(*loan));
+        Ok(ends)
     }
 
     /// Returns the loans that ended after this position, in the order of their ends. It may return
@@ -168,7 +175,20 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn ends_after(&self, position: &EndPosition) -> Result<Ends, LedgerError> {
-        self.queries.ends_after(position).await
+        if self.refresh_end_shares().await {
+            return self.ends_waiting().await;
+        }
+        let mut ends = self.queries.ends_after(position).await?;
+        ends.loans.retain(|loan| self.membership.sends_end_of(*loan));
+        Ok(ends)
+    }
+
+    /// Updates this process's share of the ends, and returns whether it may have changed. That is
+    /// I/O with a ledger in SQLite.
+    async fn refresh_end_shares(&self) -> bool {
+        let membership = self.membership.clone();
+        let refreshing = tokio::task::spawn_blocking(move || membership.refresh_end_shares());
+        !matches!(timeout(SHARES_DEADLINE, refreshing).await, Ok(Ok(false)))
     }
 
     /// Returns the number of ends of this process's share that have not been acknowledged, and the

@@ -74,7 +74,7 @@ async fn return_at_one_process_stops_streams_at_the_other() {
 /// Bokbasen answers later than the other process looks for ends to send, and one process has more
 /// of them than it may send at once. Some are noted by both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn end_is_sent_by_the_process_that_noted_it() {
+async fn end_is_sent_by_one_of_two_processes() {
     let (scene, first, second, base) = two_gates().await;
     scene.origin.put(&format!("{BOOK}/book.epub"), File::of(1000));
     let tokens: Vec<String> = (0..40).map(|number| scene.token(&number.to_string())).collect();

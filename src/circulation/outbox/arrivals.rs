@@ -1,7 +1,6 @@
 //! Ends as they arrive from the ledger, before they are queued.
 
 use std::collections::{HashSet, VecDeque};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -10,10 +9,6 @@ use super::{FULL_READ_INTERVAL, Outbox};
 use crate::circulation::{Circulation, log_ledger_failure};
 use crate::ledger::{EndPosition, Ends, FeedBarrier, LedgerError};
 use crate::loan::LoanId;
-
-/// How long an end of another process is left to it while it runs, if the two do not divide the
-/// work. Both would send it otherwise. One that is suspended must not keep it for ever.
-const LEFT_TO_OTHERS: Duration = Duration::from_secs(60);
 
 /// The position in the ledger, and the ends that wait for other processes.
 #[derive(Debug, Default)]
@@ -27,38 +22,22 @@ pub(super) struct Arrivals {
     known: HashSet<LoanId>,
     /// Ends that other processes may not have read yet, in the order of their arrival.
     held: VecDeque<(FeedBarrier, Vec<LoanId>)>,
-    /// Ends that are left to other processes until then, in the order of their arrival.
-    left: VecDeque<(Instant, Vec<LoanId>)>,
 }
 
 impl Arrivals {
     /// Whether ends wait for other processes.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.held.is_empty() || !self.left.is_empty()
+        !self.held.is_empty()
     }
 
-    /// Adds ends that were not known. Those that are not `own` are left to other processes.
-    pub(super) fn add(
-        &mut self,
-        ends: Vec<LoanId>,
-        barrier: FeedBarrier,
-        own: impl Fn(LoanId) -> bool,
-    ) {
-        self.known.extend(&ends);
-        let (own, left): (Vec<_>, Vec<_>) = ends.into_iter().partition(|id| own(*id));
-        self.held.push_back((barrier, own));
-        if !left.is_empty() {
-            self.left.push_back((Instant::now() + LEFT_TO_OTHERS, left));
-        }
+    #[cfg(test)]
+    pub(super) fn know(&mut self, ends: &[LoanId]) {
+        self.known.extend(ends);
     }
 
-    /// Leaves those ends to others no more that are `own`. Other processes do not have to read them
-    /// first: only processes that divide the work wait for each other.
-    pub(super) fn take_back(&mut self, own: impl Fn(LoanId) -> bool) {
-        for (_, ends) in &mut self.left {
-            let taken = ends.extract_if(.., |id| own(*id)).collect();
-            self.held.push_back((FeedBarrier::none(), taken));
-        }
+    #[cfg(test)]
+    pub(super) fn knows(&self, end: LoanId) -> bool {
+        self.known.contains(&end)
     }
 
     async fn read(&self, circulation: &Circulation) -> Result<Ends, LedgerError> {
@@ -75,8 +54,6 @@ impl Outbox {
     /// Reads the ends since the last query, or all.
     pub(super) async fn read_new_ends(&mut self, circulation: &Circulation) {
         let read_at = Instant::now();
-        let (ledger, own_ends) = (&circulation.inner.ledger, &circulation.inner.own_ends);
-        let is_divided = ledger.divides_work() || ledger.other_processes() == 0;
         let read = async {
             let ends = self.arrivals.read(circulation).await?;
             let known = &self.arrivals.known;
@@ -85,7 +62,7 @@ impl Outbox {
             // After the ends were read: every process that has not seen them counts.
             let barrier = match new.is_empty() {
                 true => None,
-                false => Some(ledger.feed_barrier().await?),
+                false => Some(circulation.inner.ledger.feed_barrier().await?),
             };
             Ok((ends, new, barrier))
         };
@@ -95,32 +72,19 @@ impl Outbox {
                     self.arrivals.read_all = Some(read_at);
                     self.drop_others(&ends.loans);
                 }
-                if let Some(barrier) = barrier {
-                    self.arrivals.add(new, barrier, |id| own_ends.forget(id) || is_divided);
-                }
-                // An end can be read before it is noted as this process's own.
-                if !own_ends.is_empty() {
-                    self.arrivals.take_back(|id| own_ends.forget(id));
-                }
-                if ends.is_complete {
-                    own_ends.forget_older_than(FULL_READ_INTERVAL);
-                }
+                self.arrivals.known.extend(&new);
+                self.arrivals.held.extend(barrier.map(|barrier| (barrier, new)));
                 self.arrivals.position = Some(ends.next);
+                self.release_arrivals();
             }
             Err(error) => log_ledger_failure("reading the ends to send", &error),
         }
     }
 
-    /// Queues the ends that every process has read, and those that were left to others for long
-    /// enough, or until there are no others.
-    pub(super) fn release_arrivals(&mut self, has_others: bool) {
+    /// Queues the ends that every process has read.
+    pub(super) fn release_arrivals(&mut self) {
         let is_past = |(barrier, _): &mut (FeedBarrier, _)| barrier.is_past();
         while let Some((_, ends)) = self.arrivals.held.pop_front_if(is_past) {
-            self.arrive(ends);
-        }
-        let now = Instant::now();
-        let is_over = |(until, _): &mut (Instant, _)| !has_others || *until <= now;
-        while let Some((_, ends)) = self.arrivals.left.pop_front_if(is_over) {
             self.arrive(ends);
         }
     }
@@ -138,12 +102,26 @@ impl Outbox {
         self.arrivals.known.remove(&id);
     }
 
+    /// Forgets the ends that no call sends yet. The next query reads all that wait.
+    pub(super) fn forget_unsent(&mut self) {
+        self.drop_others(&[]);
+        self.arrivals.read_all = None;
+    }
+
     /// Drops the waiting ends that are not among all those of the ledger: another process has sent
     /// them, or their loans have become its work. Calls in flight continue.
     pub(super) fn drop_others(&mut self, all: &[LoanId]) {
         self.return_unsent(Lane::Newest);
         self.return_unsent(Lane::Oldest);
         let all: HashSet<LoanId> = all.iter().copied().collect();
+        // Those that are read already, since the breaker may hold them back for long.
+        let mut others = Vec::new();
+        self.queues.of(Lane::Retries).next.retain(|(_, loan)| {
+            let is_kept = all.contains(&loan.id);
+            others.extend((!is_kept).then_some(loan.id));
+            is_kept
+        });
+        others.into_iter().for_each(|id| self.forget(id));
         let known = &mut self.arrivals.known;
         let mut keep = |id: LoanId| {
             let is_kept = all.contains(&id);
@@ -155,6 +133,5 @@ impl Outbox {
         self.fresh.waiting.retain(|_, id| keep(*id));
         self.retries.retain(&mut keep);
         self.arrivals.held.iter_mut().for_each(|(_, ends)| ends.retain(|id| keep(*id)));
-        self.arrivals.left.iter_mut().for_each(|(_, ends)| ends.retain(|id| keep(*id)));
     }
 }

@@ -6,9 +6,8 @@
 //! that it has already. A loan has one end, so the order within a loan is preserved.
 //!
 //! Other processes may still deliver files under an ended loan, until they have read of its end. An
-//! end therefore waits until they all have, see [`crate::ledger::FeedBarrier`]. Processes on one
-//! SQLite file do not divide the work: each leaves the ends of another one to it while that runs,
-//! and for a minute at most.
+//! end therefore waits until they all have, see [`crate::ledger::FeedBarrier`]. The ledger divides
+//! the ends among the processes, so that each is sent once.
 //!
 //! Each failed end has its own backoff, and failed ends have their own lane. So ends that Bokbasen
 //! never accepts do not delay others. After an outage, each end that failed in it is retried once
@@ -58,8 +57,10 @@ const HELD_BACK_WAIT: Duration = Duration::from_millis(200);
 const LEDGER_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval at which all waiting ends are read.
 const FULL_READ_INTERVAL: Duration = Duration::from_secs(60);
-/// Interval at which ends that must wait are checked.
+/// Interval at which ends that wait for other processes are checked.
 const BARRIER_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// A process that did nothing for so long may have been suspended, and others have its ends.
+const SUSPENDED_AFTER: Duration = Duration::from_secs(30);
 /// Interval at which waiting ends are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -87,8 +88,13 @@ pub(super) async fn send_ends(circulation: Circulation) {
     let mut count = tokio::time::interval(COUNT_INTERVAL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     count.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turned = Instant::now();
     loop {
-        outbox.release_arrivals(circulation.inner.ledger.other_processes() > 0);
+        if std::mem::replace(&mut turned, Instant::now()).elapsed() > SUSPENDED_AFTER {
+            outbox.forget_unsent();
+            outbox.read_new_ends(&circulation).await;
+        }
+        outbox.release_arrivals();
         outbox.send_ready(&circulation).await;
         outbox.write_acknowledged(&circulation).await;
         let wait = outbox.wait(&circulation);

@@ -3,8 +3,8 @@
 use super::lanes::capacity_of;
 use super::retries::{FIRST_WAIT, LONGEST_WAIT};
 use super::*;
-use crate::ledger::FeedBarrier;
 use crate::lending::Passage;
+use crate::loan::{Borrower, Loan, LoanKey};
 
 fn due(outbox: &Outbox) -> Vec<LoanId> {
     outbox.fresh.waiting.values().copied().chain(outbox.retries.due()).collect()
@@ -121,34 +121,37 @@ async fn each_end_keeps_its_own_backoff() {
     assert!(waits.iter().all(|wait| *wait <= LONGEST_WAIT));
 }
 
+/// While the breaker is open, failed ends wait in their lane after they were read.
 #[tokio::test(start_paused = true)]
-async fn end_of_another_process_is_left_to_it_while_it_runs() {
-    for (has_others, wait) in [(false, Duration::ZERO), (true, Duration::from_secs(60))] {
-        let mut outbox = Outbox::default();
-        let [own, other, sent] = [(); 3].map(|()| LoanId::random());
-        outbox.arrivals.add(vec![other, own, sent], FeedBarrier::none(), |id| id == own);
-        outbox.release_arrivals(true);
-        tokio::time::advance(wait.saturating_sub(Duration::from_secs(1))).await;
-        outbox.release_arrivals(true);
-        assert_eq!(due(&outbox), [own]);
-        outbox.drop_others(&[own, other]);
-        tokio::time::advance(Duration::from_secs(1).min(wait)).await;
-        outbox.release_arrivals(has_others);
-        assert_eq!(due(&outbox), [own, other], "the other process may be gone or suspended");
-        assert!(!outbox.arrivals.is_waiting());
+async fn retries_that_are_read_are_dropped_once_they_belong_to_another_process() {
+    let mut outbox = Outbox::default();
+    let [own, others] = [(); 2].map(|()| {
+        let borrower = Borrower::from_bytes([1; 16]);
+        let isbn = "9788299999014".parse().unwrap();
+        let library = "NO-0301000".parse().unwrap();
+        Loan::intend(LoanKey { library, borrower, isbn }, jiff::Timestamp::UNIX_EPOCH)
+    });
+    for loan in [&own, &others] {
+        outbox.arrivals.know(&[loan.id]);
+        outbox.queues.of(Lane::Retries).next.push_back((0, loan.clone()));
     }
+    outbox.drop_others(&[own.id]);
+    let next: Vec<_> = outbox.queues.of(Lane::Retries).next.iter().map(|(_, one)| one.id).collect();
+    assert_eq!(next, [own.id]);
+    assert!(outbox.arrivals.knows(own.id) && !outbox.arrivals.knows(others.id));
 }
 
 #[tokio::test(start_paused = true)]
-async fn own_end_that_was_read_early_is_not_left_to_others() {
+async fn suspended_process_forgets_what_it_has_not_sent() {
     let mut outbox = Outbox::default();
-    let [own, other] = [(); 2].map(|()| LoanId::random());
-    outbox.arrivals.add(vec![other, own], FeedBarrier::none(), |_| false);
-    outbox.release_arrivals(true);
+    let [waiting, failed, in_flight] = [(); 3].map(|()| LoanId::random());
+    outbox.arrivals.know(&[waiting, failed, in_flight]);
+    outbox.arrive(vec![waiting]);
+    outbox.record_result(failed, SendResult::NoResponse);
+    outbox.forget_unsent();
     assert_eq!(due(&outbox), []);
-    outbox.arrivals.take_back(|id| id == own);
-    outbox.release_arrivals(true);
-    assert_eq!(due(&outbox), [own]);
+    assert!(outbox.arrivals.knows(in_flight), "a call in progress is not repeated");
+    assert!(!outbox.arrivals.knows(waiting) && !outbox.arrivals.knows(failed));
 }
 
 #[tokio::test(start_paused = true)]

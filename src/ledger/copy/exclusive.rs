@@ -21,7 +21,7 @@ use crate::ledger::{LedgerError, RowsRead, StoreSettings, postgres};
 
 /// A ledger that no gate uses.
 pub(super) enum ExclusiveLedger {
-    Sqlite(ExclusiveFile),
+    Sqlite(Box<ExclusiveFile>),
     Postgres(Box<ExclusiveDatabase>),
 }
 
@@ -46,7 +46,7 @@ impl ExclusiveLedger {
     ) -> Result<ExclusiveLedger, LedgerError> {
         Ok(match store {
             StoreSettings::Sqlite(file) => {
-                Sqlite(ExclusiveFile::open(file, &keys.fingerprint, &keys.audit).await?)
+                Sqlite(Box::new(ExclusiveFile::open(file, &keys.fingerprint, &keys.audit).await?))
             }
             StoreSettings::Postgres(settings) => {
                 let opened =

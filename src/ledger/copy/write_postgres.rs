@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::rows::{DeliveredRow, DoubtRow, LoanRow, ReportRow, Row, StepRow};
 use crate::ledger::audit::{AuditKey, Head};
-use crate::ledger::postgres::{bucket_of, column};
+use crate::ledger::buckets::bucket_of;
+use crate::ledger::postgres::column;
 
 /// The time of the database stands for an end in the future: the change feed is read by that time.
 const INSERT_LOANS: &str = "INSERT INTO loans (library, id, bucket, borrower, isbn, reference, \

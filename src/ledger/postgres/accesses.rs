@@ -13,7 +13,6 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::anchors::{self, SealedChain, StepsByChain};
-use super::buckets::bucket_of_library;
 use super::copy_marks;
 use super::pool::{BEGIN, TRANSACTION};
 use super::prune::{ATTEMPTS, LOCK_CHAINS, MAX_PAUSE};
@@ -23,6 +22,7 @@ use super::server_error::is_of_connection;
 use super::sql::statement;
 use crate::ledger::accesses::{ACCESS, no_library};
 use crate::ledger::audit::AuditKey;
+use crate::ledger::buckets::bucket_of_library;
 use crate::ledger::store::is_contention;
 use crate::ledger::stored_row::step_of;
 use crate::ledger::{Access, AccessFilter, AccessPosition, LedgerError, RecordedAccess};

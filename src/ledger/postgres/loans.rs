@@ -7,10 +7,10 @@ use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
-use super::buckets::bucket_of;
 use super::session::prepares;
 use super::sql::column;
 use crate::ledger::brake::Count;
+use crate::ledger::buckets::bucket_of;
 use crate::ledger::rules::KeyStanding;
 use crate::ledger::states::{LIVE, UNDECIDED, counted, isbn_column};
 use crate::ledger::store::WorkError;

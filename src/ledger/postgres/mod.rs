@@ -34,7 +34,6 @@
 //! | `clock_difference` | how far the clocks are apart |
 //! | `observer` | decides which leases have expired |
 //! | `members_table` | the statements on the table `members` |
-//! | `buckets` | divides the background work among the members |
 //! | `queries`, `worklist`, `listing`, `details`, `sql`, `row` | queries and their rows |
 //! | `bulletins` | what the gates share for their operators |
 //! | `late_begins` | the query for begins that may still be sent |
@@ -43,7 +42,6 @@
 mod accesses;
 mod anchors;
 mod barrier;
-mod buckets;
 mod bulletins;
 mod chain;
 mod chain_seals;
@@ -110,7 +108,6 @@ mod whole_ledger;
 mod worklist;
 
 pub(super) use barrier::Barrier;
-pub(super) use buckets::bucket_of;
 pub(super) use chain_seals::seal_copied;
 pub(super) use check::check;
 pub(super) use closed::{ClosedFeed, DEADLINE as FEED_DEADLINE};

@@ -181,7 +181,7 @@ async fn bucket_of_each_row_is_that_of_its_id() {
     ));
     let rows = rows.persistent(false).fetch_all(&mut database.connect().await).await.unwrap();
     assert_eq!(rows.len(), 20);
-    assert!(rows.iter().all(|(id, bucket)| super::buckets::bucket_of(*id) == *bucket));
+    assert!(rows.iter().all(|(id, bucket)| crate::ledger::buckets::bucket_of(*id) == *bucket));
     node.close().await;
 }
 

@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::buckets::bucket_of;
 use super::queries::Queries;
 use super::row::{count_of, first};
 use super::session::prepares;
 use super::sql::{loans, statement};
 use crate::clock;
+use crate::ledger::buckets::bucket_of;
 use crate::ledger::membership::Membership;
 use crate::ledger::reports::{
     COLUMNS, LONGEST_BEGIN, RECONCILED, Report, ReportFilter, ReportPosition, ReportState,

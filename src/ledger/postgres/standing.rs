@@ -15,11 +15,11 @@ use jiff::Timestamp;
 use tokio::sync::{SetOnce, mpsc, oneshot};
 use uuid::Uuid;
 
-use super::buckets::{bucket_of, bucket_of_library, owned_by};
 use super::clock_difference::ClockDifference;
 use super::members_table::Members;
 use super::observer::Member;
 use crate::ledger::LedgerError;
+use crate::ledger::buckets::{bucket_of, bucket_of_library, owned_by};
 use crate::ledger::copy_mark::Marks;
 use crate::ledger::membership::Membership;
 use crate::loan::{LibraryId, LoanId};
@@ -276,10 +276,6 @@ impl Membership for Standing {
         // Only those that have renewed their lease: a process that fails at each start leaves rows,
         // which must not take a part of the limits until their lease is over.
         self.shares.load().sharers
-    }
-
-    fn divides_work(&self) -> bool {
-        true
     }
 
     fn buckets(&self) -> Arc<[i16]> {

@@ -12,6 +12,7 @@ mod connection;
 mod copy_marks;
 mod delivered;
 mod doubts;
+mod end_shares;
 mod examinations;
 mod exclusive;
 mod listing;

@@ -2,18 +2,23 @@
 //!
 //! Each process locks a file beside the ledger for its whole life. The system releases the lock
 //! when the process dies. A heartbeat could declare a suspended process dead, whose begin is then
-//! sent after its loan was taken over; a lock cannot.
+//! sent after its loan was taken over; a lock cannot. Ends may be sent twice, so for them there is
+//! a heartbeat, too.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
+use super::end_shares::EndShares;
+use crate::clock::Clock;
 use crate::ledger::membership::Membership;
+use crate::loan::LoanId;
+use crate::lock::lock;
 
 /// How long opening waits for another process, which may be migrating a large ledger.
 const OPENING_DEADLINE: Duration = Duration::from_secs(120);
@@ -54,8 +59,9 @@ impl OpeningLock {
 pub(super) struct Process {
     name: Arc<str>,
     directory: PathBuf,
-    /// Held until this is dropped.
-    _lock: File,
+    /// Locked until this is dropped. The time of its modification is the heartbeat.
+    lock: File,
+    end_shares: Mutex<EndShares>,
 }
 
 impl Process {
@@ -65,13 +71,61 @@ impl Process {
         directory.push(".processes");
         let directory = PathBuf::from(directory);
         fs::create_dir_all(&directory)?;
-        let name: Arc<str> = Uuid::new_v4().simple().to_string().into();
+        let id = Uuid::new_v4();
+        let name: Arc<str> = id.simple().to_string().into();
         // The file is locked before it has its final name, so no other process considers it dead.
         let temporary = directory.join(format!("{name}.new"));
-        let lock = File::create_new(&temporary)?;
-        lock.try_lock().map_err(io::Error::from)?;
+        let file = File::create_new(&temporary)?;
+        file.try_lock().map_err(io::Error::from)?;
         fs::rename(&temporary, directory.join(name.as_ref()))?;
-        Ok(Process { name, directory, _lock: lock })
+        let others = live_others(&directory, &name)?;
+        let end_shares = Mutex::new(EndShares::new(id, others));
+        Ok(Process { name, directory, lock: file, end_shares })
+    }
+}
+
+impl Process {
+    /// Returns the other live processes, each with its heartbeat.
+    fn others(&self) -> io::Result<Vec<(Uuid, Option<SystemTime>)>> {
+        live_others(&self.directory, &self.name)
+    }
+}
+
+/// Returns the live processes in this directory but `own`, each with its heartbeat.
+fn live_others(directory: &Path, own: &str) -> io::Result<Vec<(Uuid, Option<SystemTime>)>> {
+    let entries = match fs::read_dir(directory) {
+        // Somebody removed it, with the files of all processes.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut others = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if is_valid_name(&name)
+            && name != own
+            && let Ok(process) = Uuid::try_parse(&name)
+            && !is_dead(directory, &name)
+        {
+            others.push((process, entry.metadata().and_then(|file| file.modified()).ok()));
+        }
+    }
+    Ok(others)
+}
+
+/// Returns whether the process with this valid name is dead, and removes its file then.
+fn is_dead(directory: &Path, name: &str) -> bool {
+    let file = directory.join(name);
+    // A file of another user may be open to reading only.
+    match OpenOptions::new().write(true).open(&file).or_else(|_| File::open(&file)) {
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Ok(opened) => match opened.try_lock() {
+            Ok(()) => {
+                let _ = fs::remove_file(&file);
+                true
+            }
+            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,
+        },
     }
 }
 
@@ -80,12 +134,20 @@ impl Membership for Process {
         self.name.clone()
     }
 
-    /// Files that cannot be read are not counted.
+    /// If that is uncertain, there is another one.
     fn count_others(&self) -> usize {
-        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let is_other = |name: &String| **name != *self.name && is_valid_name(name);
-        names.filter(is_other).filter(|name| !self.is_dead(name)).count()
+        self.others().map_or(1, |others| others.len())
+    }
+
+    /// Also gives a heartbeat. If the others are unknown, the shares stay as they are.
+    fn refresh_end_shares(&self) -> bool {
+        let now = u64::try_from(Clock::system().machine_now().as_millisecond()).unwrap_or_default();
+        let _ = self.lock.set_modified(SystemTime::UNIX_EPOCH + Duration::from_millis(now));
+        self.others().is_ok_and(|others| lock(&self.end_shares).refresh(others))
+    }
+
+    fn sends_end_of(&self, loan: LoanId) -> bool {
+        lock(&self.end_shares).includes(loan)
     }
 
     fn leave(&self, is_silent: bool) -> BoxFuture<'_, ()> {
@@ -97,20 +159,7 @@ impl Membership for Process {
     }
 
     fn is_dead(&self, name: &str) -> bool {
-        if name == self.name.as_ref() || !is_valid_name(name) {
-            return false;
-        }
-        let file = self.directory.join(name);
-        match OpenOptions::new().write(true).open(&file) {
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-            Ok(opened) => match opened.try_lock() {
-                Ok(()) => {
-                    let _ = fs::remove_file(&file);
-                    true
-                }
-                Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,
-            },
-        }
+        name != self.name.as_ref() && is_valid_name(name) && is_dead(&self.directory, name)
     }
 }
 
@@ -168,5 +217,43 @@ mod tests {
         assert_eq!(mine.count_others(), 1);
         drop(other);
         assert_eq!(mine.count_others(), 0);
+    }
+
+    #[test]
+    fn others_that_cannot_be_listed_are_assumed() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = directory.path().join("loans.db");
+        let mine = Process::register(&ledger).unwrap();
+        let processes = directory.path().join("loans.db.processes");
+        fs::remove_dir_all(&processes).unwrap();
+        fs::write(&processes, "").unwrap();
+        assert_eq!(mine.count_others(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn end_is_sent_by_one_process_that_lives_and_runs() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = directory.path().join("loans.db");
+        let first = Process::register(&ledger).unwrap();
+        let loans: Vec<LoanId> = (0..100).map(|_| LoanId::random()).collect();
+        let sent =
+            |process: &Process| loans.iter().filter(|loan| process.sends_end_of(**loan)).count();
+        assert_eq!(sent(&first), 100);
+        let second = Process::register(&ledger).unwrap();
+        for _ in 0..70 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            first.refresh_end_shares();
+            second.refresh_end_shares();
+        }
+        assert!(sent(&first) > 0 && sent(&second) > 0);
+        assert_eq!(sent(&first) + sent(&second), 100);
+        // The second is suspended: it lives, and its heartbeat has stopped.
+        let both = sent(&first);
+        for _ in 0..62 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            first.refresh_end_shares();
+        }
+        assert!(both < 100 && sent(&first) == 100, "{both}");
+        drop(second);
     }
 }
