@@ -86,7 +86,7 @@ pub struct ChangedKey {
 pub(crate) struct Reloaded {
     /// The keys that differ from the configuration that was in use, and are now in use.
     pub(crate) changed: Vec<ChangedKey>,
-    /// The keys that differ from the configuration at the start, and need a restart.
+    /// The keys that differ from the configuration in use, and need a restart.
     pub(crate) needs_restart: Vec<ChangedKey>,
 }
 

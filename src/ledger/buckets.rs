@@ -1,5 +1,5 @@
-//! The division of background work among the members of a database, and of ends that no process
-//! has claimed among those of a SQLite file.
+//! The division of background work among the members of a database, and of ends among the
+//! processes on a SQLite file.
 //!
 //! Each loan belongs to one of 1024 buckets, by its UUID, and each library to one by its name. A
 //! member does the work of the buckets that it owns by rendezvous hashing: of all members, the one

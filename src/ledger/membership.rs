@@ -50,10 +50,14 @@ pub(super) trait Membership: Debug + Send + Sync {
     /// Returns the number of other live processes.
     fn count_others(&self) -> usize;
 
-    /// Updates how processes divide the ends that they send, apart from [`Membership::buckets`].
-    /// Returns whether that has changed.
-    fn refresh_end_shares(&self) -> bool {
-        false
+    /// Updates how processes divide the ends that they send, if not by [`Membership::buckets`].
+    /// That is I/O.
+    fn refresh_end_shares(&self) {}
+
+    /// Returns a number that is another one after each change of that division. None if there is no
+    /// such division.
+    fn end_shares_version(&self) -> Option<u64> {
+        None
     }
 
     /// Returns whether this process sends the end of this loan, if the loan is in its buckets.
@@ -255,8 +259,12 @@ mod lease_switch {
             self.membership.count_others()
         }
 
-        fn refresh_end_shares(&self) -> bool {
-            self.membership.refresh_end_shares()
+        fn refresh_end_shares(&self) {
+            self.membership.refresh_end_shares();
+        }
+
+        fn end_shares_version(&self) -> Option<u64> {
+            self.membership.end_shares_version()
         }
 
         fn sends_end_of(&self, loan: LoanId) -> bool {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{EndPosition, Ends, Filter, HistoryRow, Ledger, LedgerError};
 use crate::loan::{LibraryId, Loan, LoanId, LoanKey, Reference, Tally};
 
-/// How long finding the other processes may take. Afterwards it goes on, and counts as a change.
+/// How long finding the other processes may delay a query. Afterwards it goes on beside it.
 const SHARES_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Ledger {
@@ -163,9 +163,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn ends_waiting(&self) -> Result<Ends, LedgerError> {
-        let mut ends = self.queries.ends_waiting().await?;
-        ends.loans.retain(|loan| self.membership.sends_end_of(*loan));
-        Ok(ends)
+        self.refresh_end_shares().await;
+        // Before the query: a change meanwhile leads to another one.
+        let shares = self.membership.end_shares_version();
+        let ends = self.queries.ends_waiting().await?;
+        Ok(self.own_ends(ends, shares))
     }
 
     /// Returns the loans that ended after this position, in the order of their ends. It may return
@@ -175,23 +177,37 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.
     pub async fn ends_after(&self, position: &EndPosition) -> Result<Ends, LedgerError> {
-        if self.refresh_end_shares().await {
+        self.refresh_end_shares().await;
+        let shares = self.membership.end_shares_version();
+        if shares != position.shares {
             return self.ends_waiting().await;
         }
-        let mut ends = self.queries.ends_after(position).await?;
+        let ends = self.queries.ends_after(position).await?;
+        Ok(self.own_ends(ends, shares))
+    }
+
+    /// Keeps the ends of this process's share, of which this is the version.
+    fn own_ends(&self, mut ends: Ends, shares: Option<u64>) -> Ends {
         ends.loans.retain(|loan| self.membership.sends_end_of(*loan));
-        Ok(ends)
+        ends.next.shares = shares;
+        ends
     }
 
-    /// Updates this process's share of the ends, and returns whether it may have changed. That is
-    /// I/O with a ledger in SQLite.
-    async fn refresh_end_shares(&self) -> bool {
-        let membership = self.membership.clone();
-        let refreshing = tokio::task::spawn_blocking(move || membership.refresh_end_shares());
-        !matches!(timeout(SHARES_DEADLINE, refreshing).await, Ok(Ok(false)))
+    /// Whether this process sends the end of this loan, if it is in its buckets.
+    pub fn sends_end_of(&self, loan: LoanId) -> bool {
+        self.membership.sends_end_of(loan)
     }
 
-    /// Returns the number of ends of this process's share that have not been acknowledged, and the
+    /// Updates this process's share of the ends.
+    async fn refresh_end_shares(&self) {
+        if self.membership.end_shares_version().is_some() {
+            let membership = self.membership.clone();
+            let refreshing = tokio::task::spawn_blocking(move || membership.refresh_end_shares());
+            let _ = timeout(SHARES_DEADLINE, refreshing).await;
+        }
+    }
+
+    /// Returns the number of ends that have not been acknowledged, of this process's buckets, and the
     /// number of those that ended before this time.
     ///
     /// # Errors

@@ -116,6 +116,8 @@ pub struct EndPosition {
     pub(super) at: i64,
     /// The buckets that were read; none if the store does not divide its loans.
     pub(super) buckets: Option<Arc<[i16]>>,
+    /// The version of the process's share of the ends, if it is not by buckets.
+    pub(super) shares: Option<u64>,
 }
 
 /// The filters of a listing. A field that is none does not filter.

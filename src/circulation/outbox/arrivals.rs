@@ -102,10 +102,14 @@ impl Outbox {
         self.arrivals.known.remove(&id);
     }
 
-    /// Forgets the ends that no call sends yet. The next query reads all that wait.
-    pub(super) fn forget_unsent(&mut self) {
-        self.drop_others(&[]);
+    /// Reads all ends that wait. If they cannot be read, forgets those that no call sends yet, of
+    /// which others may have become the senders: the next query reads them.
+    pub(super) async fn read_all_ends(&mut self, circulation: &Circulation) {
         self.arrivals.read_all = None;
+        self.read_new_ends(circulation).await;
+        if self.arrivals.read_all.is_none() {
+            self.drop_others(&[]);
+        }
     }
 
     /// Drops the waiting ends that are not among all those of the ledger: another process has sent

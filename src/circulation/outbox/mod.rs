@@ -91,8 +91,7 @@ pub(super) async fn send_ends(circulation: Circulation) {
     let mut turned = Instant::now();
     loop {
         if std::mem::replace(&mut turned, Instant::now()).elapsed() > SUSPENDED_AFTER {
-            outbox.forget_unsent();
-            outbox.read_new_ends(&circulation).await;
+            outbox.read_all_ends(&circulation).await;
         }
         outbox.release_arrivals();
         outbox.send_ready(&circulation).await;

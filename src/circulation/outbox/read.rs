@@ -40,7 +40,10 @@ impl Outbox {
                     // Trials in random order: the oldest ends may all be bad ones.
                     fastrand::shuffle(&mut ordered);
                 }
-                ordered.into_iter().for_each(|(arrival, loan)| self.enqueue(arrival, loan, lane));
+                for (arrival, loan) in ordered {
+                    let is_own = circulation.inner.ledger.sends_end_of(loan.id);
+                    self.enqueue(arrival, loan, lane, is_own);
+                }
             }
             Err(error) => {
                 log_ledger_failure("reading an end to send", &error);
@@ -72,11 +75,11 @@ impl Outbox {
         due
     }
 
-    fn enqueue(&mut self, arrival: u64, loan: Loan, lane: Lane) {
-        if loan.state == LoanState::Ending {
+    fn enqueue(&mut self, arrival: u64, loan: Loan, lane: Lane, is_own: bool) {
+        if is_own && loan.state == LoanState::Ending {
             self.queues.of(lane).next.push_back((arrival, loan));
         } else {
-            // Another process sent it.
+            // Another process sent it, or has become its sender.
             self.forget(loan.id);
         }
     }

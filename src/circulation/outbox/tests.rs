@@ -142,13 +142,13 @@ async fn retries_that_are_read_are_dropped_once_they_belong_to_another_process()
 }
 
 #[tokio::test(start_paused = true)]
-async fn suspended_process_forgets_what_it_has_not_sent() {
+async fn what_belongs_to_others_is_forgotten_unless_a_call_sends_it() {
     let mut outbox = Outbox::default();
     let [waiting, failed, in_flight] = [(); 3].map(|()| LoanId::random());
     outbox.arrivals.know(&[waiting, failed, in_flight]);
     outbox.arrive(vec![waiting]);
     outbox.record_result(failed, SendResult::NoResponse);
-    outbox.forget_unsent();
+    outbox.drop_others(&[]);
     assert_eq!(due(&outbox), []);
     assert!(outbox.arrivals.knows(in_flight), "a call in progress is not repeated");
     assert!(!outbox.arrivals.knows(waiting) && !outbox.arrivals.knows(failed));

@@ -125,7 +125,7 @@ impl Queries {
     }
 
     pub(in crate::ledger) async fn ends_waiting(&self) -> Result<Ends, LedgerError> {
-        let start = EndPosition { at: 0, buckets: Some(self.owned.get()) };
+        let start = EndPosition { at: 0, buckets: Some(self.owned.get()), shares: None };
         self.ends(i64::MIN, true, start).await
     }
 

@@ -19,12 +19,16 @@ use crate::ledger::buckets::{bucket_of, owner_of};
 use crate::loan::LoanId;
 
 /// How long a new process sends nothing while another one runs.
-const JOINING: Duration = Duration::from_secs(60);
+const JOINING: Duration = Duration::from_secs(40);
 /// When the others give its share up, after they have seen it first. Their calls in progress end
-/// before it begins.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(50);
+/// before it begins: one end may take several calls.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(10);
 /// A process without a heartbeat for so long is suspended.
-pub(super) const SUSPENDED_AFTER: Duration = Duration::from_secs(60);
+const SUSPENDED_AFTER: Duration = Duration::from_secs(60);
+/// A process takes itself for suspended sooner than others do.
+const AWAY_AFTER: Duration = Duration::from_secs(50);
+/// A process that cannot list the others for so long sends all ends: better twice than never.
+const UNKNOWN_FOR: Duration = Duration::from_secs(60);
 
 /// The shares of the ends as this process sees them.
 #[derive(Debug)]
@@ -32,10 +36,15 @@ pub(super) struct EndShares {
     own: Uuid,
     /// From when this process sends.
     sends_from: Instant,
-    refreshed: Instant,
+    /// The last heartbeat of this process.
+    beaten: Instant,
+    /// Since when the others cannot be listed.
+    unknown_since: Option<Instant>,
     others: HashMap<Uuid, Other>,
     /// The processes that have a share, in ascending order.
     members: Vec<Uuid>,
+    /// How often these have changed.
+    version: u64,
 }
 
 /// What is known of another process.
@@ -55,16 +64,25 @@ impl EndShares {
         let older = |(id, heartbeat)| (id, Other { heartbeat, beaten: now, counts_from: now });
         let others: HashMap<Uuid, Other> = others.into_iter().map(older).collect();
         let sends_from = if others.is_empty() { now } else { now + JOINING };
-        let mut shares = EndShares { own, sends_from, refreshed: now, others, members: Vec::new() };
-        shares.members = shares.members_at(now);
+        let mut shares = EndShares {
+            own,
+            sends_from,
+            beaten: now,
+            unknown_since: None,
+            others,
+            members: Vec::new(),
+            version: 0,
+        };
+        shares.set_members(shares.members_at(now));
         shares
     }
 
-    /// Updates the shares by which other processes live now. Returns whether they have changed.
-    pub(super) fn refresh(&mut self, alive: Vec<(Uuid, Option<SystemTime>)>) -> bool {
+    /// Updates the shares by which other processes live now. This one gave a heartbeat at `beaten`,
+    /// before they were listed.
+    pub(super) fn refresh(&mut self, beaten: Instant, alive: Vec<(Uuid, Option<SystemTime>)>) {
         let now = Instant::now();
-        let was_suspended = now - self.refreshed > SUSPENDED_AFTER;
-        self.refreshed = now;
+        let was_suspended = self.note_heartbeat(beaten) > AWAY_AFTER;
+        self.unknown_since = None;
         let mut before = std::mem::take(&mut self.others);
         for (id, heartbeat) in alive {
             let other = match before.remove(&id) {
@@ -84,10 +102,35 @@ impl EndShares {
         } else if was_suspended {
             self.sends_from = now + JOINING;
         }
-        let members = self.members_at(now);
-        let has_changed = members != self.members;
-        self.members = members;
-        has_changed
+        self.set_members(self.members_at(now));
+    }
+
+    /// Keeps the shares as they are, since the others cannot be listed. Returns whether that begins
+    /// now. If it does not end, this process sends all ends.
+    pub(super) fn keep(&mut self, beaten: Instant) -> bool {
+        self.note_heartbeat(beaten);
+        let begins = self.unknown_since.is_none();
+        if self.unknown_since.get_or_insert(beaten).elapsed() > UNKNOWN_FOR {
+            self.set_members(vec![self.own]);
+        }
+        begins
+    }
+
+    /// Returns the time since the heartbeat before this one.
+    fn note_heartbeat(&mut self, beaten: Instant) -> Duration {
+        beaten.saturating_duration_since(std::mem::replace(&mut self.beaten, beaten))
+    }
+
+    fn set_members(&mut self, members: Vec<Uuid>) {
+        if members != self.members {
+            self.members = members;
+            self.version += 1;
+        }
+    }
+
+    /// Returns a number that is another one after each change of the shares.
+    pub(super) fn version(&self) -> u64 {
+        self.version
     }
 
     fn members_at(&self, now: Instant) -> Vec<Uuid> {
@@ -156,7 +199,7 @@ mod tests {
                         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(self.seconds);
                         self.heartbeats.insert(id, now);
                         let alive = self.alive(id);
-                        self.processes[number].1.refresh(alive);
+                        self.processes[number].1.refresh(Instant::now(), alive);
                     }
                     let most = self.senders(loans).into_iter().max();
                     assert!(most <= Some(1), "{most:?} processes send one end");
@@ -223,7 +266,7 @@ mod tests {
         machine.suspended.clear();
         // What it still believes is what `refresh` corrects first.
         let alive = machine.alive(first);
-        machine.processes[0].1.refresh(alive);
+        machine.processes[0].1.refresh(Instant::now(), alive);
         machine.run(20, &loans).await;
         machine.assert_all_sent(&loans);
         machine.run(50, &loans).await;
@@ -240,5 +283,27 @@ mod tests {
         tokio::time::advance(Duration::from_secs(600)).await;
         machine.run(70, &loans).await;
         machine.assert_all_sent(&loans);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn process_that_cannot_see_the_others_sends_all_ends_in_the_end() {
+        let (mut machine, loans) = (Machine::default(), loans());
+        machine.start();
+        machine.start();
+        machine.run(70, &loans).await;
+        let (id, mut blind) = machine.processes.swap_remove(0);
+        let (members, version) = (blind.members.clone(), blind.version());
+        assert!(blind.keep(Instant::now()) && !blind.keep(Instant::now()));
+        for _ in 0..59 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            blind.keep(Instant::now());
+        }
+        assert_eq!((&blind.members, blind.version()), (&members, version));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        blind.keep(Instant::now());
+        assert_eq!((&blind.members[..], blind.version()), (&[id][..], version + 1));
+        // It sees them again, and has not been away.
+        blind.refresh(Instant::now(), machine.alive(id));
+        assert!(blind.members.contains(&id));
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::end_shares::EndShares;
@@ -41,11 +42,11 @@ impl OpeningLock {
         let mut file = ledger.as_os_str().to_owned();
         file.push(".opening");
         let lock = OpenOptions::new().create(true).append(true).open(PathBuf::from(file))?;
-        let deadline = tokio::time::Instant::now() + OPENING_DEADLINE;
+        let deadline = Instant::now() + OPENING_DEADLINE;
         loop {
             match lock.try_lock() {
                 Ok(()) => return Ok(OpeningLock { _lock: lock }),
-                Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => {
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                     tokio::time::sleep(OPENING_RETRY).await;
                 }
                 Err(error) => return Err(io::Error::from(error)),
@@ -62,6 +63,8 @@ pub(super) struct Process {
     /// Locked until this is dropped. The time of its modification is the heartbeat.
     lock: File,
     end_shares: Mutex<EndShares>,
+    /// Held while they are updated.
+    refreshing: Mutex<()>,
 }
 
 impl Process {
@@ -80,7 +83,7 @@ impl Process {
         fs::rename(&temporary, directory.join(name.as_ref()))?;
         let others = live_others(&directory, &name)?;
         let end_shares = Mutex::new(EndShares::new(id, others));
-        Ok(Process { name, directory, lock: file, end_shares })
+        Ok(Process { name, directory, lock: file, end_shares, refreshing: Mutex::default() })
     }
 }
 
@@ -139,11 +142,29 @@ impl Membership for Process {
         self.others().map_or(1, |others| others.len())
     }
 
-    /// Also gives a heartbeat. If the others are unknown, the shares stay as they are.
-    fn refresh_end_shares(&self) -> bool {
-        let now = u64::try_from(Clock::system().machine_now().as_millisecond()).unwrap_or_default();
-        let _ = self.lock.set_modified(SystemTime::UNIX_EPOCH + Duration::from_millis(now));
-        self.others().is_ok_and(|others| lock(&self.end_shares).refresh(others))
+    /// Also gives a heartbeat.
+    fn refresh_end_shares(&self) {
+        // One that is slow goes on, and has newer results than the next.
+        let Ok(_turn) = self.refreshing.try_lock() else { return };
+        let (beaten, now) = (Instant::now(), Clock::system().machine_now().as_millisecond());
+        let now = Duration::from_millis(u64::try_from(now).unwrap_or_default());
+        let heartbeat = self.lock.set_modified(SystemTime::UNIX_EPOCH + now);
+        let others = heartbeat.and_then(|()| self.others());
+        let begins = match others {
+            Ok(others) => {
+                lock(&self.end_shares).refresh(beaten, others);
+                return;
+            }
+            Err(error) => lock(&self.end_shares).keep(beaten).then_some(error),
+        };
+        if let Some(error) = begins {
+            let directory = self.directory.display();
+            tracing::warn!(%directory, %error, "the other gates on the ledger cannot be found");
+        }
+    }
+
+    fn end_shares_version(&self) -> Option<u64> {
+        Some(lock(&self.end_shares).version())
     }
 
     fn sends_end_of(&self, loan: LoanId) -> bool {

@@ -109,7 +109,7 @@ impl Queries {
         let ending =
             sqlx::query("SELECT id, library FROM loans WHERE state = 'ending' ORDER BY ended");
         let loans = self.ids(ending, "id").await?;
-        let next = EndPosition { at: step.unwrap_or_default(), buckets: None };
+        let next = EndPosition { at: step.unwrap_or_default(), buckets: None, shares: None };
         Ok(Ends { loans, is_complete: true, next })
     }
 
@@ -124,7 +124,11 @@ impl Queries {
         let last = rows.last().map(|row| row.try_get("number")).transpose();
         let at = last.map_err(|source| self.failed(source))?.unwrap_or(position.at);
         let loans = rows.iter().filter_map(|row| self.damaged.skip(id_of(row, "loan"))).collect();
-        Ok(Ends { loans, is_complete: false, next: EndPosition { at, buckets: None } })
+        Ok(Ends {
+            loans,
+            is_complete: false,
+            next: EndPosition { at, buckets: None, shares: None },
+        })
     }
 
     pub(in crate::ledger) async fn count_ends(
