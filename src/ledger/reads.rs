@@ -207,8 +207,8 @@ impl Ledger {
         }
     }
 
-    /// Returns the number of ends that have not been acknowledged, of this process's buckets, and the
-    /// number of those that ended before this time.
+    /// Returns the number of ends that have not been acknowledged, of this process's buckets, and
+    /// the number of those that ended before this time.
     ///
     /// # Errors
     /// [`LedgerError`] if the ledger cannot be read.

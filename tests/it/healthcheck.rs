@@ -95,14 +95,14 @@ fn other_server(response: &'static str) -> SocketAddr {
 async fn other_servers_are_no_healthy_gate() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("gate.toml");
-    let no_gate = "is no gate";
+    let (no_gate, broken) = ("is no gate", "was interrupted");
     for (response, live, sentence) in [
         ("", "did not respond within 5 seconds", "did not respond within 5 seconds"),
         ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", no_gate, no_gate),
         ("HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"ready\":false}", no_gate, no_gate),
         ("HTTP/1.1 404 Not Found\r\ncontent-length: 14\r\n\r\n{\"ready\":true}", no_gate, no_gate),
         ("HTTP/1.1 302 Found\r\nlocation: /healthz\r\ncontent-length: 0\r\n\r\n", no_gate, no_gate),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"ready\":true}", "error", "error"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"ready\":true}", broken, broken),
         ("nonsense\r\n\r\n", "no gate answers", "no gate answers"),
     ] {
         let address = other_server(response);
