@@ -22,7 +22,7 @@ use crate::loan::LoanId;
 const JOINING: Duration = Duration::from_secs(40);
 /// When the others give its share up, after they have seen it first. Their calls in progress end
 /// before it begins: one end may take several calls.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(10);
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(20);
 /// A process without a heartbeat for so long is suspended.
 const SUSPENDED_AFTER: Duration = Duration::from_secs(60);
 /// A process takes itself for suspended sooner than others do.
@@ -235,7 +235,7 @@ mod tests {
         machine.assert_all_sent(&loans);
         machine.run(5, &loans).await;
         let second = machine.start();
-        machine.run(20, &loans).await;
+        machine.run(15, &loans).await;
         machine.assert_all_sent(&loans);
         let third = machine.start();
         machine.run(70, &loans).await;
@@ -267,7 +267,7 @@ mod tests {
         // What it still believes is what `refresh` corrects first.
         let alive = machine.alive(first);
         machine.processes[0].1.refresh(Instant::now(), alive);
-        machine.run(20, &loans).await;
+        machine.run(15, &loans).await;
         machine.assert_all_sent(&loans);
         machine.run(50, &loans).await;
         machine.assert_all_sent(&loans);
