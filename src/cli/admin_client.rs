@@ -9,9 +9,9 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::CliError;
 use super::admin_route::AdminRoute;
 use super::client_tls::ClientTls;
+use super::{CliError, printable};
 use crate::config::AdminAddress;
 use crate::http_calls::{BodyError, innermost, read_body};
 
@@ -141,7 +141,7 @@ impl AdminClient {
     async fn refusal(&self, response: Response) -> CliError {
         let status = response.status();
         let document = read(response, &[]).await.unwrap_or_default();
-        let detail = document.get("detail").and_then(Value::as_str).map(str::to_owned);
+        let detail = document.get("detail").and_then(Value::as_str).map(printable);
         if status == StatusCode::UNAUTHORIZED {
             // The client sent a token, so it must have the wrong value, whatever program responded.
             let (route, file) = (&self.route, self.config.display());
@@ -159,7 +159,7 @@ impl AdminClient {
 
 /// Formats a mistake in a configuration as `loangate check` does.
 fn mistake(mistake: &Value) -> String {
-    let text = |name| mistake.get(name).and_then(Value::as_str).unwrap_or_default();
+    let text = |name| printable(mistake.get(name).and_then(Value::as_str).unwrap_or_default());
     let line = mistake.get("line").and_then(Value::as_u64).unwrap_or_default();
     let (file, key, sentence) = (text("file"), text("key"), text("sentence"));
     let key = if key.is_empty() { String::new() } else { format!("{key}: ") };

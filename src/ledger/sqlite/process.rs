@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -61,10 +62,11 @@ pub(super) struct Process {
     name: Arc<str>,
     directory: PathBuf,
     /// Locked until this is dropped. The time of its modification is the heartbeat.
-    lock: File,
+    lock: Mutex<File>,
     end_shares: Mutex<EndShares>,
     /// Held while they are updated.
     refreshing: Mutex<()>,
+    has_left: AtomicBool,
 }
 
 impl Process {
@@ -76,22 +78,56 @@ impl Process {
         fs::create_dir_all(&directory)?;
         let id = Uuid::new_v4();
         let name: Arc<str> = id.simple().to_string().into();
-        // The file is locked before it has its final name, so no other process considers it dead.
-        let temporary = directory.join(format!("{name}.new"));
-        let file = File::create_new(&temporary)?;
-        file.try_lock().map_err(io::Error::from)?;
-        fs::rename(&temporary, directory.join(name.as_ref()))?;
+        let lock = Mutex::new(locked_file(&directory, &name)?);
         let others = live_others(&directory, &name)?;
         let end_shares = Mutex::new(EndShares::new(id, others));
-        Ok(Process { name, directory, lock: file, end_shares, refreshing: Mutex::default() })
+        Ok(Process {
+            name,
+            directory,
+            lock,
+            end_shares,
+            refreshing: Mutex::default(),
+            has_left: AtomicBool::new(false),
+        })
     }
 }
 
 impl Process {
+    /// Makes the file again if somebody has removed it: without it, others take this process for
+    /// dead, and decide its begins.
+    fn replace_file(&self) -> io::Result<()> {
+        let file = self.directory.join(self.name.as_ref());
+        if self.has_left.load(Ordering::SeqCst) || fs::exists(&file)? {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.directory)?;
+        *lock(&self.lock) = locked_file(&self.directory, &self.name)?;
+        if self.has_left.load(Ordering::SeqCst) {
+            return fs::remove_file(file);
+        }
+        let directory = self.directory.display();
+        tracing::error!(
+            %directory,
+            "the file that shows that this gate runs was removed, and is there again. Begins of \
+             that time may be with another gate. Remove nothing in this directory while gates run"
+        );
+        Ok(())
+    }
+
     /// Returns the other live processes, each with its heartbeat.
     fn others(&self) -> io::Result<Vec<(Uuid, Option<SystemTime>)>> {
         live_others(&self.directory, &self.name)
     }
+}
+
+/// Creates the file of a process, and locks it.
+fn locked_file(directory: &Path, name: &str) -> io::Result<File> {
+    // The file is locked before it has its final name, so no other process considers it dead.
+    let temporary = directory.join(format!("{name}.new"));
+    let file = File::create(&temporary)?;
+    file.try_lock().map_err(io::Error::from)?;
+    fs::rename(&temporary, directory.join(name))?;
+    Ok(file)
 }
 
 /// Returns the live processes in this directory but `own`, each with its heartbeat.
@@ -119,6 +155,10 @@ fn live_others(directory: &Path, own: &str) -> io::Result<Vec<(Uuid, Option<Syst
 /// Returns whether the process with this valid name is dead, and removes its file then.
 fn is_dead(directory: &Path, name: &str) -> bool {
     let file = directory.join(name);
+    // Opening anything else, such as a named pipe, may block.
+    if fs::symlink_metadata(&file).is_ok_and(|file| !file.is_file()) {
+        return true;
+    }
     // A file of another user may be open to reading only.
     match OpenOptions::new().write(true).open(&file).or_else(|_| File::open(&file)) {
         Err(error) => error.kind() == io::ErrorKind::NotFound,
@@ -148,8 +188,8 @@ impl Membership for Process {
         let Ok(_turn) = self.refreshing.try_lock() else { return };
         let (beaten, now) = (Instant::now(), Clock::system().machine_now().as_millisecond());
         let now = Duration::from_millis(u64::try_from(now).unwrap_or_default());
-        let heartbeat = self.lock.set_modified(SystemTime::UNIX_EPOCH + now);
-        let others = heartbeat.and_then(|()| self.others());
+        let heartbeat = lock(&self.lock).set_modified(SystemTime::UNIX_EPOCH + now);
+        let others = heartbeat.and_then(|()| self.replace_file()).and_then(|()| self.others());
         let begins = match others {
             Ok(others) => {
                 lock(&self.end_shares).refresh(beaten, others);
@@ -174,6 +214,7 @@ impl Membership for Process {
     fn leave(&self, is_silent: bool) -> BoxFuture<'_, ()> {
         // Now, and not when the last task of the process drops this.
         if is_silent {
+            self.has_left.store(true, Ordering::SeqCst);
             let _ = fs::remove_file(self.directory.join(self.name.as_ref()));
         }
         Box::pin(async {})
@@ -237,6 +278,31 @@ mod tests {
         File::create_new(directory.path().join("loans.db.processes/0123456789abcdef.new")).unwrap();
         assert_eq!(mine.count_others(), 1);
         drop(other);
+        assert_eq!(mine.count_others(), 0);
+    }
+
+    #[tokio::test]
+    async fn removed_file_is_made_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = directory.path().join("loans.db");
+        let (mine, other) =
+            (Process::register(&ledger).unwrap(), Process::register(&ledger).unwrap());
+        fs::remove_dir_all(directory.path().join("loans.db.processes")).unwrap();
+        assert!(other.is_dead(&mine.name()));
+        mine.refresh_end_shares();
+        assert!(!other.is_dead(&mine.name()));
+        mine.leave(true).await;
+        mine.refresh_end_shares();
+        assert!(other.is_dead(&mine.name()), "it has left");
+    }
+
+    #[test]
+    fn what_is_no_file_is_no_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let mine = Process::register(&directory.path().join("loans.db")).unwrap();
+        let pipe = directory.path().join("loans.db.processes/0123456789abcdef0123456789abcdef");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
         assert_eq!(mine.count_others(), 0);
     }
 
