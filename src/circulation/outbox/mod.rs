@@ -60,7 +60,7 @@ const FULL_READ_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval at which ends that wait for other processes are checked.
 const BARRIER_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// A process that did nothing for so long may have been suspended, and others have its ends.
-const SUSPENDED_AFTER: Duration = Duration::from_secs(30);
+const LONGEST_TURN: Duration = Duration::from_secs(30);
 /// Interval at which waiting ends are counted.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -90,7 +90,7 @@ pub(super) async fn send_ends(circulation: Circulation) {
     count.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut turned = Instant::now();
     loop {
-        if std::mem::replace(&mut turned, Instant::now()).elapsed() > SUSPENDED_AFTER {
+        if std::mem::replace(&mut turned, Instant::now()).elapsed() > LONGEST_TURN {
             outbox.read_all_ends(&circulation).await;
         }
         outbox.release_arrivals();

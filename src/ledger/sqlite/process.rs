@@ -90,9 +90,7 @@ impl Process {
             has_left: AtomicBool::new(false),
         })
     }
-}
 
-impl Process {
     /// Makes the file again if somebody has removed it: without it, others take this process for
     /// dead, and decide its begins.
     fn replace_file(&self) -> io::Result<()> {
